@@ -1,0 +1,105 @@
+"""The command line that all steps share: recipe, overrides, help that shows every setting."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from components.step import exit_on_user_error
+from matta_core.config import Recipe
+from matta_core.errors import UserError
+from matta_core.settings import Section
+
+DEFAULT_RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "demo.yaml"
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe, apply `section.setting=value` overrides (values in YAML), and check it.
+
+    Raises: UserError where the file is missing, is not YAML, or holds an unknown key or a bad value.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(str(file) for file in DEFAULT_RECIPE.parent.glob("*.yaml")))
+        raise UserError(f"cannot read recipe {path}: {error.strerror}; recipes here: {known}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} must be a mapping of sections, got {type(values).__name__}")
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return Recipe.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{error} (in {path})") from None
+
+
+def step_parser(step: str, description: str, section: type[Section] | None) -> argparse.ArgumentParser:
+    """A parser with --recipe, --set and --output; its help lists the section's settings."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m components.{step}",
+        description=description,
+        epilog=f"settings of {step} (in the recipe, or with --set {step}.NAME=VALUE):\n{describe(section)}"
+        if section
+        else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting of the recipe"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="the artifact's directory; finished work in it is reused, unfinished work is resumed; "
+        "{key} in it becomes the step's key",
+    )
+    return parser
+
+
+def run_command(main: Callable[[], Any]) -> None:
+    """Run a command; mistakes of the user end it with status 2 and one line."""
+    with exit_on_user_error():
+        main()
+
+
+def describe(section: type[Section], indent: str = "  ") -> str:
+    """One line per setting: name, default, bounds, unit, help."""
+    lines = []
+    for spec in dataclasses.fields(section):
+        nested = spec.default_factory
+        if isinstance(nested, type) and issubclass(nested, Section):
+            lines.append(f"{indent}{spec.name}:")
+            lines.append(describe(nested, indent + "  "))
+            continue
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        default = "required" if required else f"default {spec.default if nested is dataclasses.MISSING else '{}'}"
+        bounds = [f"> {spec.metadata['above']}" if spec.metadata.get("above") is not None else ""]
+        bounds += [f">= {spec.metadata['low']}" if spec.metadata.get("low") is not None else ""]
+        bounds += [f"<= {spec.metadata['high']}" if spec.metadata.get("high") is not None else ""]
+        bounds += [f"one of {', '.join(spec.metadata['choices'])}" if spec.metadata.get("choices") else ""]
+        facts = ", ".join(fact for fact in [default, *bounds, spec.metadata.get("unit", "")] if fact)
+        help_text = f": {spec.metadata['help']}" if spec.metadata.get("help") else ""
+        lines.append(f"{indent}{spec.name} ({facts}){help_text}")
+    return "\n".join(lines)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise UserError(f"--set takes KEY=VALUE, for instance train.steps=100, got {override!r}")
+    *parents, last = name.split(".")
+    target = values
+    for parent in parents:
+        child = target.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override}: {parent} is a value, not a section")
+        target = child
+    target[last] = yaml.safe_load(text)

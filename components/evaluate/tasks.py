@@ -1,0 +1,181 @@
+"""The evaluation set: two lm-eval tasks made from held-out documents, part of the artifact.
+
+`matta_last_token`, in the manner of LAMBADA: predict the last token of a line from its long context.
+`matta_bits_per_byte`: the log-likelihood of whole documents, in bits, per byte of their UTF-8 text.
+
+Each is a YAML file and a JSON Lines file. What is drawn depends only on the documents' digests, so the same
+documents in other shards, or in another order, give the same questions.
+"""
+
+import hashlib
+import heapq
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import yaml
+
+from components.evaluate.figures import BITS_PER_BYTE, LAST_TOKEN
+from matta_core.artifacts import digest_of, file_digest
+from matta_core.config import EvaluateConfig
+from matta_core.errors import UserError
+
+# Lines of one document tell much the same story, so a few of each are worth more than many of some.
+LINES_PER_DOCUMENT = 8
+# Short documents have no line with a long context; of so many times the documents wanted, enough will have.
+DOCUMENTS_LOOKED_AT = 4
+
+_TASKS: dict[str, dict[str, Any]] = {
+    LAST_TOKEN: {
+        "output_type": "loglikelihood",
+        "doc_to_text": "context",
+        "doc_to_target": "target",
+        "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
+    },
+    BITS_PER_BYTE: {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "text",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    },
+}
+_USAGE = "# Run it from this folder: lm_eval run --model hf --model_args pretrained=... --include_path . --tasks {}\n"
+
+
+class Document(NamedTuple):
+    """A held-out document; `digest` is the sha256 of its text."""
+
+    digest: str
+    source: str
+    text: str
+
+
+def write_tasks(dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: Any, max_length: int) -> str:
+    """Write both tasks to `folder`; the digest of the evaluation set.
+
+    `max_length`: tokens that the model with the shortest context sees at once.
+    Raises: UserError where the held-out documents give too few questions.
+    """
+    if config.last_token_context >= max_length:
+        raise UserError(
+            f"evaluate.last_token_context must be < {max_length}, the tokens that all models can see at once, "
+            f"got {config.last_token_context}"
+        )
+    wanted = max(config.last_token_documents, config.bits_per_byte_documents)
+    documents = heapq.nsmallest(DOCUMENTS_LOOKED_AT * wanted, read_documents(dataset))
+    whole = [
+        {"document": item.digest, "source": item.source, "text": cut(item.text, config.bits_per_byte_characters)}
+        for item in documents[: config.bits_per_byte_documents]
+    ]
+    lines = last_tokens(documents, config, tokenizer, max_length)
+    for name, questions, remedy in (
+        (BITS_PER_BYTE, whole, "raise prepare_data.validation_fraction, or give more text"),
+        (LAST_TOKEN, lines, "lower evaluate.last_token_context, or raise prepare_data.validation_fraction"),
+    ):
+        found = len({question["document"] for question in questions})
+        if found < 2:
+            raise UserError(
+                f"{dataset / 'validation_documents'} gives the task {name} {found} of the 2 documents that a standard "
+                f"error needs at least (evaluate.last_token_context = {config.last_token_context} tokens): {remedy}"
+            )
+        _write_task(folder, name, questions)
+    return digest_of({file.name: file_digest(file) for file in sorted(folder.iterdir())})
+
+
+def load_tasks(folder: Path, cache: Path) -> dict[str, Any]:
+    """lm-eval's Task objects, by name. `cache`: where the datasets library may write."""
+    from lm_eval.tasks import TaskManager
+
+    specifications = []
+    for file in sorted(folder.glob("*.yaml")):
+        specification = yaml.safe_load(file.read_text(encoding="utf-8"))
+        # The files name one another without a folder, so that the artifact can be moved.
+        data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
+        specifications.append(
+            specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}}
+        )
+    return TaskManager(include_defaults=False).load(specifications)["tasks"]
+
+
+def read_documents(dataset: Path) -> Iterator[Document]:
+    """The held-out documents that are more than white space."""
+    for shard in sorted((dataset / "validation_documents").glob("*.parquet")):
+        for batch in pq.ParquetFile(shard).iter_batches(columns=["source", "text"]):
+            for row in batch.to_pylist():
+                if row["text"].strip():
+                    digest = hashlib.sha256(row["text"].encode()).hexdigest()
+                    yield Document(digest, row["source"], row["text"])
+
+
+def cut(text: str, characters: int) -> str:
+    """At most so many characters, up to the end of a line where there is one."""
+    if len(text) <= characters:
+        return text
+    return text[: text.rfind("\n", 0, characters) + 1 or characters]
+
+
+def last_tokens(
+    documents: list[Document], config: EvaluateConfig, tokenizer: Any, max_length: int
+) -> list[dict[str, str]]:
+    """One line of every document, then a second of each, and so on, until there are enough."""
+
+    def of_document(document: Document) -> Iterator[dict[str, str]]:
+        # A line that ends in a letter or a digit: a lone bracket or colon is no question.
+        ends = [match.end() for match in re.finditer(r"[^\W_](?=\s*$)", document.text, re.MULTILINE)]
+        ends.sort(key=lambda end: digest_of([document.digest, end]))
+        for end in ends:
+            split = split_last_token(document.text[:end], config.last_token_context, tokenizer, max_length)
+            if split:
+                context, target = split
+                yield {
+                    "document": document.digest,
+                    "source": document.source,
+                    "context": context,
+                    "target": target,
+                }
+
+    rounds = itertools.zip_longest(*(itertools.islice(of_document(item), LINES_PER_DOCUMENT) for item in documents))
+    lines = (line for round_of_lines in rounds for line in round_of_lines if line)
+    return list(itertools.islice(lines, config.last_token_documents))
+
+
+def split_last_token(text: str, minimum: int, tokenizer: Any, max_length: int) -> tuple[str, str] | None:
+    """(context, target): the end of `text`, before and from its last token on.
+
+    lm-eval gets strings, moves white space at the context's end to the target, tokenizes the context and the whole,
+    and scores the tokens by which the whole is longer. So a pair is good only if these are exactly the last token:
+    the context's tokens are the whole's tokens without the last. None where they are not (the token's bytes are
+    no text of their own, or the line has white space in front of it only), or where the context has fewer than
+    `minimum` tokens.
+    """
+    # Eight characters a token are plenty: more are not read, and so the context gets shorter, never wrong.
+    ids = tokenizer.encode(text[-8 * max_length :], add_special_tokens=False)
+    whole = tokenizer.decode(ids[-max_length:], clean_up_tokenization_spaces=False)
+    ids = tokenizer.encode(whole)
+    last_token = tokenizer.decode(ids[-1:], clean_up_tokenization_spaces=False)
+    if not text.endswith(whole) or not whole.endswith(last_token):
+        return None
+    context = whole.removesuffix(last_token).rstrip()
+    # One token more than the model sees at once: the last one is predicted, not seen.
+    if not minimum < len(ids) <= max_length + 1 or not context or tokenizer.encode(context) != ids[:-1]:
+        return None
+    return context, whole.removeprefix(context)
+
+
+def _write_task(folder: Path, name: str, questions: list[Mapping[str, str]]) -> None:
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "test_split": "test",
+        "num_fewshot": 0,
+        **_TASKS[name],
+        "metadata": {"version": 1.0},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    (folder / f"{name}.yaml").write_text(_USAGE.format(name) + yaml.safe_dump(task, sort_keys=False))

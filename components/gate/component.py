@@ -1,0 +1,30 @@
+"""The gate as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.images import EVALUATOR_IMAGE
+
+
+@dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
+def gate(
+    config: str,
+    store: str,
+    evaluation: dsl.Input[dsl.Artifact],
+    students: dsl.Input[dsl.Model],
+    decision: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Decide which students are good enough to serve. Artifact file: decision.json."""
+    from components.gate.step import gate
+    from components.step import exit_on_user_error, output_path, publish
+    from matta_core.config import GateConfig
+
+    with exit_on_user_error():
+        settings = GateConfig.from_json(config, "gate")
+        artifact = gate(
+            settings, evaluation.path, students.path, output=output_path(store, "gate", decision.path)
+        )
+        publish(decision, artifact)
+        metrics.log_metric("blessed_students", len(artifact.metadata["blessed"]))
+        for name in artifact.metadata["blessed"]:
+            metrics.log_metric(f"blessed/{name}", 1)

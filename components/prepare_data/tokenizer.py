@@ -1,0 +1,52 @@
+"""The tokenizer: a byte-level BPE of our own, or one that exists."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from matta_core.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[list[str]], vocab_size: int, sequence_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: all 256 bytes are in its vocabulary, so no text is unknown. The same texts give the same
+    tokenizer. `model_max_length` is the length that models will be trained on."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=sequence_length
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A Hugging Face tokenizer by name or folder.
+
+    Raises: UserError where it cannot be loaded, has no tokenizer.json form, or no eos token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"prepare_data.tokenizer = {name!r} cannot be loaded ({reason}): give a folder or the name of a "
+            f"repository that AutoTokenizer.from_pretrained loads, or null to train one"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"prepare_data.tokenizer = {name!r} has no tokenizer.json: convert it to a fast tokenizer")
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"prepare_data.tokenizer = {name!r} has no eos token, which must end every document: "
+            f"name one as eos_token in its tokenizer_config.json"
+        )
+    return tokenizer

@@ -1,0 +1,26 @@
+"""Push as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.images import EVALUATOR_IMAGE
+
+
+@dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
+def push(
+    config: str,
+    store: str,
+    decision: dsl.Input[dsl.Artifact],
+    students: dsl.Input[dsl.Model],
+    record: dsl.Output[dsl.Artifact],
+) -> None:
+    """Push the blessed students to where they are served. Artifact file: push.json."""
+    from components.push.step import push
+    from components.step import exit_on_user_error, output_path, publish
+    from matta_core.config import PushConfig
+
+    with exit_on_user_error():
+        settings = PushConfig.from_json(config, "push")
+        artifact = push(
+            settings, decision.path, students.path, output=output_path(store, "push", record.path)
+        )
+        publish(record, artifact)

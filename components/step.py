@@ -1,0 +1,179 @@
+"""What all steps share: their key, reuse of finished work, and how a mistake is told.
+
+A step is made of its settings, its input artifacts and its code; the digest of these is its key. A step whose
+output directory holds a finished artifact with the same key has nothing to do; one that was killed finds its
+own unfinished work there and goes on with it.
+"""
+
+import contextlib
+import errno
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matta_core
+from matta_core.artifacts import (
+    IN_PROGRESS,
+    MANIFEST,
+    Artifact,
+    digest_of,
+    finish_artifact,
+    is_finished,
+    open_artifact,
+    source_digest,
+    write_json_atomically,
+)
+from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.settings import Section
+
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EFBIG,
+}
+
+
+def run_step(
+    step: str,
+    kind: str,
+    output: str | Path,
+    config: Section,
+    inputs: Mapping[str, Artifact],
+    work: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    extra_key: Any = None,
+    reuse: bool = True,
+) -> Artifact:
+    """Run `work(directory)` unless its result is already there; seal the directory; return the artifact.
+
+    `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
+    work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
+    only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
+    its directory (a push) and no digest knows of; the same outcome gives the same artifact again.
+
+    Raises: UserError where the directory holds something else, is not writable, or the disk is full.
+    """
+    key = digest_of(
+        {
+            "step": step,
+            "config": config.what_changes_the_result(),
+            "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+            "code": _code_digest(step),
+            "extra": extra_key,
+        }
+    )
+    path = Path(str(output).replace("{key}", key[:16]))
+    with disk_errors_explained(path):
+        if is_finished(path):
+            artifact = open_artifact(path, kind)
+            if artifact.key != key:
+                raise UserError(
+                    f"{path} holds a finished {kind} made with other settings, inputs or code: "
+                    f"choose another --output, or delete it"
+                )
+            if reuse:
+                say(step, f"reused {path}")
+                return artifact
+        _claim(path, key)
+        (path / MANIFEST).unlink(missing_ok=True)
+        say(step, "started")
+        started = time.monotonic()
+        metadata = work(path)
+        shutil.rmtree(path / IN_PROGRESS)
+        seconds = time.monotonic() - started
+        artifact = finish_artifact(
+            path,
+            kind,
+            key=key,
+            inputs={name: item.digest for name, item in inputs.items()},
+            metadata=metadata,
+            seconds=seconds,
+        )
+    say(step, f"finished in {seconds:.1f} s")
+    return artifact
+
+
+def say(step: str, message: str) -> None:
+    """One line for the person who watches, recognised by `pipelines.console`."""
+    print(f"[{step}] {message}", flush=True)
+
+
+@contextlib.contextmanager
+def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[None]:
+    """Turn a full disk or an unwritable directory into a UserError with the place and the remedy.
+
+    `setting` is what the user changes to write elsewhere.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise UserError(
+            f"cannot write {error.filename or path}: {error.strerror}. Free space there or choose another {setting}; "
+            f"finished files are kept, and the same command goes on from them"
+        ) from error
+    except Exception as error:
+        # safetensors reports the system's error as text.
+        if "No space left on device" not in str(error) or isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"cannot write below {path}: No space left on device. Free space there or choose another {setting}; "
+            f"finished files are kept, and the same command goes on from them"
+        ) from error
+
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Status 2 and one line for a user's mistake, 3 for a diverged training; a traceback for our own bugs."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except TrainingDivergedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(3) from None
+
+
+def output_path(store: str, step: str, kfp_path: str) -> str:
+    """Where a wrapper's step writes: a directory named by its key below `store`, or, without one, Kubeflow's."""
+    return f"{store}/{step}-{{key}}" if store else kfp_path
+
+
+def publish(kfp_artifact: Any, artifact: Artifact) -> None:
+    """Tell Kubeflow where a step's artifact lies, what it is, and its digest."""
+    kfp_artifact.uri = str(artifact.path.resolve())
+    kfp_artifact.metadata.update({"kind": artifact.kind, "digest": artifact.digest})
+
+
+def _claim(path: Path, key: str) -> None:
+    """Make the directory ours, or find our own unfinished work in it."""
+    claim = path / IN_PROGRESS / "key.json"
+    if claim.is_file():
+        if claim.read_text().strip() != f'"{key}"':
+            raise UserError(
+                f"{path} holds unfinished work with other settings, inputs or code: "
+                f"choose another --output, or delete it"
+            )
+        return
+    if path.is_dir() and any(path.iterdir()) and not is_finished(path):
+        raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(claim, key)
+
+
+@cache
+def _code_digest(step: str) -> str:
+    components = Path(__file__).parent
+    return source_digest(Path(matta_core.__file__).parent, components / step)

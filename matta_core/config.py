@@ -1,0 +1,196 @@
+"""The recipe: one frozen dataclass per pipeline step, each field with its unit and its bounds beside it.
+
+A recipe comes from a YAML file (`pipelines/recipes/`) or, inside a pipeline, as one JSON string per step.
+Unknown keys and bad values raise UserError with the field's full name, the value and the allowed range.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from matta_core.settings import Section, setting
+
+
+@dataclass(frozen=True)
+class PrepareDataConfig(Section):
+    """Documents to packed, fixed-length sequences of token ids."""
+
+    source: str = setting(
+        "stdlib",
+        help="'stdlib' (the running interpreter's own library), or a glob of text, .jsonl, .jsonl.gz or .parquet "
+        "files; text files are one document each",
+    )
+    text_field: str = setting("text", help="the field that holds the text, for jsonl and parquet")
+    tokenizer: str | None = setting(
+        None,
+        help="a Hugging Face tokenizer (name or folder); none: train a byte-level BPE on the train split",
+    )
+    vocab_size: int = setting(2048, low=257, unit="tokens", help="of the BPE that is trained here")
+    sequence_length: int = setting(128, low=2, high=131072, unit="tokens")
+    validation_fraction: float = setting(0.05, above=0.0, high=0.5, help="of documents, by a hash of the text")
+    max_documents: int | None = setting(None, low=2, help="keep only so many, those with the lowest hashes")
+    num_shards: int = setting(4, low=1, high=100_000, help="parquet files per split")
+    on_invalid_utf8: str = setting("error", choices=("error", "skip"))
+    num_workers: int = setting(2, low=1, high=1024, unit="processes", changes_result=False)
+
+
+@dataclass(frozen=True)
+class LossConfig(Section):
+    """L = ta_weight [a CE + b KL(teacher || ta)]
+    + mean over students of [a CE + b KL(teacher || s) + d(t) T^2 KL(sg(ta) || s)]."""
+
+    ta_weight: float = setting(1.0, low=0.0, help="w_ta")
+    cross_entropy_weight: float = setting(0.5, low=0.0, help="a")
+    teacher_weight: float = setting(0.5, low=0.0, help="b")
+    distillation_weight: float = setting(0.5, low=0.0, help="d after its ramp")
+    distillation_ramp_steps: int = setting(0, low=0, unit="steps", help="d rises linearly from 0 over these")
+    loss_temperature: float = setting(1.0, above=0.0, help="T of the distillation from TA to Student")
+
+    def check(self) -> None:
+        if self.cross_entropy_weight + self.teacher_weight <= 0:
+            raise ValueError("cross_entropy_weight + teacher_weight must be > 0, else the TA learns nothing")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """One training run of a TA with its nested students. With a single size: plain training."""
+
+    model: dict[str, Any] = setting(
+        help="the TA's config in Hugging Face's words, without the width that nests: model_type, hidden_size, …"
+    )
+    sizes: dict[str, int] = setting(help="intermediate_size by name, ascending; the largest is the TA itself")
+    student: str = setting(help="the name of the size that is served today")
+    steps: int = setting(low=1, unit="optimizer steps")
+    batch_size: int = setting(16, low=1, unit="sequences per optimizer step, over all ranks")
+    micro_batch_size: int | None = setting(
+        None, low=1, unit="sequences per pass and rank", help="none: the rank's whole share at once"
+    )
+    sampled_sizes: int = setting(1, low=0, help="sizes trained per step beside the TA and the student")
+    loss: LossConfig = setting(default_factory=LossConfig)
+    learning_rate: float = setting(1e-3, above=0.0, high=1.0)
+    final_learning_rate_fraction: float = setting(0.1, low=0.0, high=1.0, help="where the cosine ends")
+    warmup_steps: int = setting(20, low=0, unit="optimizer steps")
+    weight_decay: float = setting(0.1, low=0.0, high=1.0, help="on matrices only")
+    max_grad_norm: float = setting(1.0, above=0.0)
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where it pays")
+    activation_checkpointing: bool = setting(False, changes_result=False)
+    head_chunk_tokens: int = setting(
+        4096, low=1, unit="tokens", changes_result=False, help="the head and the loss see so many at a time"
+    )
+    eval_every_steps: int = setting(100, low=1, unit="optimizer steps")
+    eval_sequences: int = setting(64, low=1, unit="sequences")
+    checkpoint_every_steps: int = setting(100, low=1, unit="optimizer steps", changes_result=False)
+    log_every_steps: int = setting(10, low=1, unit="optimizer steps", changes_result=False)
+    seed: int = setting(0, low=0)
+
+    def check(self) -> None:
+        if not self.sizes:
+            raise ValueError("sizes must name at least one size")
+        widths = list(self.sizes.values())
+        if any(width < 1 for width in widths) or widths != sorted(set(widths)):
+            raise ValueError(f"sizes must be positive, ascending and different, got {self.sizes}")
+        if self.student not in self.sizes:
+            raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be < steps = {self.steps}, got {self.warmup_steps}")
+
+    @property
+    def ta(self) -> str:
+        """The name of the largest size."""
+        return list(self.sizes)[-1]
+
+
+@dataclass(frozen=True)
+class ScoreTeacherConfig(Section):
+    """The Teacher's top-k log-probabilities and tail mass, computed once."""
+
+    teacher: str | None = setting(
+        None, help="a Hugging Face checkpoint (name or folder); none: the one that train_teacher made"
+    )
+    top_k: int = setting(32, low=1, help="log-probabilities kept per position")
+    batch_size: int = setting(32, low=1, unit="sequences per pass", changes_result=False)
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
+
+
+@dataclass(frozen=True)
+class ExtractStudentsConfig(Section):
+    """Which students are cut out of the TA."""
+
+    sizes: tuple[str, ...] | None = setting(None, help="names; none: all that were trained")
+    certificate_sequences: int = setting(4, low=1, unit="sequences of the validation split")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Section):
+    """Tasks and sample sizes of the evaluation."""
+
+    last_token_documents: int = setting(200, low=2, unit="documents", help="of the last-token task")
+    last_token_context: int = setting(96, low=8, unit="tokens", help="of context, at least, before the last token")
+    bits_per_byte_documents: int = setting(32, low=2, unit="documents", help="of the validation split")
+    batch_size: int = setting(32, low=1, unit="requests per pass", changes_result=False)
+    throughput_repeats: int = setting(5, low=3, help="the median of these is reported")
+
+
+@dataclass(frozen=True)
+class Thresholds(Section):
+    """Bounds that a student must keep to be blessed. None: not checked."""
+
+    max_bits_per_byte: float | None = setting(None, above=0.0)
+    min_accuracy: float | None = setting(None, low=0.0, high=1.0)
+    max_parameters: int | None = setting(None, low=1)
+
+
+@dataclass(frozen=True)
+class GateConfig(Section):
+    """Which students are good enough to serve."""
+
+    thresholds: Thresholds = setting(default_factory=Thresholds, help="for every student")
+    per_student: dict[str, Thresholds] = setting(
+        default_factory=dict, help="by size name; what is set here takes the place of the general bound"
+    )
+    monotone_tolerance: float | None = setting(
+        0.0,
+        low=0.0,
+        unit="standard errors of the difference",
+        help="a larger student may be worse in bits per byte than a smaller one by so much; none: not checked",
+    )
+
+
+@dataclass(frozen=True)
+class PushConfig(Section):
+    """Where blessed students go."""
+
+    target: str = setting("runs/demo/pushed", help="a local directory")
+    load_timeout_seconds: float = setting(120.0, above=0.0, help="for loading and querying in a fresh process")
+
+    def check(self) -> None:
+        if "://" in self.target:
+            raise ValueError(
+                f"target must be a local directory, got {self.target!r}: object stores are not supported yet"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe(Section):
+    """All that a run is made of. `train_teacher` is left out where the Teacher is a checkpoint that exists."""
+
+    name: str
+    train: TrainConfig
+    prepare_data: PrepareDataConfig = field(default_factory=PrepareDataConfig)
+    train_teacher: TrainConfig | None = None
+    score_teacher: ScoreTeacherConfig = field(default_factory=ScoreTeacherConfig)
+    extract_students: ExtractStudentsConfig = field(default_factory=ExtractStudentsConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    push: PushConfig = field(default_factory=PushConfig)
+
+    def check(self) -> None:
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}")
+        if (self.train_teacher is None) == (self.score_teacher.teacher is None):
+            raise ValueError(
+                f"score_teacher.teacher must name a checkpoint, or train_teacher must say how to train one, and not "
+                f"both; got {self.score_teacher.teacher!r}"
+            )
+        for name in (*self.gate.per_student, *(self.extract_students.sizes or ())):
+            if name not in self.train.sizes:
+                raise ValueError(f"sizes named elsewhere must be among train.sizes, got {name!r}")

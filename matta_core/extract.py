@@ -1,0 +1,109 @@
+"""Extraction: students as plain checkpoints, each with a certificate that it is the live student, bit for bit."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from matta_core.artifacts import Artifact, file_digest, write_json_atomically
+from matta_core.config import ExtractStudentsConfig
+from matta_core.errors import UserError
+from matta_core.models import load_model, load_tokenizer, save_model
+from matta_core.nesting import (
+    Granularity,
+    family_of,
+    flops_per_token,
+    live_student,
+    num_parameters,
+    slices,
+    student_config,
+)
+from matta_core.progress import progress
+
+
+@torch.no_grad()
+def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
+    """A stock model with its own memory, holding copies of the student's slices of the TA. Tied heads stay tied."""
+    family = family_of(ta.config.model_type)
+    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    for name, parameter in student.named_parameters():
+        ta_name, index = slices(family, name, granularity)
+        parameter.copy_(ta.get_parameter(ta_name)[index])
+    return student.eval()
+
+
+def extract_students(
+    config: ExtractStudentsConfig, checkpoint: Artifact, dataset: Artifact, output: Path
+) -> dict[str, Any]:
+    """Write one Hugging Face checkpoint per size and `family.json`.
+
+    Raises: UserError where a size was not trained. AssertionError where a certificate fails: a bug of ours, and
+    nothing is sealed.
+    """
+    nesting = json.loads((checkpoint.path / "nesting.json").read_text())
+    names = _wanted(config.sizes, nesting["sizes"], checkpoint.path)
+    ta = load_model(checkpoint.path / "ta", torch.float32).eval()
+    tokenizer = load_tokenizer(checkpoint.path / "ta")
+    input_ids = _sample(dataset, config.certificate_sequences)
+    students = {}
+    with progress(len(names), "extract_students", "students") as bar:
+        for name in names:
+            granularity = Granularity(name, nesting["sizes"][name])
+            folder = output / name
+            save_model(extract_student(ta, granularity), tokenizer, folder)
+            certificate = certify(ta, granularity, folder, input_ids)
+            assert certificate["bitwise_equal"], f"{folder} differs from the live student: {certificate}"
+            weights = folder / "model.safetensors"
+            students[name] = {
+                "path": name,
+                "intermediate_size": granularity.intermediate_size,
+                "parameters": num_parameters(ta, granularity),
+                "bytes": weights.stat().st_size,
+                "flops_per_token": flops_per_token(ta, granularity, nesting["sequence_length"]),
+                "certificate": certificate,
+            }
+            bar.update()
+    family = {"student": nesting["student"], "ta": list(nesting["sizes"])[-1], "students": students}
+    write_json_atomically(output / "family.json", family)
+    return {
+        "student": nesting["student"],
+        "students": {name: entry["parameters"] for name, entry in students.items()},
+    }
+
+
+@torch.no_grad()
+def certify(ta: PreTrainedModel, granularity: Granularity, folder: Path, input_ids: Tensor) -> dict[str, Any]:
+    """Compare the checkpoint as it lies on disk, loaded by stock transformers, with the live student.
+
+    input_ids (sequences, length). CPU, fp32. "bitwise_equal" is true where every logit has the same bits.
+    """
+    live = live_student(ta, granularity).eval()(input_ids=input_ids).logits
+    saved = load_model(folder, torch.float32).eval()(input_ids=input_ids).logits
+    return {
+        "bitwise_equal": torch.equal(live, saved),
+        "max_abs_difference": (live - saved).abs().max().item(),
+        "sequences": len(input_ids),
+        "tokens": input_ids.numel(),
+        "weights_sha256": file_digest(folder / "model.safetensors"),
+    }
+
+
+def _wanted(sizes: Sequence[str] | None, trained: dict[str, int], path: Path) -> list[str]:
+    for name in sizes or ():
+        if name not in trained:
+            raise UserError(f"extract_students.sizes: {path} holds {', '.join(trained)}, not {name!r}")
+    return [name for name in trained if sizes is None or name in sizes]
+
+
+def _sample(dataset: Artifact, number: int) -> Tensor:
+    """The first sequences of the validation split."""
+    shards = sorted((dataset.path / "validation").glob("*.parquet"))
+    table = pq.read_table(shards, columns=["input_ids"]).slice(0, number)
+    rows = table.column("input_ids").combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(rows.reshape(table.num_rows, -1).astype(np.int64))

@@ -1,0 +1,102 @@
+"""Building, loading and saving stock transformers models. safetensors only; no code from checkpoints."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from matta_core.errors import UserError
+from matta_core.nesting import family_of
+
+# Our choice: no dropout. The Teacher's distribution regularises, and the students see the TA's exact features.
+_NO_DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+
+
+def build_config(
+    model: Mapping[str, Any], intermediate_size: int, tokenizer: PreTrainedTokenizerBase, sequence_length: int
+) -> PreTrainedConfig:
+    """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
+
+    Raises: UserError on a key that the architecture does not know, or heads that do not divide the hidden size.
+    """
+    if "model_type" not in model:
+        raise UserError(f"train.model.model_type is required, for instance gpt2; got {dict(model)}")
+    family = family_of(model["model_type"])
+    default = AutoConfig.for_model(family.model_type)
+    known = set(inspect.signature(type(default).__init__).parameters) | set(default.attribute_map)
+    known |= set(default.to_dict())
+    for key in model:
+        if key not in known:
+            raise UserError(f"unknown setting train.model.{key}: {family.model_type} has no such field")
+        if key in (family.intermediate_size_key, "vocab_size", "intermediate_size"):
+            raise UserError(f"train.model.{key} is not set there: widths come from sizes, the vocabulary from the data")
+    values = dict.fromkeys(_NO_DROPOUT[family.model_type], 0.0) | {
+        "max_position_embeddings": sequence_length,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        family.intermediate_size_key: intermediate_size,
+    }
+    config = AutoConfig.for_model(**(values | dict(model)))
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
+            f"got {config.hidden_size}"
+        )
+    if config.max_position_embeddings < sequence_length:
+        raise UserError(
+            f"train.model.max_position_embeddings must be at least the dataset's sequence_length = "
+            f"{sequence_length}, got {config.max_position_embeddings}"
+        )
+    return config
+
+
+def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A model with the architecture's own random initialisation, a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved.
+
+    Raises: UserError where it cannot be loaded, or has no safetensors.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            str(name_or_path), use_safetensors=True, trust_remote_code=False, dtype=dtype or "auto"
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load a model from {name_or_path}: {_first_line(error)}. Give a folder with config.json and "
+            f"model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
+        ) from None
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a tokenizer from {name_or_path}: {_first_line(error)}") from None
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A plain Hugging Face checkpoint with its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

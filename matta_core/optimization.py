@@ -1,0 +1,52 @@
+"""AdamW, warm-up and cosine, clipping, and where bf16 pays."""
+
+import math
+
+import torch
+from transformers import PreTrainedModel
+
+from matta_core.config import TrainConfig
+from matta_core.nesting import intermediate_size
+
+# On CPU, bf16 products beat the casts around them from about this FFN width (measured on two cores).
+_BF16_PAYS_FROM_WIDTH = 1024
+
+
+def make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with decoupled weight decay on matrices, none on biases and norms.
+
+    Source: Loshchilov & Hutter 2019; betas as in GPT-3 (Brown et al. 2020, appendix B).
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of optimizer step `step` (from 0): linear warm-up, then a cosine to its final fraction."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    final = config.final_learning_rate_fraction
+    return config.learning_rate * (final + (1.0 - final) * cosine)
+
+
+def distillation_weight(config: TrainConfig, step: int) -> float:
+    """d(t): a linear ramp from 0, since an early TA is a bad teacher; then constant."""
+    ramp = config.loss.distillation_ramp_steps
+    return config.loss.distillation_weight * (min(1.0, step / ramp) if ramp else 1.0)
+
+
+def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device) -> torch.dtype | None:
+    """None for fp32, else bfloat16. "auto" takes bf16 on GPUs that have it, and on CPUs for wide models."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    cpu = torch.cpu.get_capabilities()
+    has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    return torch.bfloat16 if has_bf16 and intermediate_size(model.config) >= _BF16_PAYS_FROM_WIDTH else None

@@ -1,0 +1,129 @@
+"""Scoring: the Teacher's top-k log-probabilities and tail mass at every predicted token, computed once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from matta_core import distributed
+from matta_core.artifacts import Artifact
+from matta_core.config import ScoreTeacherConfig
+from matta_core.errors import UserError
+from matta_core.models import load_model, load_tokenizer
+from matta_core.optimization import autocast_dtype
+from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
+from matta_core.progress import progress
+
+_HEAD_CHUNK_TOKENS = 4096
+
+
+def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Artifact, output: Path) -> dict[str, Any]:
+    """Write `train/part-*.parquet`, one to one with the dataset's shards and rows. Finished shards are kept.
+
+    Columns, per row of length T: top_k_ids (T-1)*k int32, top_k_log_probs (T-1)*k float16, tail_mass T-1 float16.
+    Only the train split is scored: validation compares the sizes by their cross-entropy.
+
+    Raises: UserError where the Teacher's vocabulary is not the dataset's, or k exceeds it.
+    """
+    device = distributed.pick_device()
+    model = load_model(teacher).to(device).eval()
+    tokenizer = load_tokenizer(dataset.path / "tokenizer")
+    _check_vocabulary(model, teacher, tokenizer)
+    _check_length(model, teacher, dataset.metadata["sequence_length"])
+    if config.top_k > len(tokenizer):
+        raise UserError(f"score_teacher.top_k must be at most the vocabulary's {len(tokenizer)}, got {config.top_k}")
+    settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))
+    shards = sorted((dataset.path / "train").glob("*.parquet"))
+    (output / "train").mkdir(exist_ok=True)
+    with progress(dataset.metadata["num_train_sequences"], "score_teacher", "sequences") as bar:
+        for shard in shards:
+            target = output / "train" / shard.name
+            if target.exists():
+                bar.update(pq.ParquetFile(target).metadata.num_rows)
+                continue
+            temporary = target.with_name(f".{target.name}.tmp")
+            _score_shard(model, shard, temporary, config, settings, device, bar.update)
+            temporary.rename(target)
+    return {"top_k": config.top_k, "teacher_parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _score_shard(
+    model: PreTrainedModel,
+    shard: Path,
+    target: Path,
+    config: ScoreTeacherConfig,
+    settings: PassSettings,
+    device: torch.device,
+    advance: Any,
+) -> None:
+    rows = pq.ParquetFile(shard)
+    with pq.ParquetWriter(target, _schema(rows, config.top_k), compression="zstd") as writer:
+        for batch in rows.iter_batches(batch_size=config.batch_size):
+            column = batch.column("input_ids")
+            if len(column) == 0:
+                continue
+            input_ids = column.flatten().to_numpy().reshape(len(column), -1)
+            scores = top_k_scores(
+                model,
+                torch.from_numpy(input_ids.astype(np.int64)).to(device),
+                config.top_k,
+                settings=settings,
+            )
+            writer.write_batch(_record_batch(scores, len(column), writer.schema))
+            advance(len(column))
+
+
+def _schema(rows: pq.ParquetFile, top_k: int) -> pa.Schema:
+    predicted = rows.schema_arrow.field("input_ids").type.list_size - 1
+    return pa.schema(
+        {
+            "top_k_ids": pa.list_(pa.int32(), predicted * top_k),
+            "top_k_log_probs": pa.list_(pa.float16(), predicted * top_k),
+            "tail_mass": pa.list_(pa.float16(), predicted),
+        }
+    )
+
+
+def _record_batch(scores: TeacherTargets, num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    columns = (
+        scores.top_k_ids.cpu().numpy().astype(np.int32),
+        scores.top_k_log_probs.cpu().numpy().astype(np.float16),
+        scores.tail_mass.cpu().numpy().astype(np.float16),
+    )
+    arrays = [
+        pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), type=field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    assert all(len(array) == num_rows for array in arrays)
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The Teacher must mean the same by each token id: compare the tokenizers, then the output's width."""
+    theirs = load_tokenizer(teacher).get_vocab()
+    ours = tokenizer.get_vocab()
+    if theirs != ours:
+        different = sum(theirs.get(token) != number for token, number in ours.items())
+        raise UserError(
+            f"the vocabulary of teacher {teacher} ({len(theirs)} tokens) is not the dataset's ({len(ours)} tokens): "
+            f"{different} of the dataset's tokens have another id or none. Set prepare_data.tokenizer to the "
+            f"teacher's tokenizer, or choose a teacher with the dataset's"
+        )
+    if model.config.vocab_size != len(tokenizer):
+        raise UserError(
+            f"teacher {teacher} predicts {model.config.vocab_size} tokens, the dataset's tokenizer has "
+            f"{len(tokenizer)}: choose a teacher whose config.vocab_size is that of its tokenizer"
+        )
+
+
+def _check_length(model: PreTrainedModel, teacher: str | Path, sequence_length: int) -> None:
+    longest = getattr(model.config, "max_position_embeddings", sequence_length)
+    if longest < sequence_length:
+        raise UserError(
+            f"teacher {teacher} reads at most {longest} tokens: set prepare_data.sequence_length to that or less, "
+            f"got {sequence_length}"
+        )

@@ -1,0 +1,208 @@
+"""The training loop: TA and students, sequentially, with online distillation, resumable at any step."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from matta_core import distributed
+from matta_core.artifacts import Artifact, write_json_atomically
+from matta_core.config import TrainConfig
+from matta_core.data import Sequences, rows_of_step
+from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.metrics import Means, MetricsLog
+from matta_core.models import build_config, build_model, load_tokenizer, save_model
+from matta_core.nesting import Granularity, live_student
+from matta_core.optimization import autocast_dtype, distillation_weight, learning_rate, make_optimizer
+from matta_core.passes import PassSettings, cross_entropy_sum, joint_backward
+from matta_core.progress import progress
+from matta_core.training_state import load_newest_state, save_state, saved_states
+
+
+def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, output: Path, work: Path) -> dict[str, Any]:
+    """Train the TA with its nested students; write `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`.
+
+    `work` keeps checkpoints while the run lasts: a killed run that is started again goes on from the newest,
+    and ends with the same weights, bit for bit, on the same CPU.
+
+    Raises: UserError on settings that do not fit the data; TrainingDivergedError where the loss is not finite.
+    """
+    device = distributed.pick_device()
+    distributed.start(device)
+    _check(config, dataset, scores)
+    tokenizer = load_tokenizer(dataset.path / "tokenizer")
+    sequence_length = dataset.metadata["sequence_length"]
+    model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
+    ta = build_model(model_config, config.seed).to(device)
+    students = {
+        name: live_student(ta, Granularity(name, width)) for name, width in config.sizes.items() if name != config.ta
+    }
+    if config.activation_checkpointing:
+        for model in (ta, *students.values()):
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(ta, config)
+    settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
+
+    cache = work / f"arrow-{distributed.rank()}"
+    training_data = Sequences(dataset, "train", cache, scores)
+    validation_data = Sequences(dataset, "validation", cache)
+
+    resumed_at = load_newest_state(work, ta, optimizer)
+    is_leader = distributed.rank() == 0
+    log = MetricsLog(output, resumed_at) if is_leader else None
+    means = Means()
+    timed_tokens, timed_seconds = 0, 0.0
+
+    with progress(config.steps, f"train {config.ta}", "steps", initial=resumed_at) as bar:
+        for step in range(resumed_at, config.steps + 1):
+            is_last = step == config.steps
+            is_new = step > resumed_at or step == 0
+            if is_new and (is_last or step % config.eval_every_steps == 0):
+                values = _validate(config, ta, students, validation_data, settings, device)
+                bar.set_postfix({f"eval {config.student}": f"{values[f'eval/cross_entropy/{config.student}']:.3f}"})
+                if log:
+                    log.write(step, values)
+            if is_new and step > 0 and (is_last or step % config.checkpoint_every_steps == 0) and is_leader:
+                save_state(work, step, ta, optimizer)
+            if is_last:
+                break
+
+            started = time.perf_counter()
+            rate, weight = learning_rate(config, step), distillation_weight(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            trained = {name: students[name] for name in sizes_of_step(config, step)}
+            rows = rows_of_step(len(training_data), config.batch_size, step, config.seed)
+            num_tokens = config.batch_size * (sequence_length - 1)
+            sums = {}
+            for micro_batch in _micro_batches(config, rows):
+                batch = training_data.batch(micro_batch, device)
+                for name, total in joint_backward(
+                    ta,
+                    trained,
+                    batch,
+                    config.loss,
+                    distillation_weight=weight,
+                    num_tokens=num_tokens,
+                    settings=settings,
+                    ta_name=config.ta,
+                ).items():
+                    sums[name] = sums.get(name, 0.0) + total
+            distributed.sum_over_ranks([parameter.grad for parameter in ta.parameters()])
+            grad_norm = torch.nn.utils.clip_grad_norm_(ta.parameters(), config.max_grad_norm)
+            _stop_if_diverged(step, sums, grad_norm, work)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, total in sums.items():
+                means.add(f"train/{name}", total, num_tokens)
+            timed_tokens += num_tokens
+            timed_seconds += time.perf_counter() - started
+
+            if (step + 1) % config.log_every_steps == 0 or step + 1 == config.steps:
+                values = means.take() | {
+                    "train/grad_norm": grad_norm.item(),
+                    "train/learning_rate": rate,
+                    "train/distillation_weight": weight,
+                    "perf/tokens_per_second": timed_tokens / timed_seconds,
+                }
+                if log:
+                    log.write(step + 1, values)
+                timed_tokens, timed_seconds = 0, 0.0
+            bar.update()
+
+    if log:
+        log.close()
+        save_model(ta, tokenizer, output / "ta")
+        nesting = {"model_type": ta.config.model_type, "sizes": config.sizes, "student": config.student}
+        write_json_atomically(output / "nesting.json", nesting | {"sequence_length": sequence_length})
+    distributed.wait_for_all()
+    return {"student": config.student, "ta": config.ta, "steps": config.steps}
+
+
+def sizes_of_step(config: TrainConfig, step: int) -> list[str]:
+    """The sizes trained in a step beside the TA: the base Student, and a sample of the others, ascending.
+
+    A function of seed and step, so that all ranks agree and a resumed run repeats. Our choice, the "sandwich"
+    (Yu & Huang 2019): a size that is never trained comes out worse than the smaller Student.
+    """
+    others = [name for name in config.sizes if name not in (config.ta, config.student)]
+    number = min(config.sampled_sizes, len(others))
+    picked = set(np.random.default_rng([config.seed, step]).choice(others, number, replace=False)) if number else set()
+    wanted = picked | {config.student} - {config.ta}
+    return [name for name in config.sizes if name in wanted]
+
+
+@torch.no_grad()
+def _validate(
+    config: TrainConfig,
+    ta: PreTrainedModel,
+    students: Mapping[str, PreTrainedModel],
+    data: Sequences,
+    settings: PassSettings,
+    device: torch.device,
+) -> dict[str, float]:
+    """Cross-entropy (nats per token) and perplexity of every size on the first sequences of the validation split."""
+    number = min(config.eval_sequences, len(data))
+    mine = np.arange(distributed.rank(), number, distributed.world_size())
+    totals = {name: torch.zeros((), device=device) for name in config.sizes}
+    for model in (ta, *students.values()):
+        model.eval()
+    for rows in np.array_split(mine, max(1, math.ceil(len(mine) / (config.micro_batch_size or config.batch_size)))):
+        if len(rows) == 0:
+            continue
+        input_ids = data.batch(rows, device).input_ids
+        for name, total in totals.items():
+            total += cross_entropy_sum(students.get(name, ta), input_ids, settings=settings)
+    for model in (ta, *students.values()):
+        model.train()
+    distributed.sum_over_ranks(totals.values())
+    values = {}
+    for name, total in totals.items():
+        mean = total.item() / (number * (data.sequence_length - 1))
+        values[f"eval/cross_entropy/{name}"] = mean
+        values[f"eval/perplexity/{name}"] = math.exp(min(mean, 700.0))
+    return values
+
+
+def _micro_batches(config: TrainConfig, rows: np.ndarray) -> list[np.ndarray]:
+    """This rank's share of the step's rows, in passes of at most micro_batch_size sequences."""
+    mine = rows[distributed.rank() :: distributed.world_size()]
+    size = config.micro_batch_size or len(mine)
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+
+def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> None:
+    if config.batch_size % distributed.world_size():
+        raise UserError(
+            f"train.batch_size must be divisible by the number of processes, {distributed.world_size()}, "
+            f"got {config.batch_size}"
+        )
+    if scores is None and config.loss.teacher_weight > 0:
+        raise UserError(
+            f"train.loss.teacher_weight is {config.loss.teacher_weight}, but no teacher scores are given: "
+            f"give the artifact of score_teacher, or set it to 0"
+        )
+    sequences = dataset.metadata["num_train_sequences"]
+    if sequences < config.batch_size:
+        raise UserError(
+            f"train.batch_size must be at most the dataset's {sequences} sequences, got {config.batch_size}: "
+            f"give more text or a smaller batch"
+        )
+
+
+def _stop_if_diverged(step: int, sums: Mapping[str, Tensor], grad_norm: Tensor, work: Path) -> None:
+    if math.isfinite((sum(sums.values()) + grad_norm).item()):
+        return
+    states = saved_states(work)
+    kept = f"the last good checkpoint is kept in {states[-1]}" if states else "no checkpoint was written before it"
+    broken = ", ".join(f"{name} = {total.item()}" for name, total in sums.items() if not math.isfinite(total.item()))
+    raise TrainingDivergedError(
+        f"training diverged in step {step + 1}: {broken or f'the gradient norm is {grad_norm.item()}'}. {kept}. "
+        f"Lower learning_rate, lengthen warmup_steps, or set precision to fp32, and run again"
+    )
