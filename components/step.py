@@ -52,13 +52,15 @@ def run_step(
     *,
     extra_key: Any = None,
     reuse: bool = True,
-) -> Artifact:
+    follows: bool = False,
+) -> Artifact | None:
     """Run `work(directory)` unless its result is already there; seal the directory; return the artifact.
 
     `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
     work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
     only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
-    its directory (a push) and no digest knows of; the same outcome gives the same artifact again.
+    its directory (a push) and no digest knows of; the same outcome gives the same artifact again. `follows=True` is
+    for a process that works along with another one (torchrun): it leaves the directory to that one, returns None.
 
     Raises: UserError where the directory holds something else, is not writable, or the disk is full.
     """
@@ -73,6 +75,10 @@ def run_step(
     )
     path = Path(str(output).replace("{key}", key[:16]))
     with disk_errors_explained(path):
+        if follows:
+            if not is_finished(path):
+                work(path)
+            return None
         if is_finished(path):
             artifact = open_artifact(path, kind)
             if artifact.key != key:
@@ -81,6 +87,7 @@ def run_step(
                     f"choose another --output, or delete it"
                 )
             if reuse:
+                shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
                 say(step, f"reused {path}")
                 return artifact
         _claim(path, key)
@@ -88,7 +95,6 @@ def run_step(
         say(step, "started")
         started = time.monotonic()
         metadata = work(path)
-        shutil.rmtree(path / IN_PROGRESS)
         seconds = time.monotonic() - started
         artifact = finish_artifact(
             path,
@@ -98,6 +104,7 @@ def run_step(
             metadata=metadata,
             seconds=seconds,
         )
+        shutil.rmtree(path / IN_PROGRESS)  # last: a kill before leaves work that is ours
     say(step, f"finished in {seconds:.1f} s")
     return artifact
 
@@ -167,7 +174,8 @@ def _claim(path: Path, key: str) -> None:
                 f"choose another --output, or delete it"
             )
         return
-    if path.is_dir() and any(path.iterdir()) and not is_finished(path):
+    others = [file for file in path.iterdir() if file.name != IN_PROGRESS] if path.is_dir() else []
+    if others and not is_finished(path):
         raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
     claim.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(claim, key)

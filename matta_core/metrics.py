@@ -17,11 +17,11 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         if path.exists():
             # Lines from after the checkpoint that is resumed from will be written again.
-            lines = path.read_text().splitlines(keepends=True)
+            lines = path.read_text().splitlines(keepends=True) if steps_done else []
             whole = [line for line in lines if line.endswith("\n")]
             path.write_text("".join(line for line in whole if json.loads(line)["step"] <= steps_done))
         self._file = path.open("a")
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1 if steps_done else 0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")

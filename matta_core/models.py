@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from matta_core.errors import UserError
 from matta_core.nesting import family_of
@@ -73,6 +74,7 @@ def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> Pr
 
     Raises: UserError where it cannot be loaded, or has no safetensors.
     """
+    disable_progress_bar()  # a step's own bar counts models
     try:
         return AutoModelForCausalLM.from_pretrained(
             str(name_or_path), use_safetensors=True, trust_remote_code=False, dtype=dtype or "auto"
@@ -94,6 +96,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A plain Hugging Face checkpoint with its tokenizer."""
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -63,11 +63,11 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
         for step in range(resumed_at, config.steps + 1):
             is_last = step == config.steps
             is_new = step > resumed_at or step == 0
-            if is_new and (is_last or step % config.eval_every_steps == 0):
-                values = _validate(config, ta, students, validation_data, settings, device)
-                bar.set_postfix({f"eval {config.student}": f"{values[f'eval/cross_entropy/{config.student}']:.3f}"})
-                if log:
-                    log.write(step, values)
+            if is_last or (is_new and step % config.eval_every_steps == 0):
+                validation = _validate(config, ta, students, validation_data, settings, device)
+                bar.set_postfix({f"eval {config.student}": f"{validation[f'eval/cross_entropy/{config.student}']:.3f}"})
+                if log and is_new:
+                    log.write(step, validation)
             if is_new and step > 0 and (is_last or step % config.checkpoint_every_steps == 0) and is_leader:
                 save_state(work, step, ta, optimizer)
             if is_last:
@@ -122,7 +122,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
         nesting = {"model_type": ta.config.model_type, "sizes": config.sizes, "student": config.student}
         write_json_atomically(output / "nesting.json", nesting | {"sequence_length": sequence_length})
     distributed.wait_for_all()
-    return {"student": config.student, "ta": config.ta, "steps": config.steps}
+    return {"student": config.student, "ta": config.ta, "steps": config.steps, "final": validation}
 
 
 def sizes_of_step(config: TrainConfig, step: int) -> list[str]:

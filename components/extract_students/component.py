@@ -1,0 +1,27 @@
+"""The extraction step as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def extract_students(
+    config: str,
+    store: str,
+    checkpoint: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    students: dsl.Output[dsl.Model],
+) -> None:
+    """Cut the students out of the TA.
+
+    Artifact files: one folder per size, a plain Hugging Face checkpoint with its tokenizer; family.json.
+    """
+    from components.extract_students.step import extract_students
+    from components.step import exit_on_user_error, output_path, publish
+    from matta_core.config import ExtractStudentsConfig
+
+    with exit_on_user_error():
+        settings = ExtractStudentsConfig.from_json(config, "extract_students")
+        output = output_path(store, "extract_students", students.path)
+        publish(students, extract_students(settings, checkpoint.path, dataset.path, output=output))

@@ -1,0 +1,27 @@
+"""The scoring step as a Kubeflow component."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def score_teacher(
+    config: str,
+    store: str,
+    dataset: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Dataset],
+    teacher_checkpoint: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - kfp reads Optional only
+) -> None:
+    """Score the training data with the Teacher. Artifact files: train/part-*.parquet."""
+    from components.score_teacher.step import score_teacher
+    from components.step import exit_on_user_error, output_path, publish
+    from matta_core.config import ScoreTeacherConfig
+
+    with exit_on_user_error():
+        settings = ScoreTeacherConfig.from_json(config, "score_teacher")
+        checkpoint = teacher_checkpoint.path if teacher_checkpoint else None
+        output = output_path(store, "score_teacher", scores.path)
+        publish(scores, score_teacher(settings, dataset.path, checkpoint, output=output))

@@ -1,0 +1,31 @@
+"""The training step as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train(
+    config: str,
+    store: str,
+    dataset: dsl.Input[dsl.Dataset],
+    scores: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Train the TA with its nested students.
+
+    Artifact files: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
+    """
+    from components.step import exit_on_user_error, output_path, publish
+    from components.train.step import train
+    from matta_core.config import TrainConfig
+
+    with exit_on_user_error():
+        settings = TrainConfig.from_json(config, "train")
+        output = output_path(store, "train", checkpoint.path)
+        artifact = train(settings, dataset.path, scores.path, output=output)
+        publish(checkpoint, artifact)
+        for name, value in artifact.metadata["final"].items():
+            metrics.log_metric(name, value)

@@ -1,0 +1,12 @@
+"""Train a Teacher, for the demo: real recipes name a checkpoint that exists. It is `train` with a single size."""
+
+from pathlib import Path
+
+from components.train.step import train
+from matta_core.artifacts import Artifact
+from matta_core.config import TrainConfig
+
+
+def train_teacher(config: TrainConfig, dataset: str | Path, *, output: str | Path) -> Artifact | None:
+    """Make a MattaCheckpoint whose `ta/` is the Teacher. Raises as `train` does."""
+    return train(config, dataset, None, output=output, step="train_teacher")

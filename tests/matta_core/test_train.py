@@ -1,0 +1,268 @@
+"""The training loop: it learns, it resumes bit for bit after a real SIGKILL, and ranks and metrics add up."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.score_teacher.step import score_teacher
+from components.train.step import train
+from components.train_teacher.step import train_teacher
+from matta_core.artifacts import IN_PROGRESS
+from matta_core.config import LossConfig, ScoreTeacherConfig, TrainConfig
+from matta_core.data import rows_of_step
+from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.optimization import distillation_weight, learning_rate
+from matta_core.train import sizes_of_step
+
+MODEL = {"model_type": "gpt2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+CONFIG = TrainConfig(
+    model=MODEL,
+    sizes={"s": 8, "m": 16, "l": 24, "xl": 32},
+    student="s",
+    steps=12,
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    eval_every_steps=4,
+    eval_sequences=6,
+    checkpoint_every_steps=1,
+    log_every_steps=3,
+    loss=LossConfig(distillation_ramp_steps=4),
+)
+TEACHER = dataclasses.replace(CONFIG, sizes={"teacher": 64}, student="teacher", loss=LossConfig(teacher_weight=0.0))
+
+
+@pytest.fixture
+def scores(dataset, tmp_path):
+    teacher = train_teacher(TEACHER, dataset.path, output=tmp_path / "teacher")
+    return score_teacher(ScoreTeacherConfig(top_k=8), dataset.path, teacher.path, output=tmp_path / "scores")
+
+
+def weights(artifact_path):
+    return load_file(artifact_path / "ta" / "model.safetensors")
+
+
+def assert_equal_bits(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def metrics(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
+    config = dataclasses.replace(CONFIG, steps=60)
+    rows = metrics(train(config, dataset.path, scores.path, output=tmp_path / "run").path)
+    first, last = rows[0], rows[-1]
+    for size in config.sizes:
+        assert last[f"eval/cross_entropy/{size}"] < 0.7 * first[f"eval/cross_entropy/{size}"]
+        assert last[f"eval/perplexity/{size}"] == pytest.approx(math.exp(last[f"eval/cross_entropy/{size}"]))
+    training = [row for row in rows if "train/cross_entropy/s" in row]
+    assert [row["step"] for row in training] == list(range(3, 61, 3))
+    assert {"train/teacher_kl/s", "train/ta_kl/s", "train/teacher_kl/xl", "train/grad_norm"} <= training[-1].keys()
+    # A mean over the tokens of the steps in which a size was trained: never above what a uniform guess costs.
+    assert all(
+        row[f"train/cross_entropy/{size}"] < 1.2 * math.log(257)
+        for row in training
+        for size in ("m", "l")
+        if f"train/cross_entropy/{size}" in row
+    )
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    assert not (tmp_path / "run" / IN_PROGRESS).exists()
+
+
+def test_resume_from_any_step_matches_the_uninterrupted_run(dataset, scores, tmp_path, monkeypatch):
+    whole = train(CONFIG, dataset.path, scores.path, output=tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def dies_after(step):
+        real = torch.optim.AdamW.step
+        count = iter(range(step))
+
+        def stepping(self, *arguments, **options):
+            if next(count, None) is None:
+                raise Killed
+            return real(self, *arguments, **options)
+
+        return stepping
+
+    for every, step in ((1, 5), (1, 11), (3, 5), (4, 3)):
+        config = dataclasses.replace(CONFIG, checkpoint_every_steps=every)
+        output = tmp_path / f"killed-{every}-{step}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(torch.optim.AdamW, "step", dies_after(step))
+            train(config, dataset.path, scores.path, output=output)
+        resumed = train(config, dataset.path, scores.path, output=output)
+        assert_equal_bits(weights(resumed.path), weights(whole.path))
+        steps = [row["step"] for row in metrics(resumed.path) if "eval/perplexity/s" in row]
+        assert steps == [0, 4, 8, 12]
+
+
+@pytest.mark.slow
+def test_resume_after_sigkill_matches_the_uninterrupted_run(dataset, scores, tmp_path):
+    """A real process, killed for good at several moments, wherever it happens to be."""
+    config = dataclasses.replace(CONFIG, steps=150, checkpoint_every_steps=7)
+    whole = train(config, dataset.path, scores.path, output=tmp_path / "whole")
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from components.train.step import train; from matta_core.config import TrainConfig\n"
+        "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n"
+    )
+    output = tmp_path / "killed"
+    command = [sys.executable, "-c", script, config.to_json(), str(dataset.path), str(scores.path), str(output)]
+    kills = 0
+    for delay in (0.05, 0.3, 0.6):
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        state = output / IN_PROGRESS
+        known = set(state.glob("step-*"))
+        while process.poll() is None and not set(state.glob("step-*")) - known:
+            time.sleep(0.01)
+        time.sleep(delay)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2, "the run was over before it could be killed: give it more steps"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert_equal_bits(weights(output), weights(whole.path))
+
+
+def torchrun(processes, config, dataset, scores, output):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = output.parent / "run_training.py"
+    script.write_text(
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from components.train.step import train; from matta_core.config import TrainConfig\n"
+        "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    command += [f"--master-port={port}", "--master-addr=127.0.0.1", str(script)]
+    subprocess.run(
+        [*command, config.to_json(), str(dataset.path), str(scores.path), str(output)],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+    )
+    return weights(output)
+
+
+@pytest.mark.slow
+def test_one_rank_equals_the_plain_run_and_two_ranks_agree_with_it(dataset, scores, tmp_path):
+    plain = weights(train(CONFIG, dataset.path, scores.path, output=tmp_path / "plain").path)
+    assert_equal_bits(torchrun(1, CONFIG, dataset, scores, tmp_path / "one"), plain)
+    # Two ranks add the same numbers in another order; AdamW's division makes more of that in a few weights.
+    two = torchrun(2, CONFIG, dataset, scores, tmp_path / "two")
+    for name, tensor in plain.items():
+        assert torch.allclose(two[name], tensor, rtol=1e-2, atol=1e-4), name
+
+
+def test_two_micro_batches_train_like_one_batch(dataset, scores, tmp_path):
+    plain = weights(train(CONFIG, dataset.path, scores.path, output=tmp_path / "plain").path)
+    micro = dataclasses.replace(CONFIG, micro_batch_size=3)
+    for name, tensor in weights(train(micro, dataset.path, scores.path, output=tmp_path / "micro").path).items():
+        assert torch.allclose(tensor, plain[name], rtol=1e-2, atol=1e-4), name
+
+
+def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_good_checkpoint(dataset, scores, tmp_path, monkeypatch):
+    from matta_core import train as module
+
+    real = module.joint_backward
+    calls = iter(range(100))
+
+    def turns_to_nan(*arguments, **options):
+        sums = real(*arguments, **options)
+        return {name: total * float("nan") for name, total in sums.items()} if next(calls) == 6 else sums
+
+    monkeypatch.setattr(module, "joint_backward", turns_to_nan)
+    output = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match=r"diverged in step 7: cross_entropy/xl = nan.*step-00000006"):
+        train(CONFIG, dataset.path, scores.path, output=output)
+    good = load_file(output / IN_PROGRESS / "step-00000006" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in good.values())
+
+
+def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
+    wild = dataclasses.replace(
+        TEACHER, learning_rate=1.0, max_grad_norm=1e9, steps=40, warmup_steps=0, precision="fp32",
+        model=MODEL | {"initializer_range": 1e18},
+    )  # fmt: skip
+    with pytest.raises(TrainingDivergedError, match=r"diverged in step 1: .*no checkpoint was written before it"):
+        train_teacher(wild, dataset.path, output=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 25}, r"train.batch_size must be at most the dataset's 24 sequences, got 25"),
+        ({"model": MODEL | {"num_attention_heads": 3}}, r"hidden_size must be divisible by num_attention_heads = 3"),
+        ({"model": MODEL | {"hiden_size": 3}}, r"unknown setting train.model.hiden_size: gpt2 has no such field"),
+        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: widths come from sizes"),
+        ({"model": MODEL | {"model_type": "bert"}}, r"'bert' is not a known family: known are gpt2"),
+        ({"model": MODEL | {"max_position_embeddings": 8}}, r"at least the dataset's sequence_length = 16, got 8"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(dataset, scores, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(CONFIG, **change), dataset.path, scores.path, output=tmp_path / "run")
+
+
+def test_distillation_without_scores_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"teacher_weight is 0.5, but no teacher scores are given"):
+        train(CONFIG, dataset.path, None, output=tmp_path / "run")
+
+
+def test_scores_of_another_dataset_are_refused(scores, tmp_path):
+    from support import make_dataset
+
+    other = make_dataset(tmp_path / "other", train_rows=32)
+    with pytest.raises(UserError, match=r"holds scores of another dataset than .*run score_teacher on this one"):
+        train(CONFIG, other.path, scores.path, output=tmp_path / "run")
+
+
+def test_the_sandwich_trains_the_student_always_and_samples_each_other_size():
+    seen = [sizes_of_step(CONFIG, step) for step in range(200)]
+    assert all(names[0] == "s" and len(names) == 2 and "xl" not in names for names in seen)
+    counts = {name: sum(name in names for names in seen) for name in ("m", "l")}
+    assert min(counts.values()) > 70  # 100 expected of each, standard deviation 7
+    assert seen == [sizes_of_step(CONFIG, step) for step in range(200)]
+
+
+def test_a_student_in_the_middle_is_trained_in_every_step_and_smaller_sizes_are_sampled():
+    config = dataclasses.replace(CONFIG, student="m")
+    seen = [sizes_of_step(config, step) for step in range(50)]
+    assert all("m" in names for names in seen)
+    assert any("s" in names for names in seen)
+
+
+def test_an_epoch_sees_every_row_once_and_the_next_in_another_order():
+    rows = np.concatenate([rows_of_step(24, 8, step, seed=0) for step in range(6)])
+    assert sorted(rows[:24]) == sorted(rows[24:]) == list(range(24))
+    assert list(rows[:24]) != list(rows[24:])
+    assert list(rows_of_step(24, 8, 1, seed=1)) != list(rows[8:16])
+
+
+def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
+    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0)
+    assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert learning_rate(config, 99) == pytest.approx(0.1)
+
+
+def test_the_distillation_weight_ramps_up_from_zero():
+    assert [distillation_weight(CONFIG, step) for step in (0, 2, 4, 11)] == pytest.approx([0.0, 0.25, 0.5, 0.5])

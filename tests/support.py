@@ -1,0 +1,72 @@
+"""Small models and artifacts that many tests share. Nothing here takes longer than a second."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from matta_core.artifacts import Artifact, finish_artifact
+
+SEQUENCE_LENGTH = 16
+
+
+def tiny_gpt2(intermediate_size=32, vocab_size=50, seed=0, **overrides):
+    """A GPT-2 of two layers, random weights with a spread that makes logits differ."""
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "n_inner": intermediate_size,
+        "max_position_embeddings": SEQUENCE_LENGTH,
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **(values | dropout | overrides)))
+        for parameter in model.parameters():  # biases start at zero: a wrong slice of one would not show
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    return model
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """<|endoftext|> and the 256 bytes: every text can be encoded, a token is a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": 0} | {letter: number for number, letter in enumerate(alphabet, start=1)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>", unk_token=None
+    )
+
+
+def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH) -> Artifact:
+    """A TokenizedDataset of repeated counting sequences: easy to learn, so that a loss can be seen to fall."""
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(path / "tokenizer")
+    for split, rows in (("train", train_rows), ("validation", validation_rows)):
+        (path / split).mkdir()
+        starts = np.random.default_rng(len(split)).integers(1, 200, rows)
+        tokens = (starts[:, None] + np.arange(length)).astype(np.int32)
+        for shard, part in enumerate(np.array_split(tokens, 2)):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), length)
+            table = pa.table({"input_ids": column})
+            pq.write_table(table, path / split / f"part-{shard:05d}-of-00002.parquet")
+    (path / "stats.json").write_text(json.dumps({}))
+    metadata = {
+        "sequence_length": length,
+        "vocab_size": len(tokenizer),
+        "num_train_sequences": train_rows,
+        "num_validation_sequences": validation_rows,
+    }
+    return finish_artifact(path, "TokenizedDataset", key="0" * 64, metadata=metadata)
