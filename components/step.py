@@ -149,7 +149,7 @@ def exit_on_user_error() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except TrainingDivergedError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"diverged: {error}", file=sys.stderr, flush=True)
         raise SystemExit(3) from None
 
 

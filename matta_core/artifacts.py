@@ -65,7 +65,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
     """Write JSON beside `path`, flush it to disk, and rename it into place: readers see the old or the new."""
     temporary = path.with_name(f".{path.name}.tmp")  # one name: who tries again overwrites what a kill left
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, sort_keys=True, allow_nan=False)
+        json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

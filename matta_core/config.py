@@ -28,7 +28,7 @@ class PrepareDataConfig(Section):
     sequence_length: int = setting(128, low=2, high=131072, unit="tokens")
     validation_fraction: float = setting(0.05, above=0.0, high=0.5, help="of documents, by a hash of the text")
     max_documents: int | None = setting(None, low=2, help="keep only so many, those with the lowest hashes")
-    num_shards: int = setting(4, low=1, high=100_000, help="parquet files per split")
+    num_shards: int = setting(4, low=1, high=100_000, help="parquet files of train; validation has its share")
     on_invalid_utf8: str = setting("error", choices=("error", "skip"))
     num_workers: int = setting(2, low=1, high=1024, unit="processes", changes_result=False)
 
@@ -88,6 +88,9 @@ class TrainConfig(Section):
         widths = list(self.sizes.values())
         if any(width < 1 for width in widths) or widths != sorted(set(widths)):
             raise ValueError(f"sizes must be positive, ascending and different, got {self.sizes}")
+        for name, width in self.sizes.items():
+            if width % 8:
+                raise ValueError(f"sizes must be multiples of 8 (matrix units work in tiles), got {name}: {width}")
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
         if self.warmup_steps >= self.steps:
@@ -123,11 +126,14 @@ class ExtractStudentsConfig(Section):
 class EvaluateConfig(Section):
     """Tasks and sample sizes of the evaluation."""
 
-    last_token_documents: int = setting(200, low=2, unit="documents", help="of the last-token task")
+    last_token_documents: int = setting(200, low=2, unit="lines", help="of the last-token task, few of each document")
     last_token_context: int = setting(96, low=8, unit="tokens", help="of context, at least, before the last token")
     bits_per_byte_documents: int = setting(32, low=2, unit="documents", help="of the validation split")
+    bits_per_byte_characters: int = setting(
+        8192, low=256, unit="characters", help="of each document, at most, from its start to the end of a line"
+    )
     batch_size: int = setting(32, low=1, unit="requests per pass", changes_result=False)
-    throughput_repeats: int = setting(5, low=3, help="the median of these is reported")
+    throughput_repeats: int = setting(15, low=3, help="the median of these is reported")
 
 
 @dataclass(frozen=True)

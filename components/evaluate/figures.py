@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
-    """bits_per_byte, accuracy and last_token_perplexity, each with its standard error and sample size.
+    """bits_per_byte, accuracy and last_token_cross_entropy (nats), with standard errors and sample sizes.
 
     A figure that is not finite is None, which is JSON's way to say so; the gate takes it for a "no".
     """
@@ -25,16 +25,10 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
     for row in rows:
         by_task[row["task"]].append(row)
     lines, documents = by_task[LAST_TOKEN], by_task[BITS_PER_BYTE]
-    accuracy = _ratio(lines, lambda row: row["correct"], lambda row: 1)
-    nats_per_token = _ratio(lines, _nats, lambda row: 1)
-    bits_per_byte = _ratio(documents, lambda row: _nats(row) / math.log(2), lambda row: row["bytes"])
-    perplexity = math.exp(min(nats_per_token[0], 700.0))  # e^700 is about the largest double
     return {
-        "bits_per_byte": _figure(bits_per_byte, documents),
-        "accuracy": _figure(accuracy, lines) | {"lines": len(lines)},
-        # The delta method: d exp(x) = exp(x) dx.
-        "last_token_perplexity": _figure((perplexity, perplexity * nats_per_token[1]), lines)
-        | {"lines": len(lines)},
+        "bits_per_byte": _figure(documents, lambda row: _nats(row) / math.log(2), lambda row: row["bytes"]),
+        "accuracy": _figure(lines, lambda row: row["correct"], lambda row: 1) | {"lines": len(lines)},
+        "last_token_cross_entropy": _figure(lines, _nats, lambda row: 1) | {"lines": len(lines)},
     }
 
 
@@ -51,25 +45,22 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
     return ratio, math.sqrt(n / (n - 1) * squares) / total
 
 
-def _ratio(
+def _figure(
     rows: Sequence[Row], numerator: Callable[[Row], float], denominator: Callable[[Row], float]
-) -> tuple[float, float]:
-    """The ratio estimate with rows of the same document added up first."""
+) -> dict[str, Any]:
+    """The ratio estimate, rows of the same document added up first."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in rows:
         sums[row["document"]][0] += numerator(row)
         sums[row["document"]][1] += denominator(row)
-    return ratio_estimate(*zip(*sums.values(), strict=True))
+    value, standard_error = ratio_estimate(*zip(*sums.values(), strict=True))
+    finite = math.isfinite(value)
+    return {
+        "value": value if finite else None,
+        "standard_error": standard_error if finite else None,
+        "documents": len(sums),
+    }
 
 
 def _nats(row: Row) -> float:
     return math.nan if row["log_likelihood"] is None else -row["log_likelihood"]
-
-
-def _figure(estimate: tuple[float, float], rows: Sequence[Row]) -> dict[str, Any]:
-    value, standard_error = (number if math.isfinite(number) else None for number in estimate)
-    return {
-        "value": value,
-        "standard_error": standard_error,
-        "documents": len({row["document"] for row in rows}),
-    }

@@ -1,4 +1,4 @@
-"""What needs torch and lm-eval: load a checkpoint, score it on the tasks, time it."""
+"""What needs torch and lm-eval: score a model on the tasks, and time it."""
 
 import contextlib
 import io
@@ -15,40 +15,39 @@ import transformers
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import resolve_max_length
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from components.evaluate.figures import BITS_PER_BYTE, LAST_TOKEN, Row, summarise
-from matta_core.errors import UserError
 
 THROUGHPUT_BATCH_SIZE = 8
 
 
-def context_length(path: str) -> int:
-    """Tokens that the checkpoint's model sees at once. Raises: UserError where there is no checkpoint."""
-    with _explained(path):
-        return resolve_max_length(transformers.AutoConfig.from_pretrained(path, trust_remote_code=False))
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """lm-eval, transformers and datasets draw a bar for every batch and file; ours is the one to look at."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
-def load_model(path: str) -> transformers.PreTrainedModel:
-    """A Hugging Face checkpoint in fp32, on the accelerator if there is one: all models alike.
-
-    Raises: UserError where it cannot be loaded from safetensors with a class of transformers' own.
-    """
-    with _explained(path):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+def context_length(model: PreTrainedModel) -> int:
+    """Tokens that a model sees at once."""
+    return resolve_max_length(model.config)
 
 
+@quiet()
 def score(
-    model: transformers.PreTrainedModel, tokenizer: Any, tasks: Mapping[str, Any], batch_size: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Any], batch_size: int
 ) -> list[Row]:
     """Every question of the tasks, put to one model by lm-eval: the rows that `figures` describes."""
     language_model = HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         backend="causal",
-        max_length=resolve_max_length(model.config),
+        max_length=context_length(model),
         batch_size=batch_size,
     )
     # No bootstrap: our standard errors have closed forms, and know which lines share a document.
@@ -56,11 +55,8 @@ def score(
     rows = []
     for name in sorted(tasks):
         for sample in sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"]):
-            correct, predicted = None, sample["target"]
-            if name == LAST_TOKEN:
-                log_likelihood, correct = sample["filtered_resps"][0]
-            else:
-                log_likelihood = sample["filtered_resps"][0]
+            (response,) = sample["filtered_resps"]
+            log_likelihood, correct = response if name == LAST_TOKEN else (response, None)
             rows.append(
                 {
                     "task": name,
@@ -68,16 +64,14 @@ def score(
                     "document": sample["doc"]["document"],
                     "log_likelihood": log_likelihood if math.isfinite(log_likelihood) else None,
                     "correct": correct,
-                    "bytes": len(predicted.encode()),
+                    "bytes": len(sample["target"].encode()),
                 }
             )
     _check_against_lm_eval(rows, outcome["results"])
     return rows
 
 
-def tokens_per_second(
-    models: Mapping[str, transformers.PreTrainedModel], sequence_length: int, repeats: int
-) -> dict[str, float]:
+def tokens_per_second(models: Mapping[str, PreTrainedModel], sequence_length: int, repeats: int) -> dict[str, float]:
     """Median speed of a forward pass over THROUGHPUT_BATCH_SIZE sequences, by model.
 
     The models take turns, so that a slow moment of the machine is not one model's misfortune; the first round
@@ -100,35 +94,12 @@ def tokens_per_second(
     return {name: input_ids.numel() / statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """lm-eval, transformers and datasets draw a bar for every batch and file; ours is the one to look at."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load a causal language model from {path}: {error}. Give the folder or the hub name of a Hugging "
-            f"Face checkpoint with safetensors weights that needs no code of its own"
-        ) from error
-
-
 def _check_against_lm_eval(rows: list[Row], results: Mapping[str, Any]) -> None:
     """Ours are lm-eval's own figures; only the standard errors differ."""
     figures = summarise(rows)
     for figure, task, metric in (
         ("bits_per_byte", BITS_PER_BYTE, "bits_per_byte,none"),
         ("accuracy", LAST_TOKEN, "acc,none"),
-        ("last_token_perplexity", LAST_TOKEN, "perplexity,none"),
     ):
         ours, theirs = figures[figure]["value"], results[task][metric]
         assert ours is None or math.isclose(ours, theirs, rel_tol=1e-9), (figure, ours, theirs)

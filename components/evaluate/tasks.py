@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from components.evaluate.figures import BITS_PER_BYTE, LAST_TOKEN
 from matta_core.artifacts import digest_of, file_digest
@@ -34,7 +35,7 @@ _TASKS: dict[str, dict[str, Any]] = {
         "output_type": "loglikelihood",
         "doc_to_text": "context",
         "doc_to_target": "target",
-        "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
+        "metric_list": [{"metric": "acc"}],
     },
     BITS_PER_BYTE: {
         "output_type": "loglikelihood_rolling",
@@ -54,7 +55,9 @@ class Document(NamedTuple):
     text: str
 
 
-def write_tasks(dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: Any, max_length: int) -> str:
+def write_tasks(
+    dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> str:
     """Write both tasks to `folder`; the digest of the evaluation set.
 
     `max_length`: tokens that the model with the shortest context sees at once.
@@ -72,15 +75,14 @@ def write_tasks(dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: 
         for item in documents[: config.bits_per_byte_documents]
     ]
     lines = last_tokens(documents, config, tokenizer, max_length)
-    for name, questions, remedy in (
-        (BITS_PER_BYTE, whole, "raise prepare_data.validation_fraction, or give more text"),
-        (LAST_TOKEN, lines, "lower evaluate.last_token_context, or raise prepare_data.validation_fraction"),
-    ):
+    more = "raise prepare_data.validation_fraction, or give more text"
+    shorter = f"lower evaluate.last_token_context = {config.last_token_context}"
+    for name, questions, remedy in ((BITS_PER_BYTE, whole, more), (LAST_TOKEN, lines, f"{shorter}, {more}")):
         found = len({question["document"] for question in questions})
         if found < 2:
             raise UserError(
-                f"{dataset / 'validation_documents'} gives the task {name} {found} of the 2 documents that a standard "
-                f"error needs at least (evaluate.last_token_context = {config.last_token_context} tokens): {remedy}"
+                f"{dataset / 'validation_documents'} has {found} documents for the task {name}, and a standard error "
+                f"needs 2: {remedy}"
             )
         _write_task(folder, name, questions)
     return digest_of({file.name: file_digest(file) for file in sorted(folder.iterdir())})
@@ -95,9 +97,7 @@ def load_tasks(folder: Path, cache: Path) -> dict[str, Any]:
         specification = yaml.safe_load(file.read_text(encoding="utf-8"))
         # The files name one another without a folder, so that the artifact can be moved.
         data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
-        specifications.append(
-            specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}}
-        )
+        specifications.append(specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}})
     return TaskManager(include_defaults=False).load(specifications)["tasks"]
 
 
@@ -112,14 +112,14 @@ def read_documents(dataset: Path) -> Iterator[Document]:
 
 
 def cut(text: str, characters: int) -> str:
-    """At most so many characters, up to the end of a line where there is one."""
+    """At most so many characters, and at least half of them: up to the end of a line, where one is there."""
     if len(text) <= characters:
         return text
-    return text[: text.rfind("\n", 0, characters) + 1 or characters]
+    return text[: text.rfind("\n", characters // 2, characters) + 1 or characters]
 
 
 def last_tokens(
-    documents: list[Document], config: EvaluateConfig, tokenizer: Any, max_length: int
+    documents: list[Document], config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[dict[str, str]]:
     """One line of every document, then a second of each, and so on, until there are enough."""
 
@@ -143,7 +143,9 @@ def last_tokens(
     return list(itertools.islice(lines, config.last_token_documents))
 
 
-def split_last_token(text: str, minimum: int, tokenizer: Any, max_length: int) -> tuple[str, str] | None:
+def split_last_token(
+    text: str, minimum: int, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[str, str] | None:
     """(context, target): the end of `text`, before and from its last token on.
 
     lm-eval gets strings, moves white space at the context's end to the target, tokenizes the context and the whole,

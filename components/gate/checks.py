@@ -22,7 +22,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], results: Mapping[str, 
     Returns the content of decision.json; `blessed` names students in ascending order of size.
     """
     members, models = family["students"], results["models"]
-    sizes = sorted(members, key=lambda name: members[name]["parameters"])
+    sizes = ascending(family)
     students = {}
     for smaller, name in zip([None, *sizes], sizes, strict=False):
         bounds = thresholds_of(config, name)
@@ -37,6 +37,12 @@ def decide(config: GateConfig, family: Mapping[str, Any], results: Mapping[str, 
         "blessed": [name for name in sizes if students[name]["blessed"]],
         "evaluation_set": results["evaluation_set"],
     }
+
+
+def ascending(family: Mapping[str, Any]) -> list[str]:
+    """The names of a family's students by size."""
+    members = family["students"]
+    return sorted(members, key=lambda name: members[name]["parameters"])
 
 
 def thresholds_of(config: GateConfig, name: str) -> Thresholds:
@@ -63,17 +69,13 @@ def _certified(member: Mapping[str, Any]) -> Check:
     return _check("certificate", True, equal, equal is True, why)
 
 
-def _within_bounds(
-    bounds: Thresholds, member: Mapping[str, Any], models: Mapping[str, Any], name: str
-) -> list[Check]:
+def _within_bounds(bounds: Thresholds, member: Mapping[str, Any], models: Mapping[str, Any], name: str) -> list[Check]:
     parameters = member["parameters"]
     checks = []
     if (most := bounds.max_bits_per_byte) is not None:
         value, problem = _figure(models, name, "bits_per_byte")
         passed = problem is None and value <= most
-        why = (
-            problem or f"bits per byte {value:.4g} {'is within' if passed else 'is above'} the bound {most:g}"
-        )
+        why = problem or f"bits per byte {value:.4g} {'is within' if passed else 'is above'} the bound {most:g}"
         checks.append(_check("max_bits_per_byte", most, value, passed, why))
     if (least := bounds.min_accuracy) is not None:
         value, problem = _figure(models, name, "accuracy")

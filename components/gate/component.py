@@ -21,9 +21,7 @@ def gate(
 
     with exit_on_user_error():
         settings = GateConfig.from_json(config, "gate")
-        artifact = gate(
-            settings, evaluation.path, students.path, output=output_path(store, "gate", decision.path)
-        )
+        artifact = gate(settings, evaluation.path, students.path, output=output_path(store, "gate", decision.path))
         publish(decision, artifact)
         metrics.log_metric("blessed_students", len(artifact.metadata["blessed"]))
         for name in artifact.metadata["blessed"]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.gate.checks import decide
+from components.gate.checks import ascending, decide
 from components.step import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import GateConfig
@@ -30,29 +30,25 @@ def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, ou
             f"{family.path} has {family.digest}: evaluate these students, or give those that were evaluated"
         )
 
+    family_json = json.loads((family.path / "family.json").read_text())
+
     def work(path: Path) -> dict[str, Any]:
-        decision = decide(
-            config,
-            json.loads((family.path / "family.json").read_text()),
-            json.loads((report.path / "results.json").read_text()),
-        )
+        decision = decide(config, family_json, json.loads((report.path / "results.json").read_text()))
         write_json_atomically(path / "decision.json", decision)
         return {"blessed": decision["blessed"], "evaluation_set": decision["evaluation_set"]}
 
-    artifact = run_step(
-        "gate", "GateDecision", output, config, {"evaluation": report, "students": family}, work
-    )
-    _tell(json.loads((artifact.path / "decision.json").read_text()))
+    artifact = run_step("gate", "GateDecision", output, config, {"evaluation": report, "students": family}, work)
+    students = json.loads((artifact.path / "decision.json").read_text())["students"]
+    for name in ascending(family_json):
+        _tell(name, students[name])
+    if not artifact.metadata["blessed"]:
+        say("gate", "no student is blessed: nothing will be pushed")
     return artifact
 
 
-def _tell(decision: Mapping[str, Any]) -> None:
-    """One line per student, the blessed ones first."""
-    students, blessed = decision["students"], decision["blessed"]
-    for name in blessed:
-        say("gate", f"{name}: blessed, {len(students[name]['checks'])} checks passed")
-    for name in sorted(students.keys() - set(blessed)):
-        reasons = dict.fromkeys(check["why"] for check in students[name]["checks"] if not check["passed"])
-        say("gate", f"{name}: NOT blessed: {'; '.join(reasons)}")
-    if not blessed:
-        say("gate", "no student is blessed: nothing will be pushed")
+def _tell(name: str, verdict: Mapping[str, Any]) -> None:
+    if verdict["blessed"]:
+        say("gate", f"{name}: blessed, {len(verdict['checks'])} checks passed")
+        return
+    reasons = dict.fromkeys(check["why"] for check in verdict["checks"] if not check["passed"])
+    say("gate", f"{name}: NOT blessed: {'; '.join(reasons)}")

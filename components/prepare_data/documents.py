@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +51,8 @@ def find_files(source: str) -> list[SourceFile]:
         kept = [path for path in paths if not _NOT_STDLIB_TEXT.intersection(path.parts)]
         files = [SourceFile(str(root / path), path.as_posix()) for path in kept]
     else:
-        files = [SourceFile(path, _printable(path)) for path in glob(source, recursive=True) if Path(path).is_file()]
+        paths = glob(source, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [SourceFile(path, _printable(path)) for path in paths if Path(path).is_file()]
     if not files:
         raise UserError(
             f"prepare_data.source = {source!r} matches no file (from {Path.cwd()}): correct it; "
@@ -71,6 +72,15 @@ def fingerprint(files: list[SourceFile]) -> str:
         raise UserError(
             f"cannot read {error.filename}: {error.strerror}; mend it, or leave it out of prepare_data.source"
         ) from None
+
+
+def tokenizer_files(name: str | None) -> list[SourceFile]:
+    """The files that make up a tokenizer in a local folder; none for a name on a hub."""
+    folder = Path(name) if name else None
+    if folder is None or not folder.is_dir():
+        return []
+    paths = [path for path in folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".jinja"}]
+    return sorted(SourceFile(str(path), path.name) for path in paths)
 
 
 def read_documents(file: SourceFile, text_field: str) -> Iterator[tuple[str, str | Problem]]:
@@ -155,8 +165,8 @@ def _read_parquet(file: SourceFile, text_field: str) -> Iterator[tuple[str, str 
                 yield place, Problem(f"{place} has no text: null") if data is None else _decode(data, place)
 
 
-def _open(path: str) -> "gzip.GzipFile | open":
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: PTH123 - the pair reads better
+def _open(path: str) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb")
 
 
 def _decode(data: bytes, place: str, offset: int = 0) -> str | Problem:

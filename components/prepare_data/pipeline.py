@@ -5,15 +5,18 @@ workers or on the order in which they work. Workers raise nothing for a user's m
 problems are an output.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from tokenizers import Tokenizer
 
 from components.prepare_data.documents import (
@@ -32,18 +35,24 @@ from matta_core.config import PrepareDataConfig
 PROBLEMS_SHOWN = 3
 
 
-def run(build: Callable[[beam.Pipeline], None], num_workers: int) -> None:
-    """Build a pipeline and run it on this machine, in `num_workers` processes.
+def run(build: Callable[[beam.Pipeline], None], num_workers: int, log: Path) -> None:
+    """Build a pipeline and run it on this machine, in `num_workers` processes. `log` gets what these print.
 
-    FnApiRunner is named because Beam's default would first try to download another runner.
+    FnApiRunner is named because Beam's default would first try to download another runner; the command of its
+    workers, because they print a page of notices each.
     """
-    options = PipelineOptions(
-        flags=[],  # not this process's command line
-        direct_num_workers=num_workers,
-        direct_running_mode="multi_processing" if num_workers > 1 else "in_memory",
-    )
-    with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
-        build(pipeline)
+    environment = None
+    if num_workers > 1:
+        worker = f"exec {quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+        environment = SubprocessSDKEnvironment.from_command_string(f"{worker} >>{quote(str(log))} 2>&1")
+    # No flags: not this process's command line.
+    options = PipelineOptions(flags=[], direct_num_workers=num_workers)
+    try:
+        with beam.Pipeline(runner=FnApiRunner(environment), options=options) as pipeline:
+            build(pipeline)
+    except RuntimeError as error:
+        error.add_note(f"The worker processes' own output is in {log}. A worker that was killed ran out of memory.")
+        raise
 
 
 def collect_documents(
@@ -83,9 +92,7 @@ def collect_documents(
         | "GroupByShard" >> beam.CoGroupByKey()
         | "WriteDocuments" >> beam.ParDo(WriteDocuments(folder))
     )
-    num_distinct = (
-        distinct | "Count" >> beam.combiners.Count.Globally() | beam.Map(lambda number: {"distinct": number})
-    )
+    num_distinct = distinct | "Count" >> beam.combiners.Count.Globally() | beam.Map(lambda number: {"distinct": number})
     problems = read.problems | "FirstProblems" >> beam.combiners.Top.Smallest(PROBLEMS_SHOWN)
     (
         (read.counts, num_distinct, written)
@@ -121,7 +128,7 @@ class ReadDocuments(beam.DoFn):
 
     def process(self, file: SourceFile) -> Iterator[Any]:
         counts = Counter()
-        for source, text in read_documents(SourceFile(*file), self.text_field):
+        for source, text in read_documents(file, self.text_field):
             counts["read"] += 1
             if not isinstance(text, str):
                 if text.invalid_utf8 and self.skip_invalid_utf8:

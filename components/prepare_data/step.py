@@ -1,10 +1,16 @@
 """prepare_data: documents to packed, fixed-length sequences of token ids, and the tokenizer that made them."""
 
+import contextlib
 import json
+import logging
 import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from components.prepare_data.documents import (
     SourceFile,
@@ -14,12 +20,18 @@ from components.prepare_data.documents import (
     shard_names,
     tokenizer_files,
 )
-from components.step import run_step, say
+from components.step import run_step
+from components.step import say as say_for_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
 from matta_core.config import PrepareDataConfig
 from matta_core.errors import UserError
 from matta_core.progress import progress
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+    from transformers import PreTrainedTokenizerFast
+
+say = partial(say_for_step, "prepare_data")
 SPLITS = ("train", "validation")
 
 
@@ -39,21 +51,198 @@ def prepare_data(config: PrepareDataConfig, *, output: str | Path) -> Artifact:
 
 def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dict[str, Any]:
     """Documents, tokenizer, sequences: a killed run goes on with the first of the three that is not finished."""
-    from components.prepare_data import pipeline  # Beam takes seconds to import
-
     unfinished = path / IN_PROGRESS
-    documents = unfinished / "documents"
-    names = shard_names(shard_counts(config.num_shards, config.validation_fraction))
+    counts = _collect_documents(config, files, unfinished)
+    tokenizer = _make_tokenizer(config, counts["train.documents"], unfinished, path / "tokenizer")
+    counts |= _tokenize_documents(config, tokenizer.eos_token_id, unfinished, path)
+    _empty(path / "validation_documents")
+    shutil.copytree(unfinished / "documents" / "validation", path / "validation_documents", dirs_exist_ok=True)
 
-    collected = unfinished / "documents.json"
-    if not collected.exists():
-        _empty(documents)
-        megabytes = sum(Path(file.path).stat().st_size for file in files) / 1e6
-        say("prepare_data", f"reading {len(files):,} files ({megabytes:.1f} MB) of {config.source}")
-        pipeline.run(
-            partial(pipeline.collect_documents, files=files, config=config, folder=documents, report=collected),
-            config.num_workers,
+    stats = _stats(counts, len(files), len(tokenizer))
+    write_json_atomically(unfinished / "stats.json", stats)
+    (unfinished / "stats.json").replace(path / "stats.json")
+    for split in SPLITS:
+        facts = stats[split]
+        say(
+            f"{split}: {facts['documents']:,} documents, {facts['bytes'] / 1e6:.1f} MB, {facts['tokens']:,} tokens, "
+            f"{facts['sequences']:,} sequences of {config.sequence_length}"
         )
-    stats = _check_documents(json.loads(collected.read_text()), config)
+    return {
+        "sequence_length": config.sequence_length,
+        "vocab_size": len(tokenizer),
+        "num_train_sequences": counts["train.sequences"],
+        "num_validation_sequences": counts["validation.sequences"],
+    }
 
-    ...
+
+def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter:
+    """Write shards of documents; return how many were read, dropped and kept."""
+    pipeline = _import_pipeline()
+    report = unfinished / "documents.json"
+    if not report.exists():
+        say(f"reading {len(files):,} files of {config.source}")
+        folder = unfinished / "documents"
+        _empty(folder)
+        collect = partial(pipeline.collect_documents, files=files, config=config, folder=folder, report=report)
+        pipeline.run(collect, config.num_workers, unfinished / "workers.log")
+    result = json.loads(report.read_text())
+    counts = Counter(result["counts"])
+    _check_documents(config, counts, result["problems"])
+    say(
+        f"{counts['read']:,} documents read, {counts['empty']:,} empty, {counts['invalid_utf8']:,} not UTF-8, "
+        f"{_duplicates(counts):,} duplicates; {_kept(counts):,} kept"
+    )
+    return counts
+
+
+def _make_tokenizer(
+    config: PrepareDataConfig, num_documents: int, unfinished: Path, folder: Path
+) -> "PreTrainedTokenizerFast":
+    """The tokenizer in `folder`, made first if it is not there yet."""
+    from components.prepare_data import tokenizer as making  # transformers takes seconds to import
+
+    if folder.exists():
+        return making.load_tokenizer(str(folder))
+    if config.tokenizer is not None:
+        tokenizer = making.load_tokenizer(config.tokenizer)
+    else:
+        say(f"training a tokenizer of {config.vocab_size:,} tokens on {num_documents:,} documents")
+        with progress(num_documents, "training the tokenizer", "documents") as bar:
+            texts = _texts(unfinished / "documents" / "train", bar)
+            tokenizer = making.train_tokenizer(texts, config.vocab_size, config.sequence_length)
+        if len(tokenizer) < config.vocab_size:
+            say(f"the text has only {len(tokenizer):,} tokens to learn, not {config.vocab_size:,}: going on with these")
+    _empty(unfinished / "tokenizer")
+    tokenizer.save_pretrained(unfinished / "tokenizer")
+    (unfinished / "tokenizer").rename(folder)
+    return tokenizer
+
+
+def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished: Path, path: Path) -> dict[str, int]:
+    """Write shards of sequences; return how many tokens and sequences."""
+    pipeline = _import_pipeline()
+    for folder in (path / "train", path / "validation", unfinished / "sequences"):
+        _empty(folder)
+    names = shard_names(shard_counts(config.num_shards, config.validation_fraction))
+    say(f"tokenizing into {len(names):,} shards")
+    tokenize_shard = pipeline.TokenizeShard(
+        documents=unfinished / "documents",
+        tokenizer_json=path / "tokenizer" / "tokenizer.json",
+        eos_token_id=eos_token_id,
+        sequence_length=config.sequence_length,
+        output=path,
+        temporary=unfinished / "sequences",
+    )
+    report = unfinished / "sequences.json"
+    tokenize = partial(pipeline.tokenize_documents, names=names, tokenize_shard=tokenize_shard, report=report)
+    with _watched(path, names):
+        pipeline.run(tokenize, config.num_workers, unfinished / "workers.log")
+    counts = json.loads(report.read_text())["counts"]
+    _check_sequences(config, counts)
+    return counts
+
+
+def _check_documents(config: PrepareDataConfig, counts: Counter, problems: list) -> None:
+    if problems:
+        listed = "; ".join(message for _, message, _ in problems)
+        more = f"; and {counts['problems'] - len(problems):,} more" if counts["problems"] > len(problems) else ""
+        remedy = "mend these files, or leave them out of prepare_data.source"
+        if problems[0][2]:
+            remedy = "convert to UTF-8, or set prepare_data.on_invalid_utf8=skip to leave such documents out"
+        raise UserError(f"{listed}{more}: {remedy}")
+    where = f"prepare_data.source = {config.source!r}"
+    if _kept(counts) == 0:
+        raise UserError(
+            f"{where} has no text: {counts['read']:,} documents, of which {counts['empty']:,} are empty and "
+            f"{counts['invalid_utf8']:,} not UTF-8; name files that hold text"
+        )
+    for split in SPLITS:
+        if counts[f"{split}.documents"] == 0:
+            raise UserError(
+                f"{where} leaves the {split} split without a document: {_kept(counts):,} different documents at "
+                f"validation_fraction = {config.validation_fraction}; give more documents, or "
+                f"{'a larger' if split == 'validation' else 'a smaller'} prepare_data.validation_fraction"
+            )
+
+
+def _check_sequences(config: PrepareDataConfig, counts: dict[str, int]) -> None:
+    shards = shard_counts(config.num_shards, config.validation_fraction)
+    for split in SPLITS:
+        if counts[f"{split}.sequences"] == 0:
+            raise UserError(
+                f"the {split} split is too small for one sequence: {counts[f'{split}.tokens']:,} tokens in "
+                f"{shards[split]} shards, prepare_data.sequence_length = {config.sequence_length}; set a shorter "
+                f"sequence_length{' or a larger validation_fraction' if split == 'validation' else ''}, fewer "
+                f"num_shards, or give more text"
+            )
+
+
+def _stats(counts: dict[str, int], num_files: int, vocab_size: int) -> dict[str, Any]:
+    """What stats.json holds: bytes of UTF-8 text; tokens with every document's eos; dropped ones filled no sequence."""
+    stats: dict[str, Any] = {
+        "files": num_files,
+        "documents_read": counts["read"],
+        "documents_empty": counts["empty"],
+        "documents_invalid_utf8": counts["invalid_utf8"],
+        "documents_duplicate": _duplicates(counts),
+        "documents_beyond_maximum": counts["distinct"] - _kept(counts),
+        "vocab_size": vocab_size,
+    }
+    for split in SPLITS:
+        names = ("documents", "bytes", "tokens", "sequences", "dropped_tokens")
+        stats[split] = {name: counts[f"{split}.{name}"] for name in names}
+        stats[split]["bytes_per_token"] = counts[f"{split}.bytes"] / counts[f"{split}.tokens"]
+    return stats
+
+
+def _duplicates(counts: dict[str, int]) -> int:
+    return counts["read"] - counts["empty"] - counts["invalid_utf8"] - counts["distinct"]
+
+
+def _kept(counts: dict[str, int]) -> int:
+    return counts["train.documents"] + counts["validation.documents"]
+
+
+def _import_pipeline() -> ModuleType:
+    """Our Beam pipelines. Beam takes seconds to import, and then warns that it has no Google Cloud clients."""
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
+    try:
+        from components.prepare_data import pipeline
+    finally:
+        logging.disable(logging.NOTSET)
+    return pipeline
+
+
+def _texts(folder: Path, bar: "tqdm") -> Iterator[list[str]]:
+    from components.prepare_data.shards import read_texts
+
+    for shard in sorted(folder.iterdir()):
+        for texts in read_texts(shard):
+            yield texts
+            bar.update(len(texts))
+
+
+@contextlib.contextmanager
+def _watched(path: Path, names: list[str]) -> Iterator[None]:
+    """A bar of the shards that workers have finished: a Beam runner says no more before its end."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        with progress(len(names), "tokenizing", "shards") as bar:
+            while not ended.wait(0.2):
+                bar.update(sum((path / name).exists() for name in names) - bar.n)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _empty(folder: Path) -> None:
+    """An empty folder, whatever a killed run left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

@@ -1,7 +1,6 @@
 """The tokenizer: a byte-level BPE of our own, or one that exists."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast

@@ -20,7 +20,5 @@ def push(
 
     with exit_on_user_error():
         settings = PushConfig.from_json(config, "push")
-        artifact = push(
-            settings, decision.path, students.path, output=output_path(store, "push", record.path)
-        )
+        artifact = push(settings, decision.path, students.path, output=output_path(store, "push", record.path))
         publish(record, artifact)

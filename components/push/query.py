@@ -21,9 +21,7 @@ def main(path: str) -> None:
     with torch.no_grad():
         if not model(**prompt).logits.isfinite().all():
             sys.exit(f"the logits for {PROMPT!r} are not all finite numbers")
-        output = model.generate(
-            **prompt, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.eos_token_id
-        )
+        output = model.generate(**prompt, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     print(repr(tokenizer.decode(output[0])))
 
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.push import query, store
+from components.push import store
 from components.step import disk_errors_explained, run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import PushConfig
 from matta_core.errors import UserError
+
+QUERY = Path(__file__).with_name("query.py")
 
 
 def push(config: PushConfig, decision: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
@@ -50,37 +52,31 @@ def push(config: PushConfig, decision: str | Path, students: str | Path, *, outp
             for name in sorted(members, key=lambda size: members[size]["parameters"]):
                 if verdicts[name]["blessed"]:
                     model = family.path / members[name]["path"]
-                    record[name] = _push_one(
-                        name, model, target / name, lineage, config.load_timeout_seconds
-                    )
+                    record[name] = _push_one(name, model, target / name, lineage, config.load_timeout_seconds)
                 else:
                     record[name] = _not_pushed(name, verdicts[name]["checks"])
         write_json_atomically(path / "push.json", {"target": str(target), "students": record})
         return {"pushed": [name for name in record if record[name]["pushed"]]}
 
-    return run_step(
-        "push", "PushRecord", output, config, {"decision": verdict, "students": family}, work, reuse=False
-    )
+    return run_step("push", "PushRecord", output, config, {"decision": verdict, "students": family}, work, reuse=False)
 
 
-def _push_one(
-    name: str, model: Path, folder: Path, lineage: Mapping[str, str], timeout: float
-) -> dict[str, Any]:
+def _push_one(name: str, model: Path, folder: Path, lineage: Mapping[str, str], timeout: float) -> dict[str, Any]:
     """Copy, try out, move the pointer."""
     digest = store.content_digest(model)
     version = store.version_path(folder, digest)
     before = store.read_pointer(folder)
     copied = store.install(model, folder, digest, inputs=lineage, metadata={"size": name})
     if before is not None and before["digest"] == digest and not copied:
-        pointer, why = before, "blessed; it was the current version already"
+        pointer = before
         say("push", f"{name}: {version} is current already, and whole")
     else:
         _query_in_fresh_process(name, version, timeout)
-        pointer, why = store.move_pointer(folder, before, digest), "blessed"
+        pointer = store.move_pointer(folder, before, digest)
         say("push", f"{name}: {version} is current (before: {pointer['previous'] or 'none'})")
     return {
         "pushed": True,
-        "why": why,
+        "why": "blessed",
         "version": version.name,
         "path": str(version),
         "digest": digest,
@@ -104,7 +100,7 @@ def _query_in_fresh_process(name: str, version: Path, timeout: float) -> None:
     started = time.monotonic()
     try:
         result = subprocess.run(
-            [sys.executable, query.__file__, str(version)],
+            [sys.executable, str(QUERY), str(version)],
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -117,10 +113,12 @@ def _query_in_fresh_process(name: str, version: Path, timeout: float) -> None:
             f"not moved. Raise the limit, or look at the model"
         ) from None
     if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1].rstrip(".")
         raise UserError(
             f"{version} does not load and generate in a fresh process: {reason}. The pointer was not moved. "
-            f"To see all of it: HF_HUB_OFFLINE=1 {sys.executable} {query.__file__} {version}"
+            f"To see all of it: HF_HUB_OFFLINE=1 {sys.executable} {QUERY} {version}"
         )
-    say("push", f"{name}: loaded in a fresh process in {time.monotonic() - started:.1f} s; "
-                f"it says {result.stdout.strip()}")
+    say(
+        "push",
+        f"{name}: loaded in a fresh process in {time.monotonic() - started:.1f} s; it says {result.stdout.strip()}",
+    )

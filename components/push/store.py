@@ -54,9 +54,7 @@ def read_pointer(folder: Path) -> Pointer | None:
         ) from None
 
 
-def install(
-    model: Path, folder: Path, digest: str, *, inputs: Mapping[str, str], metadata: Mapping[str, Any]
-) -> bool:
+def install(model: Path, folder: Path, digest: str, *, inputs: Mapping[str, str], metadata: Mapping[str, Any]) -> bool:
     """Put a model's files into their version directory; False: they lay there already, whole.
 
     They are copied beside it, read back and compared, flushed to disk, and only then renamed into place: at any
@@ -73,9 +71,7 @@ def install(
         shutil.rmtree(temporary, ignore_errors=True)  # of a push that was killed: the lock is ours
         _copy(model, temporary)
         if content_digest(temporary) != digest:
-            raise UserError(
-                f"the copy of {model} in {temporary} differs from it: check the disk, and push again"
-            )
+            raise UserError(f"the copy of {model} in {temporary} differs from it: check the disk, and push again")
         finish_artifact(temporary, KIND, key=digest, inputs=inputs, metadata=metadata)
         for place in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             _flush(place)

@@ -1,5 +1,6 @@
 """Train the TA with its nested students, or, with a single size and no scores, a Teacher."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from components.step import run_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, open_artifact
 from matta_core.config import TrainConfig
-from matta_core.distributed import rank
 
 
 def train(
@@ -34,4 +34,5 @@ def train(
 
         return run_training(config, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS)
 
-    return run_step(step, "MattaCheckpoint", output, config, inputs, work, follows=rank() > 0)
+    follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
+    return run_step(step, "MattaCheckpoint", output, config, inputs, work, follows=follows)

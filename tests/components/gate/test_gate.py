@@ -175,9 +175,7 @@ def test_the_step_writes_the_decision_and_says_a_line_per_student(tmp_path, caps
 
 def test_no_blessed_student_is_a_result(tmp_path, capsys):
     evaluation, students = artifacts(tmp_path)
-    artifact = gate(
-        config_of(thresholds={"max_bits_per_byte": 0.1}), evaluation, students, output=tmp_path / "gate"
-    )
+    artifact = gate(config_of(thresholds={"max_bits_per_byte": 0.1}), evaluation, students, output=tmp_path / "gate")
     assert artifact.metadata["blessed"] == []
     assert "nothing will be pushed" in capsys.readouterr().out
 

@@ -1,0 +1,29 @@
+"""The command of evaluate: `python -m components.evaluate --help`."""
+
+from components.cli import load_recipe, run_command, step_parser
+from components.evaluate.step import evaluate
+from matta_core.config import EvaluateConfig
+
+
+def main() -> None:
+    parser = step_parser("evaluate", "Evaluate all students, the TA and the Teacher.", EvaluateConfig)
+    parser.add_argument("--dataset", required=True, help="a TokenizedDataset, made by prepare_data")
+    parser.add_argument("--students", required=True, help="a StudentFamily, made by extract_students")
+    parser.add_argument(
+        "--teacher-checkpoint",
+        help="the MattaCheckpoint that train_teacher made, where the recipe has no score_teacher.teacher",
+    )
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe, args.set)
+    evaluate(
+        recipe.evaluate,
+        args.dataset,
+        args.students,
+        teacher=recipe.score_teacher.teacher,
+        teacher_checkpoint=args.teacher_checkpoint,
+        output=args.output,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

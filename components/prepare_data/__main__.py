@@ -1,0 +1,15 @@
+"""python -m components.prepare_data: documents to packed, fixed-length sequences, and a tokenizer."""
+
+from components.cli import load_recipe, run_command, step_parser
+from components.prepare_data.step import prepare_data
+from matta_core.config import PrepareDataConfig
+
+
+def main() -> None:
+    description = "Read documents, drop duplicates, split, tokenize, and pack into sequences: a TokenizedDataset."
+    arguments = step_parser("prepare_data", description, PrepareDataConfig).parse_args()
+    prepare_data(load_recipe(arguments.recipe, arguments.set).prepare_data, output=arguments.output)
+
+
+if __name__ == "__main__":
+    run_command(main)

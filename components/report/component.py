@@ -1,0 +1,43 @@
+"""The report as a Kubeflow component."""
+
+from kfp import dsl
+
+from components.images import EVALUATOR_IMAGE
+
+
+@dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
+def report(
+    store: str,
+    name: str,
+    dataset: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Input[dsl.Model],
+    students: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    decision: dsl.Input[dsl.Artifact],
+    record: dsl.Input[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    report: dsl.Output[dsl.Artifact],
+    teacher_checkpoint: dsl.Input[dsl.Model] = None,
+    scores: dsl.Input[dsl.Artifact] = None,
+) -> None:
+    """Gather the figures of a run. Artifact files: summary.json, report.html; `page` is a copy for the UI."""
+    import shutil
+
+    from components.report.step import report as report_step
+    from components.step import exit_on_user_error, output_path, publish
+
+    with exit_on_user_error():
+        artifact = report_step(
+            dataset.path,
+            checkpoint.path,
+            students.path,
+            evaluation.path,
+            decision.path,
+            record.path,
+            teacher_checkpoint=teacher_checkpoint.path if teacher_checkpoint else None,
+            scores=scores.path if scores else None,
+            name=name,
+            output=output_path(store, "report", report.path),
+        )
+        shutil.copyfile(artifact.path / "report.html", page.path)
+        publish(report, artifact)

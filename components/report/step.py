@@ -1,0 +1,78 @@
+"""What came of a run: summary.json for programs, report.html for people."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.step import run_step
+from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.errors import UserError
+from matta_core.settings import Section, setting
+
+
+@dataclass(frozen=True)
+class ReportConfig(Section):
+    """What a report is called."""
+
+    name: str = setting(help="of the recipe; it stands at the top of the page")
+
+
+def report(
+    dataset: str | Path,
+    checkpoint: str | Path,
+    students: str | Path,
+    evaluation: str | Path,
+    decision: str | Path,
+    push_record: str | Path,
+    *,
+    teacher_checkpoint: str | Path | None = None,
+    scores: str | Path | None = None,
+    name: str,
+    output: str | Path,
+) -> Artifact:
+    """Gather a run's figures, gate reasons, training curves and lineage.
+
+    Files of a Report: `summary.json` (see `components.report.summary.summarise`) and `report.html`.
+
+    `teacher_checkpoint` is the Teacher's MattaCheckpoint where the run trained one, `scores` its TeacherScores.
+
+    Raises: UserError where an artifact was not made from the one that is given beside it.
+    """
+    opened = {
+        "prepare_data": open_artifact(dataset, "TokenizedDataset"),
+        "train_teacher": teacher_checkpoint and open_artifact(teacher_checkpoint, "MattaCheckpoint"),
+        "score_teacher": scores and open_artifact(scores, "TeacherScores"),
+        "train": open_artifact(checkpoint, "MattaCheckpoint"),
+        "extract_students": open_artifact(students, "StudentFamily"),
+        "evaluate": open_artifact(evaluation, "EvaluationReport"),
+        "gate": open_artifact(decision, "GateDecision"),
+        "push": open_artifact(push_record, "PushRecord"),
+    }
+    artifacts = {step: artifact for step, artifact in opened.items() if artifact}
+    for source, made in (
+        ("prepare_data", "train"),
+        ("train", "extract_students"),
+        ("extract_students", "evaluate"),
+        ("evaluate", "gate"),
+        ("gate", "push"),
+    ):
+        if artifacts[source].digest not in artifacts[made].inputs.values():
+            raise UserError(
+                f"{artifacts[made].path} was not made from {artifacts[source].path}: a report is of one run, "
+                f"give the artifacts of the same one"
+            )
+
+    def work(path: Path) -> dict[str, Any]:
+        from components.report.page import render
+        from components.report.summary import read, summarise, training_curves
+
+        summary = summarise(name, artifacts)
+        curves = training_curves(artifacts["train"], list(summary["students"]))
+        page = render(summary, read(artifacts["gate"], "decision.json"), curves, artifacts)
+        write_json_atomically(path / "summary.json", summary)
+        (path / "report.html").write_text(page, encoding="utf-8")
+        return {"name": name, "students": list(summary["students"])}
+
+    # The summary holds paths, which no digest covers: the report of a run that was moved is another one.
+    paths = {step: str(artifact.path.resolve()) for step, artifact in artifacts.items()}
+    return run_step("report", "Report", output, ReportConfig(name), artifacts, work, extra_key=paths)

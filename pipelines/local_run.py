@@ -1,0 +1,74 @@
+"""Run the DAG on this machine, under kfp.local, each step in a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from components.step import disk_errors_explained
+from matta_core.config import Recipe
+from pipelines.console import Console
+
+# A busy machine (a laptop's) makes OpenMP's spinning threads wait for one another.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class StepFailedError(RuntimeError):
+    """A step of a local run failed. `exit_status` is 2 for a user's mistake, 3 for a diverged training, else 1."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
+
+    Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
+    at the end, summary.json and report.html.
+
+    Raises: StepFailedError with the step's own message, or the end of the log.
+    """
+    from kfp import local
+
+    from pipelines.dag import build_pipeline, steps_of
+
+    with disk_errors_explained(output):
+        output.mkdir(parents=True, exist_ok=True)
+        console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    if sys.stdout.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(output / "kfp"))
+    started = time.monotonic()
+    with contextlib.closing(console), contextlib.redirect_stdout(console):
+        try:
+            task = build_pipeline(recipe)(store=str((output / "artifacts").resolve()))
+        except RuntimeError as error:
+            # kfp says only that a task failed; the step itself has said why.
+            message = console.error or f"{error}\n{console.tail()}\nThe whole log: {output / 'pipeline.log'}"
+            raise StepFailedError(message, console.exit_status) from error
+    folder = Path(task.output.path)
+    for name in ("summary.json", "report.html"):
+        shutil.copyfile(folder / name, output / name)
+    return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
+
+
+def show_results(summary: dict[str, Any], output: Path) -> None:
+    """The table, the pushed models, and where the report lies."""
+    from rich.console import Console as RichConsole
+
+    from components.report.table import pushed_lines, summary_table
+
+    console = RichConsole(highlight=False)
+    console.print()
+    console.print(summary_table(summary))
+    for line in pushed_lines(summary):
+        console.print(line, soft_wrap=True)
+    console.print(f"report    {(output / 'report.html').resolve().as_uri()}", soft_wrap=True)
+    console.print(f"figures   {(output / 'summary.json').resolve()}", soft_wrap=True)
+    console.print(f"{summary['wall_seconds']:.0f} s now; {summary['total_seconds']:.0f} s of work in all")

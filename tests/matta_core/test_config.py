@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.cli import DEFAULT_RECIPE
+from matta_core.config import EvaluateConfig, GateConfig, LossConfig, PrepareDataConfig, Recipe, TrainConfig
+from matta_core.errors import UserError
+
+RECIPES = sorted(DEFAULT_RECIPE.parent.glob("*.yaml"))
+MINIMAL = {
+    "name": "x",
+    "train": {"model": {"model_type": "gpt2"}, "sizes": {"s": 8, "xl": 16}, "student": "s", "steps": 100},
+    "score_teacher": {"teacher": "gpt2-xl"},
+}
+
+
+def changed(path, value):
+    """MINIMAL with one value set, by its dotted path."""
+    recipe = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    *parents, last = path.split(".")
+    target = recipe
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    target[last] = value
+    return recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses_and_survives_the_json_that_pipelines_pass(path):
+    recipe = Recipe.from_dict(yaml.safe_load(path.read_text()))
+    for spec in dataclasses.fields(Recipe):
+        section = getattr(recipe, spec.name)
+        if spec.name != "name" and section is not None:
+            assert type(section).from_json(section.to_json()) == section
+    assert list(TrainConfig.from_json(recipe.train.to_json()).sizes) == list(recipe.train.sizes)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("trian", {}, r"unknown setting trian: known here are name, train"),
+        ("train.step", 3, r"unknown setting train.step: known here are model, sizes"),
+        ("train.loss.temperature", 2, r"unknown setting train.loss.temperature: known here are ta_weight"),
+        ("train.loss.loss_temperature", 0, r"train.loss.loss_temperature must be > 0.0, got 0"),
+        ("train.steps", "many", r"train.steps must be of type int, got 'many'"),
+        ("train.steps", 10.5, r"train.steps must be of type int, got 10.5"),
+        ("train.steps", True, r"train.steps must be of type int, got True"),
+        ("train.learning_rate", "fast", r"train.learning_rate must be a number, got 'fast'"),
+        ("train.learning_rate", float("nan"), r"train.learning_rate must be > 0.0 and <= 1.0, got nan"),
+        ("train.precision", "fp16", r"train.precision must be one of auto, fp32, bf16, got 'fp16'"),
+        ("train.sizes", {"s": 16, "xl": 8}, r"train.sizes must be positive, ascending and different"),
+        ("train.sizes", {"s": 8, "xl": 20}, r"train.sizes must be multiples of 8 .* got xl: 20"),
+        ("train.sizes", {}, r"train.sizes must name at least one size"),
+        ("train.sizes", [1], r"train.sizes must be a mapping, got \[1\]"),
+        ("train.student", "m", r"train.student must be one of s, xl, got 'm'"),
+        ("train.warmup_steps", 100, r"train.warmup_steps must be < steps = 100, got 100"),
+        ("prepare_data.sequence_length", 1, r"prepare_data.sequence_length must be >= 2 and <= 131072 tokens, got 1"),
+        ("extract_students.sizes", ["q"], r"sizes named elsewhere must be among train.sizes, got 'q'"),
+        ("extract_students.sizes", "s", r"extract_students.sizes must be a list, got 's'"),
+        ("score_teacher.teacher", None, r"score_teacher.teacher must name a checkpoint, or train_teacher must say"),
+        ("name", "a b", r"name must be letters, digits, - and _, got 'a b'"),
+        ("train", 3, r"train must be a mapping of settings, got 3"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_path_the_value_and_the_range(path, value, message):
+    with pytest.raises(UserError, match=message):
+        Recipe.from_dict(changed(path, value))
+
+
+def test_a_missing_setting_is_named():
+    recipe = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    del recipe["train"]["steps"]
+    with pytest.raises(UserError, match=r"train.steps is required: add it to the recipe"):
+        Recipe.from_dict(recipe)
+
+
+def test_yaml_numbers_without_a_dot_are_numbers():
+    assert Recipe.from_dict(changed("train.learning_rate", "3e-4")).train.learning_rate == 3e-4
+
+
+@given(value=st.floats(allow_nan=False) | st.integers(-10, 10))
+@settings(max_examples=50)
+def test_a_weight_is_accepted_if_and_only_if_it_is_finite_and_not_negative(value):
+    legal = 0 <= value < float("inf")
+    try:
+        LossConfig(distillation_weight=value)
+    except ValueError as error:
+        assert not legal
+        assert repr(value) in str(error)
+    else:
+        assert legal
+
+
+def test_what_only_changes_the_pace_is_no_part_of_a_steps_key():
+    slow, fast = PrepareDataConfig(num_workers=1), PrepareDataConfig(num_workers=8)
+    assert slow.what_changes_the_result() == fast.what_changes_the_result()
+    assert slow.what_changes_the_result() != PrepareDataConfig(vocab_size=512).what_changes_the_result()
+    assert "loss" in Recipe.from_dict(MINIMAL).train.what_changes_the_result()
+
+
+def test_json_that_is_not_json_is_refused_with_its_beginning():
+    with pytest.raises(UserError, match=r"gate is not JSON .*'\{nonsense'"):
+        GateConfig.from_json("{nonsense", "gate")
+    assert EvaluateConfig.from_json("{}") == EvaluateConfig()
