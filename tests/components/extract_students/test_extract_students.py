@@ -1,0 +1,91 @@
+import json
+
+import pytest
+import torch
+from support import byte_tokenizer, tiny_gpt2
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from components.extract_students.step import extract_students
+from matta_core import extract
+from matta_core.artifacts import Artifact, finish_artifact, is_finished
+from matta_core.config import ExtractStudentsConfig
+from matta_core.errors import UserError
+from matta_core.models import save_model
+
+# Names whose alphabetical order is not that of their widths.
+SIZES = {"small": 8, "medium": 16, "large": 32}
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Artifact:
+    path = tmp_path / "checkpoint"
+    save_model(tiny_gpt2(32, vocab_size=257), byte_tokenizer(), path / "ta")
+    nesting = {"model_type": "gpt2", "sizes": SIZES, "student": "small", "sequence_length": 16}
+    (path / "nesting.json").write_text(json.dumps(nesting))
+    return finish_artifact(path, "MattaCheckpoint", key="k")
+
+
+def family(artifact):
+    return json.loads((artifact.path / "family.json").read_text())
+
+
+def test_each_student_loads_with_stock_transformers_and_generates(checkpoint, dataset, tmp_path):
+    students = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    for name, entry in family(students)["students"].items():
+        folder = students.path / entry["path"]
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        assert model.config.n_inner == SIZES[name]
+        assert entry["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+        assert entry["bytes"] == (folder / "model.safetensors").stat().st_size
+        prompt = tokenizer("ab", return_tensors="pt")
+        text = model.generate(**prompt, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert text.shape == (1, 6)
+        assert not list(folder.glob("*.py")), "a stock checkpoint needs no code of ours"
+
+
+def test_the_family_is_in_ascending_order_and_the_largest_is_the_ta_itself(checkpoint, dataset, tmp_path):
+    students = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    assert list(family(students)["students"]) == ["small", "medium", "large"]
+    assert family(students)["ta"] == "large"
+    ta = AutoModelForCausalLM.from_pretrained(checkpoint.path / "ta")
+    largest = AutoModelForCausalLM.from_pretrained(students.path / "large")
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(ta.parameters(), largest.parameters(), strict=True))
+
+
+def test_every_student_is_certified_bit_for_bit(checkpoint, dataset, tmp_path):
+    students = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    for entry in family(students)["students"].values():
+        certificate = entry["certificate"]
+        assert certificate["bitwise_equal"] is True
+        assert certificate["max_abs_difference"] == 0.0
+        assert certificate["sequences"] == 4
+
+
+def test_a_failing_certificate_seals_nothing(checkpoint, dataset, tmp_path, monkeypatch):
+    real = extract.extract_student
+
+    def slightly_wrong(ta, granularity):
+        student = real(ta, granularity)
+        with torch.no_grad():
+            student.transformer.wte.weight[5] += 1e-3
+        return student
+
+    monkeypatch.setattr(extract, "extract_student", slightly_wrong)
+    with pytest.raises(AssertionError, match=r"small differs from the live student"):
+        extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    assert not is_finished(tmp_path / "students")
+
+
+def test_only_the_wanted_sizes_are_extracted_and_unknown_ones_refused(checkpoint, dataset, tmp_path):
+    only = extract_students(
+        ExtractStudentsConfig(sizes=("large", "small")), checkpoint.path, dataset.path, output=tmp_path / "two"
+    )
+    assert list(family(only)["students"]) == ["small", "large"]
+    with pytest.raises(UserError, match=r"holds small, medium, large, not 'xl'"):
+        extract_students(ExtractStudentsConfig(sizes=("xl",)), checkpoint.path, dataset.path, output=tmp_path / "x")
+
+
+def test_extracting_twice_gives_the_same_digest(checkpoint, dataset, tmp_path):
+    one = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "one")
+    two = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "two")
+    assert one.digest == two.digest

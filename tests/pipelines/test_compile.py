@@ -1,0 +1,101 @@
+"""The compiled pipeline, read with kfp's own proto."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from components.cli import DEFAULT_RECIPE, load_recipe
+from pipelines.dag import STEPS, steps_of
+
+COMMAND = [sys.executable, "-m", "pipelines.matta_pipeline"]
+
+
+def compiled(tmp_path, *arguments):
+    output = tmp_path / "deep" / "matta_pipeline.yaml"
+    result = subprocess.run([*COMMAND, "compile", "--output", str(output), *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (document,) = yaml.safe_load_all(output.read_text())
+    return json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())
+
+
+def tasks(spec):
+    return {name.replace("-", "_"): task for name, task in spec.root.dag.tasks.items()}
+
+
+@pytest.mark.parametrize("recipe", sorted(DEFAULT_RECIPE.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_compiles_to_ir_that_kfps_proto_parses(tmp_path, recipe):
+    spec = compiled(tmp_path, "--recipe", str(recipe))
+    assert set(tasks(spec)) == set(steps_of(load_recipe(recipe)))
+    assert spec.pipeline_info.name == f"matta-{load_recipe(recipe).name}"
+
+
+def test_gate_push_and_report_are_never_cached_and_the_rest_is(tmp_path):
+    cached = {name: task.caching_options.enable_cache for name, task in tasks(compiled(tmp_path)).items()}
+    assert cached == {name: name not in ("gate", "push", "report") for name in STEPS}
+
+
+def test_the_recipes_settings_are_the_parameters_defaults(tmp_path):
+    spec = compiled(tmp_path, "--set", "train.steps=321")
+    parameters = spec.root.input_definitions.parameters
+    assert '"steps": 321' in parameters["train_config"].default_value.string_value
+    for step in STEPS[:-1]:
+        assert f"{step}_config" in parameters
+        assert tasks(spec)[step].inputs.parameters["config"].component_input_parameter == f"{step}_config"
+
+
+def test_push_comes_after_the_gate_and_the_gate_after_the_evaluation(tmp_path):
+    spec = tasks(compiled(tmp_path))
+    assert "gate" in spec["push"].dependent_tasks
+    assert "evaluate" in spec["gate"].dependent_tasks
+    assert {"extract-students", "train-teacher"} <= set(spec["evaluate"].dependent_tasks)
+
+
+def test_with_a_teacher_that_exists_nothing_trains_one(tmp_path):
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    del recipe["train_teacher"]
+    recipe["score_teacher"]["teacher"] = "gpt2-xl"
+    path = tmp_path / "real.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    spec = tasks(compiled(tmp_path, "--recipe", str(path)))
+    assert set(spec) == set(STEPS) - {"train_teacher"}
+    assert spec["evaluate"].inputs.parameters["teacher"].runtime_value.constant.string_value == "gpt2-xl"
+
+
+def test_compiling_takes_seconds_and_imports_neither_torch_nor_beam(tmp_path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', 'compile', '--output', {str(tmp_path / 'p.yaml')!r}]\n"
+        "runpy.run_module('pipelines.matta_pipeline', run_name='__main__')\n"
+        "heavy = {'torch', 'apache_beam', 'lm_eval', 'transformers', 'datasets'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert time.monotonic() - started < 5
+
+
+def test_the_workflow_stays_small(tmp_path):
+    """Wrappers are inlined in it: a step's logic in its wrapper would show here."""
+    compiled(tmp_path)
+    assert (tmp_path / "deep" / "matta_pipeline.yaml").stat().st_size < 64_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile", "--set", "train.stepz=1"], "error: unknown setting train.stepz"),
+        (["compile", "--recipe", "nowhere.yaml"], "error: cannot read recipe nowhere.yaml"),
+        (["compile", "--output", "pipeline.txt"], "error: --output must end in .yaml, got pipeline.txt"),
+        (["run", "--output", "/dev/null/x"], "error: cannot write /dev/null"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_one_line(arguments, message):
+    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
