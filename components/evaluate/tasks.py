@@ -63,9 +63,9 @@ def write_tasks(
     `max_length`: tokens that the model with the shortest context sees at once.
     Raises: UserError where the held-out documents give too few questions.
     """
-    if config.last_token_context >= max_length:
+    if config.last_token_context > max_length:
         raise UserError(
-            f"evaluate.last_token_context must be < {max_length}, the tokens that all models can see at once, "
+            f"evaluate.last_token_context must be <= {max_length}, the tokens that all models can see at once, "
             f"got {config.last_token_context}"
         )
     wanted = max(config.last_token_documents, config.bits_per_byte_documents)
@@ -154,16 +154,17 @@ def split_last_token(
     no text of their own, or the line has white space in front of it only), or where the context has fewer than
     `minimum` tokens.
     """
+    # One token more than the model sees at once: the last one is predicted, not seen.
+    room = max_length + 1 - tokenizer.num_special_tokens_to_add()
     # Eight characters a token are plenty: more are not read, and so the context gets shorter, never wrong.
-    ids = tokenizer.encode(text[-8 * max_length :], add_special_tokens=False)
-    whole = tokenizer.decode(ids[-max_length:], clean_up_tokenization_spaces=False)
+    ids = tokenizer.encode(text[-8 * room :], add_special_tokens=False)
+    whole = tokenizer.decode(ids[-room:], clean_up_tokenization_spaces=False)
     ids = tokenizer.encode(whole)
     last_token = tokenizer.decode(ids[-1:], clean_up_tokenization_spaces=False)
-    if not text.endswith(whole) or not whole.endswith(last_token):
+    if not text.endswith(whole) or not whole.endswith(last_token) or not minimum < len(ids) <= max_length + 1:
         return None
     context = whole.removesuffix(last_token).rstrip()
-    # One token more than the model sees at once: the last one is predicted, not seen.
-    if not minimum < len(ids) <= max_length + 1 or not context or tokenizer.encode(context) != ids[:-1]:
+    if not context or tokenizer.encode(context) != ids[:-1]:
         return None
     return context, whole.removeprefix(context)
 

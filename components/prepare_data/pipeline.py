@@ -35,23 +35,24 @@ from matta_core.config import PrepareDataConfig
 PROBLEMS_SHOWN = 3
 
 
-def run(build: Callable[[beam.Pipeline], None], num_workers: int, log: Path) -> None:
-    """Build a pipeline and run it on this machine, in `num_workers` processes. `log` gets what these print.
+def run(build: Callable[[beam.Pipeline], None], num_workers: int) -> None:
+    """Build a pipeline and run it on this machine, in `num_workers` processes.
 
     FnApiRunner is named because Beam's default would first try to download another runner; the command of its
-    workers, because they print a page of notices each.
+    workers, because each prints a page of notices. What goes wrong in them is raised here nevertheless.
     """
     environment = None
     if num_workers > 1:
-        worker = f"exec {quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-        environment = SubprocessSDKEnvironment.from_command_string(f"{worker} >>{quote(str(log))} 2>&1")
+        # Not into a file: on a full disk, a worker that cannot print hangs.
+        command = f"exec {quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main >/dev/null 2>&1"
+        environment = SubprocessSDKEnvironment.from_command_string(command)
     # No flags: not this process's command line.
     options = PipelineOptions(flags=[], direct_num_workers=num_workers)
     try:
         with beam.Pipeline(runner=FnApiRunner(environment), options=options) as pipeline:
             build(pipeline)
     except RuntimeError as error:
-        error.add_note(f"The worker processes' own output is in {log}. A worker that was killed ran out of memory.")
+        error.add_note("If a worker process was killed, memory ran out: set fewer prepare_data.num_workers.")
         raise
 
 

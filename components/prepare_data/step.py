@@ -84,7 +84,7 @@ def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfin
         folder = unfinished / "documents"
         _empty(folder)
         collect = partial(pipeline.collect_documents, files=files, config=config, folder=folder, report=report)
-        pipeline.run(collect, config.num_workers, unfinished / "workers.log")
+        pipeline.run(collect, config.num_workers)
     result = json.loads(report.read_text())
     counts = Counter(result["counts"])
     _check_documents(config, counts, result["problems"])
@@ -136,7 +136,7 @@ def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished
     report = unfinished / "sequences.json"
     tokenize = partial(pipeline.tokenize_documents, names=names, tokenize_shard=tokenize_shard, report=report)
     with _watched(path, names):
-        pipeline.run(tokenize, config.num_workers, unfinished / "workers.log")
+        pipeline.run(tokenize, config.num_workers)
     counts = json.loads(report.read_text())["counts"]
     _check_sequences(config, counts)
     return counts
@@ -204,8 +204,9 @@ def _kept(counts: dict[str, int]) -> int:
 
 
 def _import_pipeline() -> ModuleType:
-    """Our Beam pipelines. Beam takes seconds to import, and then warns that it has no Google Cloud clients."""
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    """Our Beam pipelines. Beam takes seconds to import, warns that it has no Google Cloud clients, and logs what it
+    raises as well."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.disable(logging.WARNING)
     try:
         from components.prepare_data import pipeline

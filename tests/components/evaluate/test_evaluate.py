@@ -150,6 +150,7 @@ def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make
     models = results_of(tmp_path / "report")["models"]
     assert models["s"]["bits_per_byte"]["value"] is None
     assert models["xl"]["bits_per_byte"]["value"] > 0
+    assert "NaN" not in (tmp_path / "report" / "documents" / "s.jsonl").read_text()
 
 
 def test_finished_work_is_reused_without_loading_torch(finished, config):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.normalizers import Lowercase
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -27,12 +28,14 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "matta_last_token.jsonl").read_text().splitlines()]
 
 
+def copy_of(tokenizer):
+    copy = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    return PreTrainedTokenizerFast(tokenizer_object=copy, bos_token="<|endoftext|>")
+
+
 def with_bos(tokenizer):
     """The same tokenizer, putting its first token before every text, as Llama's does."""
-    other = PreTrainedTokenizerFast(
-        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str()),
-        bos_token="<|endoftext|>",
-    )
+    other = copy_of(tokenizer)
     other.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
@@ -72,6 +75,20 @@ def test_a_line_of_known_tokens_is_split_before_its_last(tokenizers, kind):
 def test_a_character_of_several_tokens_is_no_target(tokenizer):
     assert len(tokenizer.encode("日")) == 3
     assert split_last_token("import items\nfor items in 日", 3, tokenizer, MAX_LENGTH) is None
+
+
+def test_text_that_the_tokenizer_changes_is_no_question(tokenizers):
+    tokenizer = copy_of(tokenizers["plain"])
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    assert split_last_token("import items\nfor items in self", 3, tokenizer, MAX_LENGTH) is not None
+    assert split_last_token("import items\nFOR items in self", 3, tokenizer, MAX_LENGTH) is None
+
+
+@pytest.mark.parametrize("kind", ["plain", "with_bos"])
+def test_a_long_context_is_all_that_the_model_sees(tokenizers, documents, kind):
+    context, target = split_last_token(documents[0] + "import items", 3, tokenizers[kind], MAX_LENGTH)
+    shown, _ = scored_by_lm_eval(tokenizers[kind], context, target)
+    assert len(shown) == MAX_LENGTH
 
 
 def test_a_line_of_one_token_is_no_question(tokenizer):
@@ -129,8 +146,8 @@ def test_a_cut_document_ends_with_a_line(text, characters):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"last_token_context": MAX_LENGTH}, "last_token_context must be < 32, .* got 32"),
-        ({"last_token_context": MAX_LENGTH - 1}, "0 documents for the task matta_last_token.*last_token_context = 31"),
+        ({"last_token_context": MAX_LENGTH + 1}, "last_token_context must be <= 32, .* got 33"),
+        ({"last_token_context": MAX_LENGTH}, "0 documents for the task matta_last_token.*last_token_context = 32"),
     ],
 )
 def test_a_context_that_cannot_be_had_is_a_mistake(tmp_path, write, documents, config, tokenizer, settings, message):

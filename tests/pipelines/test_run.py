@@ -1,0 +1,77 @@
+"""The whole pipeline under kfp.local, with the smallest settings: every step real, resumable, explained."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from components.cli import DEFAULT_RECIPE
+
+SMOKE = DEFAULT_RECIPE.parent / "smoke.yaml"
+TINY = {
+    "prepare_data.max_documents": 40,
+    "train_teacher.steps": 8,
+    "train.steps": 8,
+    "train.eval_every_steps": 4,
+    "train_teacher.warmup_steps": 1,
+    "train.warmup_steps": 1,
+    "gate.thresholds.max_bits_per_byte": 20,
+    "gate.per_student": "{m: {max_parameters: 1}}",
+}
+
+
+def run(tmp_path, **overrides):
+    settings = (
+        TINY | {"push.target": str(tmp_path / "pushed")} | {k.replace("__", "."): v for k, v in overrides.items()}
+    )
+    command = [sys.executable, "-m", "pipelines.matta_pipeline", "run", "--recipe", str(SMOKE)]
+    command += ["--output", str(tmp_path / "run")]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_goes_on_after_a_mistake_and_reuses_what_is_finished(tmp_path):
+    mistaken = run(tmp_path, train__batch_size=100_000)
+    assert mistaken.returncode == 2
+    assert mistaken.stderr.startswith("error: train.batch_size must be at most the dataset's")
+    assert "3/9 score_teacher     finished" in mistaken.stdout
+
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for step in ("prepare_data", "train_teacher", "score_teacher"):
+        assert f"{step:<17} reused" in first.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert list(summary["students"]) == ["s", "m", "l", "xl"]
+    fields = {
+        "path", "parameters", "bytes", "flops_per_token", "tokens_per_second", "bits_per_byte", "accuracy",
+        "blessed", "pushed_to",
+    }  # fmt: skip
+    for name, student in summary["students"].items():
+        assert fields <= student.keys()
+        # m is over its ceiling of parameters: it is held, and the others go.
+        assert student["blessed"] is (name != "m")
+        assert (student["pushed_to"] is None) is (name == "m")
+    pushed = AutoModelForCausalLM.from_pretrained(summary["students"]["s"]["pushed_to"])
+    assert pushed.num_parameters() == summary["students"]["s"]["parameters"]
+    assert {"path", "bits_per_byte"} <= summary["ta"].keys() & summary["teacher"].keys()
+    assert set(summary["seconds"]) == {
+        "prepare_data", "train_teacher", "score_teacher", "train", "extract_students", "evaluate", "gate", "push",
+    }  # fmt: skip
+    assert summary["total_seconds"] == pytest.approx(sum(summary["seconds"].values()), abs=0.01)
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+    second = run(tmp_path)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.count(" reused ") >= 6
+    assert "is current already" in second.stdout
+
+    # An artifact that somebody changed is refused, by name, and nothing is lost by that.
+    weights = next((tmp_path / "run" / "artifacts").glob("extract_students-*/s/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    third = run(tmp_path)
+    assert third.returncode == 2
+    assert "s/model.safetensors was altered" in third.stderr
