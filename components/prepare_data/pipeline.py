@@ -108,7 +108,7 @@ def tokenize_documents(
 ) -> None:
     """Turn every shard of documents into the shard of packed sequences of the same name.
 
-    `report`, written last: {"counts": documents, tokens, sequences and dropped tokens per split}.
+    `report`, written last: {"counts": tokens, sequences and dropped tokens per split}.
     """
     (
         pipeline

@@ -36,7 +36,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"prepare_data.tokenizer = {name!r} cannot be loaded ({reason}): give a folder or the name of a "
             f"repository that AutoTokenizer.from_pretrained loads, or null to train one"

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import time
 from itertools import chain
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from components.prepare_data import step
+from components.prepare_data import component, step
 from components.prepare_data.documents import content_hash, split_of
 from components.prepare_data.step import prepare_data
 from components.prepare_data.tokenizer import train_tokenizer
@@ -80,6 +81,14 @@ def test_shards_hold_the_documents_in_the_order_of_their_hashes(prepared):
         "num_train_sequences": len(rows(artifact.path / "train", "input_ids")),
         "num_validation_sequences": len(rows(artifact.path / "validation", "input_ids")),
     }
+
+
+def test_the_component_publishes_where_the_artifact_lies(prepared, tmp_path):
+    config, artifact = prepared
+    dataset = SimpleNamespace(path=str(tmp_path / "kubeflow"), uri="", metadata={})
+    component.prepare_data.python_func(config=config.to_json(), store=str(tmp_path), dataset=dataset)
+    assert dataset.uri == f"{tmp_path}/prepare_data-{artifact.key[:16]}"
+    assert dataset.metadata == {"kind": "TokenizedDataset", "digest": artifact.digest}
 
 
 def test_statistics_add_up(corpus, tmp_path):
