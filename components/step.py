@@ -22,6 +22,7 @@ from matta_core.artifacts import (
     MANIFEST,
     Artifact,
     digest_of,
+    file_digest,
     finish_artifact,
     is_finished,
     open_artifact,
@@ -151,6 +152,14 @@ def exit_on_user_error() -> Iterator[None]:
     except TrainingDivergedError as error:
         print(f"diverged: {error}", file=sys.stderr, flush=True)
         raise SystemExit(3) from None
+
+
+def checkpoint_identity(name_or_path: str) -> Any:
+    """What a checkpoint without a manifest is known by, in a step's key: its files' digests, or its hub name."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def output_path(store: str, step: str, kfp_path: str) -> str:

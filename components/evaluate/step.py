@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.step import run_step, say
-from matta_core.artifacts import IN_PROGRESS, Artifact, file_digest, open_artifact, write_json_atomically
+from components.step import checkpoint_identity, run_step, say
+from matta_core.artifacts import IN_PROGRESS, Artifact, open_artifact, write_json_atomically
 from matta_core.config import EvaluateConfig
 from matta_core.errors import UserError
 
@@ -61,7 +61,7 @@ def evaluate(
     def work(path: Path) -> dict[str, Any]:
         return _evaluate(config, inputs["dataset"], models, path)
 
-    identity = _identity(teacher) if teacher is not None else None
+    identity = checkpoint_identity(teacher) if teacher is not None else None
     return run_step("evaluate", "EvaluationReport", output, config, inputs, work, extra_key=identity)
 
 
@@ -127,14 +127,6 @@ def _family(students: Artifact) -> dict[str, Candidate]:
         name: Candidate("ta" if name == family["ta"] else "student", str(students.path / member["path"]))
         for name, member in family["students"].items()
     }
-
-
-def _identity(teacher: str) -> Any:
-    """What a Teacher without a manifest is known by: its files' digests, or its hub name."""
-    folder = Path(teacher)
-    if not folder.is_dir():
-        return teacher
-    return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def _told(figures: Mapping[str, Any]) -> str:

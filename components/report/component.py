@@ -17,8 +17,8 @@ def report(
     record: dsl.Input[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     report: dsl.Output[dsl.Artifact],
-    teacher_checkpoint: dsl.Input[dsl.Model] = None,
-    scores: dsl.Input[dsl.Artifact] = None,
+    teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
+    scores: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
     """Gather the figures of a run. Artifact files: summary.json, report.html; `page` is a copy for the UI."""
     import shutil

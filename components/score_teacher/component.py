@@ -1,7 +1,5 @@
 """The scoring step as a Kubeflow component."""
 
-from typing import Optional
-
 from kfp import dsl
 
 from components.images import TRAINER_IMAGE
@@ -13,7 +11,7 @@ def score_teacher(
     store: str,
     dataset: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Dataset],
-    teacher_checkpoint: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - kfp reads Optional only
+    teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Score the training data with the Teacher. Artifact files: train/part-*.parquet."""
     from components.score_teacher.step import score_teacher

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import run_step
+from components.step import checkpoint_identity, run_step
 from matta_core.artifacts import Artifact, open_artifact
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
@@ -35,4 +35,5 @@ def score_teacher(
 
         return run_scoring(config, teacher, inputs["dataset"], path)
 
-    return run_step("score_teacher", "TeacherScores", output, config, inputs, work)
+    identity = checkpoint_identity(config.teacher) if config.teacher else None
+    return run_step("score_teacher", "TeacherScores", output, config, inputs, work, extra_key=identity)
