@@ -58,11 +58,11 @@ def scaled(value: float | None, unit: str = "") -> str:
     return f"{value:.1f} {prefix}{unit}" if prefix else f"{value:.0f} {unit}".strip()
 
 
-def with_error(value: float | None, error: float | None) -> str:
+def with_error(value: float | None, error: float | None, digits: str = ".3f") -> str:
     """A figure and its standard error."""
     if value is None:
         return UNKNOWN
-    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+    return f"{value:{digits}}" if error is None else f"{value:{digits}} ± {error:{digits}}"
 
 
 def duration(seconds: float) -> str:
@@ -79,10 +79,10 @@ def _row(name: str, model: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         scaled(model["parameters"]),
         scaled(model["bytes"], "B"),
-        scaled(model["flops_per_token"], "FLOP"),
+        scaled(model["flops_per_token"]),
         scaled(model["tokens_per_second"]),
         with_error(model["bits_per_byte"], model["bits_per_byte_standard_error"]),
-        with_error(model["accuracy"], model["accuracy_standard_error"]),
+        with_error(model["accuracy"], model["accuracy_standard_error"], ".1%"),
         {None: UNKNOWN, True: "yes", False: "no"}[model["blessed"]],
         UNKNOWN if model["blessed"] is None else "yes" if model["pushed_to"] else "no",
     )

@@ -270,7 +270,7 @@ def test_the_terminal_table_has_a_row_per_model_in_human_units(tmp_path):
         "m",
         "1.2 M",
         "4.8 MB",
-        "2.4 MFLOP",
+        "2.4 M",
         "12.3 k",
         "2.220 ± 0.020",
         "0.378 ± 0.034",
