@@ -273,7 +273,7 @@ def test_the_terminal_table_has_a_row_per_model_in_human_units(tmp_path):
         "2.4 M",
         "12.3 k",
         "2.220 ± 0.020",
-        "0.378 ± 0.034",
+        "37.8% ± 3.4%",
         "no",
         "no",
     )
