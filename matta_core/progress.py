@@ -9,8 +9,8 @@ from tqdm import tqdm
 def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> tqdm:
     """A tqdm bar with the time left, on stderr.
 
-    On a terminal it is redrawn ten times a second; elsewhere a line is written every ten seconds. The variable
-    TQDM_MININTERVAL (seconds) sets another pace: `pipelines.console` redraws the bars of its steps with it.
+    On a terminal it is redrawn ten times a second; elsewhere a line is written every ten seconds. The variables
+    TQDM_MININTERVAL (seconds) and TQDM_NCOLS set another pace and width: a local run redraws its steps' bars itself.
     """
     on_terminal = sys.stderr.isatty()
     interval = float(os.environ.get("TQDM_MININTERVAL", 0.1 if on_terminal else 10.0))
@@ -23,7 +23,7 @@ def progress(total: int | None, description: str, unit: str, *, initial: int = 0
         maxinterval=max(10.0, interval),
         miniters=1,
         dynamic_ncols=on_terminal,
-        ncols=None if on_terminal else 100,
+        ncols=None if on_terminal else int(os.environ.get("TQDM_NCOLS", 100)),
         ascii=not on_terminal and "TQDM_MININTERVAL" not in os.environ,
         leave=False,
         smoothing=0.1,

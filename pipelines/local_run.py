@@ -43,6 +43,7 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     if sys.stdout.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+        os.environ.setdefault("TQDM_NCOLS", str(shutil.get_terminal_size().columns - 1))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(output / "kfp"))
     started = time.monotonic()
     with contextlib.closing(console), contextlib.redirect_stdout(console):
