@@ -23,6 +23,7 @@ from components.train.step import train
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import Artifact
 from matta_core.config import LossConfig, Recipe, TrainConfig
+from matta_core.errors import UserError
 
 
 def main() -> None:
@@ -33,6 +34,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="artifacts and quality.json go there")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, args.set)
+    if args.seeds < 1:
+        raise UserError(f"--seeds must be >= 1, got {args.seeds}")
+    if recipe.train_teacher is None:
+        raise UserError(f"recipe {args.recipe} has no train_teacher section: this benchmark trains its Teacher")
     results = measure(recipe, args.seeds, args.output)
     (args.output / "quality.json").write_text(json.dumps(results, indent=2) + "\n")
     Console().print(table(results, recipe))

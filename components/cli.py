@@ -28,8 +28,8 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None =
     except OSError as error:
         known = ", ".join(sorted(str(file) for file in DEFAULT_RECIPE.parent.glob("*.yaml")))
         raise UserError(f"cannot read recipe {path}: {error.strerror}; recipes here: {known}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not YAML in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} must be a mapping of sections, got {type(values).__name__}")
     for override in overrides or []:
@@ -102,4 +102,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"--set {override}: {parent} is a value, not a section")
         target = child
-    target[last] = yaml.safe_load(text)
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not YAML; quote it for the shell and for YAML") from None

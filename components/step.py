@@ -7,6 +7,8 @@ own unfinished work there and goes on with it.
 
 import contextlib
 import errno
+import fcntl
+import inspect
 import logging
 import shutil
 import sys
@@ -70,7 +72,7 @@ def run_step(
             "step": step,
             "config": config.what_changes_the_result(),
             "inputs": {name: artifact.digest for name, artifact in inputs.items()},
-            "code": _code_digest(step),
+            "code": _code_digest(Path(inspect.getfile(getattr(work, "func", work))).parent),
             "extra": extra_key,
         }
     )
@@ -91,21 +93,22 @@ def run_step(
                 shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
                 say(step, f"reused {path}")
                 return artifact
-        _claim(path, key)
-        (path / MANIFEST).unlink(missing_ok=True)
-        say(step, "started")
-        started = time.monotonic()
-        metadata = work(path)
-        seconds = time.monotonic() - started
-        artifact = finish_artifact(
-            path,
-            kind,
-            key=key,
-            inputs={name: item.digest for name, item in inputs.items()},
-            metadata=metadata,
-            seconds=seconds,
-        )
-        shutil.rmtree(path / IN_PROGRESS)  # last: a kill before leaves work that is ours
+        with _claimed(path, key):
+            (path / MANIFEST).unlink(missing_ok=True)
+            say(step, "started")
+            started = time.monotonic()
+            metadata = work(path)
+            seconds = time.monotonic() - started
+            artifact = finish_artifact(
+                path,
+                kind,
+                key=key,
+                inputs={name: item.digest for name, item in inputs.items()},
+                metadata=metadata,
+                seconds=seconds,
+            )
+            # Last: killed before this, the directory is either finished or still claimed.
+            shutil.rmtree(path / IN_PROGRESS)
     say(step, f"finished in {seconds:.1f} s")
     return artifact
 
@@ -169,28 +172,39 @@ def output_path(store: str, step: str, kfp_path: str) -> str:
 
 def publish(kfp_artifact: Any, artifact: Artifact) -> None:
     """Tell Kubeflow where a step's artifact lies, what it is, and its digest."""
-    kfp_artifact.uri = str(artifact.path.resolve())
+    kfp_artifact.path = str(artifact.path.resolve())  # kfp makes /gcs/… and the like a URI again
     kfp_artifact.metadata.update({"kind": artifact.kind, "digest": artifact.digest})
 
 
-def _claim(path: Path, key: str) -> None:
-    """Make the directory ours, or find our own unfinished work in it."""
+@contextlib.contextmanager
+def _claimed(path: Path, key: str) -> Iterator[None]:
+    """Make the directory ours, or find our own unfinished work in it; one process at a time.
+
+    The lock goes with its process, however that ends.
+    """
     claim = path / IN_PROGRESS / "key.json"
-    if claim.is_file():
-        if claim.read_text().strip() != f'"{key}"':
+    others = [file for file in path.iterdir() if file.name != IN_PROGRESS] if path.is_dir() else []
+    if others and not claim.is_file() and not is_finished(path):
+        raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    with (claim.parent / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in {path}: wait for it or end it, then run the same command again"
+            ) from None
+        if not claim.is_file():
+            write_json_atomically(claim, key)
+        elif claim.read_text().strip() != f'"{key}"':
             raise UserError(
                 f"{path} holds unfinished work with other settings, inputs or code: "
                 f"choose another --output, or delete it"
             )
-        return
-    others = [file for file in path.iterdir() if file.name != IN_PROGRESS] if path.is_dir() else []
-    if others and not is_finished(path):
-        raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(claim, key)
+        yield
 
 
 @cache
-def _code_digest(step: str) -> str:
-    components = Path(__file__).parent
-    return source_digest(Path(matta_core.__file__).parent, components / step)
+def _code_digest(folder: Path) -> str:
+    """Of the method, and of the folder in which the step's work is defined."""
+    return source_digest(Path(matta_core.__file__).parent, folder)

@@ -55,10 +55,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def source_digest(*packages: Path) -> str:
-    """sha256 over the Python sources below the given folders: a step's key changes when its code does."""
-    files = sorted(file for package in packages for file in package.rglob("*.py"))
-    return digest_of([[file.name, file_digest(file)] for file in files])
+def source_digest(*folders: Path) -> str:
+    """sha256 over the Python sources and templates below the given folders: a step's key changes with its code."""
+    files = sorted((str(file.relative_to(folder)), file) for folder in folders for file in folder.rglob("*"))
+    return digest_of([[name, file_digest(file)] for name, file in files if file.suffix in (".py", ".jinja")])
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -154,7 +154,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UserError(f"there is no artifact at {path}: run the step that makes it, or correct the path")
     try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
+        text = (path / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{path / MANIFEST} is missing, so {path} is not finished: run the step that makes it to its end"

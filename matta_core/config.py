@@ -4,6 +4,7 @@ A recipe comes from a YAML file (`pipelines/recipes/`) or, inside a pipeline, as
 Unknown keys and bad values raise UserError with the field's full name, the value and the allowed range.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ class PrepareDataConfig(Section):
         None,
         help="a Hugging Face tokenizer (name or folder); none: train a byte-level BPE on the train split",
     )
-    vocab_size: int = setting(2048, low=257, unit="tokens", help="of the BPE that is trained here")
+    vocab_size: int = setting(2048, low=257, high=1_000_000, unit="tokens", help="of the BPE that is trained here")
     sequence_length: int = setting(128, low=2, high=131072, unit="tokens")
     validation_fraction: float = setting(0.05, above=0.0, high=0.5, help="of documents, by a hash of the text")
     max_documents: int | None = setting(None, low=2, help="keep only so many, those with the lowest hashes")
@@ -89,6 +90,10 @@ class TrainConfig(Section):
         if any(width < 1 for width in widths) or widths != sorted(set(widths)):
             raise ValueError(f"sizes must be positive, ascending and different, got {self.sizes}")
         for name, width in self.sizes.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (name == "teacher" and len(self.sizes) > 1):
+                raise ValueError(
+                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher' in a family; got {name!r}"
+                )
             if width % 8:
                 raise ValueError(f"sizes must be multiples of 8 (matrix units work in tiles), got {name}: {width}")
         if self.student not in self.sizes:
@@ -165,7 +170,7 @@ class GateConfig(Section):
 class PushConfig(Section):
     """Where blessed students go."""
 
-    target: str = setting("runs/demo/pushed", help="a local directory")
+    target: str = setting(help="a local directory")
     load_timeout_seconds: float = setting(120.0, above=0.0, help="for loading and querying in a fresh process")
 
     def check(self) -> None:
@@ -181,13 +186,13 @@ class Recipe(Section):
 
     name: str
     train: TrainConfig
+    push: PushConfig
     prepare_data: PrepareDataConfig = field(default_factory=PrepareDataConfig)
     train_teacher: TrainConfig | None = None
     score_teacher: ScoreTeacherConfig = field(default_factory=ScoreTeacherConfig)
     extract_students: ExtractStudentsConfig = field(default_factory=ExtractStudentsConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
-    push: PushConfig = field(default_factory=PushConfig)
 
     def check(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():

@@ -1,4 +1,7 @@
-"""Training metrics: JSON Lines and TensorBoard, without gaps or repeats over a resume."""
+"""Training metrics: JSON Lines and TensorBoard, without repeats over a resume.
+
+The first line after a resume averages over the steps since the checkpoint.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
 """Building, loading and saving stock transformers models. safetensors only; no code from checkpoints."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,13 +14,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
 from matta_core.errors import UserError
-from matta_core.nesting import family_of
+from matta_core.nesting import Family, family_of
 
 # Our choice: no dropout. The Teacher's distribution regularises, and the students see the TA's exact features.
-_NO_DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+_DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
 
 
 def build_config(
@@ -33,22 +34,15 @@ def build_config(
     if "model_type" not in model:
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {dict(model)}")
     family = family_of(model["model_type"])
-    default = AutoConfig.for_model(family.model_type)
-    known = set(inspect.signature(type(default).__init__).parameters) | set(default.attribute_map)
-    known |= set(default.to_dict())
-    for key in model:
-        if key not in known:
-            raise UserError(f"unknown setting train.model.{key}: {family.model_type} has no such field")
-        if key in (family.intermediate_size_key, "vocab_size", "intermediate_size"):
-            raise UserError(f"train.model.{key} is not set there: widths come from sizes, the vocabulary from the data")
-    values = dict.fromkeys(_NO_DROPOUT[family.model_type], 0.0) | {
+    wanted = _checked(model, family)
+    values = dict.fromkeys(_DROPOUT[family.model_type], 0.0) | {
         "max_position_embeddings": sequence_length,
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         family.intermediate_size_key: intermediate_size,
     }
-    config = AutoConfig.for_model(**(values | dict(model)))
+    config = AutoConfig.for_model(**(values | wanted))
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
@@ -60,6 +54,37 @@ def build_config(
             f"{sequence_length}, got {config.max_position_embeddings}"
         )
     return config
+
+
+def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The recipe's settings, each of the type that the architecture's default has, and counts above zero."""
+    default = AutoConfig.for_model(family.model_type)
+    # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
+    known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
+    ours = {family.intermediate_size_key, "vocab_size", "intermediate_size", *_DROPOUT[family.model_type]}
+    checked = {}
+    for key, value in model.items():
+        where = f"train.model.{key}"
+        if key in ours:
+            raise UserError(f"{where} is not set there: widths are sizes, the vocabulary the data's, no dropout")
+        if key not in known:
+            raise UserError(f"unknown setting {where}: {family.model_type} has no such field")
+        usual = getattr(default, key)
+        if isinstance(usual, int) and not isinstance(usual, bool) and key not in ("bos_token_id", "eos_token_id"):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{where} must be a whole number >= 1, got {value!r}")
+        elif isinstance(usual, float):
+            try:
+                value = float(value)  # YAML reads 2e-2, without a dot, as a string
+            except (TypeError, ValueError):
+                raise UserError(f"{where} must be a number, got {value!r}") from None
+        checked[key] = value
+    if checked.get("activation_function", "gelu_new") not in ACT2FN:
+        raise UserError(
+            f"train.model.activation_function must be one of {', '.join(sorted(ACT2FN))}, "
+            f"got {checked['activation_function']!r}"
+        )
+    return checked
 
 
 def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
@@ -79,9 +104,9 @@ def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> Pr
         return AutoModelForCausalLM.from_pretrained(
             str(name_or_path), use_safetensors=True, trust_remote_code=False, dtype=dtype or "auto"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"cannot load a model from {name_or_path}: {_first_line(error)}. Give a folder with config.json and "
+            f"cannot load a model from {name_or_path}: {_one_line(error)}. Give a folder with config.json and "
             f"model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
         ) from None
 
@@ -91,7 +116,10 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load a tokenizer from {name_or_path}: {_first_line(error)}") from None
+        raise UserError(
+            f"cannot load a tokenizer from {name_or_path}: {_one_line(error)}. Give a folder with tokenizer.json, or "
+            f"the name of a checkpoint on the hub"
+        ) from None
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -101,5 +129,5 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     tokenizer.save_pretrained(folder)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -122,6 +122,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
         nesting = {"model_type": ta.config.model_type, "sizes": config.sizes, "student": config.student}
         write_json_atomically(output / "nesting.json", nesting | {"sequence_length": sequence_length})
     distributed.wait_for_all()
+    distributed.stop()
     return {"student": config.student, "ta": config.ta, "steps": config.steps, "final": validation}
 
 
@@ -204,5 +205,5 @@ def _stop_if_diverged(step: int, sums: Mapping[str, Tensor], grad_norm: Tensor, 
     broken = ", ".join(f"{name} = {total.item()}" for name, total in sums.items() if not math.isfinite(total.item()))
     raise TrainingDivergedError(
         f"training diverged in step {step + 1}: {broken or f'the gradient norm is {grad_norm.item()}'}. {kept}. "
-        f"Lower learning_rate, lengthen warmup_steps, or set precision to fp32, and run again"
+        f"Lower learning_rate, lengthen warmup_steps, or set precision to fp32, and run again (with another --output)"
     )

@@ -4,16 +4,20 @@ step-00000100/  model.safetensors  optimizer.safetensors  state.json
 """
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import write_json_atomically
+
+logger = logging.getLogger(__name__)
 
 _KEPT = 2  # the newest, and one before it
 
@@ -43,19 +47,21 @@ def saved_states(folder: Path) -> list[Path]:
 
 @torch.no_grad()
 def load_newest_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Put the newest state into model and optimizer; returns the number of steps done, 0 where there is none."""
-    states = saved_states(folder)
-    if not states:
-        return 0
-    newest = states[-1]
-    parameters = dict(model.named_parameters())
-    for name, tensor in load_file(newest / "model.safetensors").items():
-        parameters[name].copy_(tensor)
-    for key, tensor in load_file(newest / "optimizer.safetensors").items():
-        name, entry = key.rsplit("|", 1)
-        device = "cpu" if entry == "step" and not optimizer.defaults.get("fused") else parameters[name].device
-        optimizer.state[parameters[name]][entry] = tensor.to(device)
-    return json.loads((newest / "state.json").read_text())["step"]
+    """Put the newest whole state into model and optimizer; returns its number of steps, 0 where there is none."""
+    for state in reversed(saved_states(folder)):
+        try:
+            weights, moments = load_file(state / "model.safetensors"), load_file(state / "optimizer.safetensors")
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s is damaged (%s): going on from the one before it", state, error)
+            continue
+        parameters = dict(model.named_parameters())
+        for name, tensor in weights.items():
+            parameters[name].copy_(tensor)
+        for key, tensor in moments.items():
+            name, entry = key.rsplit("|", 1)
+            optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device)
+        return json.loads((state / "state.json").read_text())["step"]
+    return 0
 
 
 def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.step import disk_errors_explained
 from matta_core.config import Recipe
 from pipelines.console import Console
 
@@ -37,9 +36,8 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
 
     from pipelines.dag import build_pipeline, steps_of
 
-    with disk_errors_explained(output):
-        output.mkdir(parents=True, exist_ok=True)
-        console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     if sys.stdout.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "0.5")

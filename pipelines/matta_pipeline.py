@@ -50,7 +50,8 @@ def main() -> None:
 
     output = args.output or Path("runs") / recipe.name
     try:
-        summary = run_locally(recipe, output)
+        with disk_errors_explained(output):
+            summary = run_locally(recipe, output)
     except StepFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None

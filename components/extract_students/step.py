@@ -7,6 +7,7 @@ from typing import Any
 from components.step import run_step
 from matta_core.artifacts import Artifact, open_artifact
 from matta_core.config import ExtractStudentsConfig
+from matta_core.errors import UserError
 
 
 def extract_students(
@@ -21,6 +22,8 @@ def extract_students(
         "checkpoint": open_artifact(checkpoint, "MattaCheckpoint"),
         "dataset": open_artifact(dataset, "TokenizedDataset"),
     }
+    if inputs["checkpoint"].inputs["dataset"] != inputs["dataset"].digest:
+        raise UserError(f"{checkpoint} was trained on another dataset than {dataset}: give the one it was trained on")
 
     def work(path: Path) -> Mapping[str, Any]:
         from matta_core.extract import extract_students as run_extraction

@@ -20,7 +20,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     `teacher` hold the same of these two. Null is what is not known, does not apply, or is no finite number.
     `ta` is null where the TA was not among the extracted sizes. Paths are absolute.
 
-    `seconds` per step are of the work when it was done, not of its reuse; `total_seconds` is their sum. This
+    `seconds` per step are of the process that finished the work, not of its reuse; `total_seconds` is their sum. This
     report's own second is in neither: it is not over while it is written.
     """
     family = read(artifacts["extract_students"], "family.json")

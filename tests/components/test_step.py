@@ -214,3 +214,12 @@ def test_the_help_of_each_step_teaches_and_needs_no_heavy_library(step):
     assert result.returncode == 0, result.stderr
     assert "--output" in result.stdout
     assert "usage: python -m components." in result.stdout
+
+
+def test_two_processes_do_not_work_in_one_directory(tmp_path):
+    def meanwhile_another_comes(path):
+        with pytest.raises(UserError, match=r"another process is at work in .*out: wait for it or end it"):
+            run(tmp_path / "out")
+        return write_words(path)
+
+    run(tmp_path / "out", meanwhile_another_comes)

@@ -71,6 +71,8 @@ def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
         assert last[f"eval/cross_entropy/{size}"] < 0.7 * first[f"eval/cross_entropy/{size}"]
         assert last[f"eval/perplexity/{size}"] == pytest.approx(math.exp(last[f"eval/cross_entropy/{size}"]))
     training = [row for row in rows if "train/cross_entropy/s" in row]
+    # A mean over tokens: in the first steps near that of a uniform guess.
+    assert training[0]["train/cross_entropy/s"] == pytest.approx(math.log(257), rel=0.1)
     assert [row["step"] for row in training] == list(range(3, 61, 3))
     assert {"train/teacher_kl/s", "train/ta_kl/s", "train/teacher_kl/xl", "train/grad_norm"} <= training[-1].keys()
     # A mean over the tokens of the steps in which a size was trained: never above what a uniform guess costs.
@@ -213,7 +215,12 @@ def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
         ({"batch_size": 25}, r"train.batch_size must be at most the dataset's 24 sequences, got 25"),
         ({"model": MODEL | {"num_attention_heads": 3}}, r"hidden_size must be divisible by num_attention_heads = 3"),
         ({"model": MODEL | {"hiden_size": 3}}, r"unknown setting train.model.hiden_size: gpt2 has no such field"),
-        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: widths come from sizes"),
+        ({"model": MODEL | {"n_embd": 32}}, r"unknown setting train.model.n_embd"),
+        ({"model": MODEL | {"num_hidden_layers": -1}}, r"num_hidden_layers must be a whole number >= 1, got -1"),
+        ({"model": MODEL | {"hidden_size": "abc"}}, r"hidden_size must be a whole number >= 1, got 'abc'"),
+        ({"model": MODEL | {"activation_function": "foo"}}, r"activation_function must be one of .* got 'foo'"),
+        ({"model": MODEL | {"resid_pdrop": 0.1}}, r"resid_pdrop is not set there: .*no dropout"),
+        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: widths are sizes"),
         ({"model": MODEL | {"model_type": "bert"}}, r"'bert' is not a known family: known are gpt2"),
         ({"model": MODEL | {"max_position_embeddings": 8}}, r"at least the dataset's sequence_length = 16, got 8"),
     ],
@@ -266,3 +273,20 @@ def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
 
 def test_the_distillation_weight_ramps_up_from_zero():
     assert [distillation_weight(CONFIG, step) for step in (0, 2, 4, 11)] == pytest.approx([0.0, 0.25, 0.5, 0.5])
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(dataset, scores, tmp_path, monkeypatch):
+    whole = train(CONFIG, dataset.path, scores.path, output=tmp_path / "whole")
+    output, real, steps = tmp_path / "killed", torch.optim.AdamW.step, iter(range(9))
+
+    def dies(self, *arguments, **options):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", dies)
+        train(CONFIG, dataset.path, scores.path, output=output)
+    newest = sorted((output / IN_PROGRESS).glob("step-*"))[-1] / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert_equal_bits(weights(train(CONFIG, dataset.path, scores.path, output=output).path), weights(whole.path))

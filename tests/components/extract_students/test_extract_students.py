@@ -17,12 +17,12 @@ SIZES = {"small": 8, "medium": 16, "large": 32}
 
 
 @pytest.fixture
-def checkpoint(tmp_path) -> Artifact:
+def checkpoint(tmp_path, dataset) -> Artifact:
     path = tmp_path / "checkpoint"
     save_model(tiny_gpt2(32, vocab_size=257), byte_tokenizer(), path / "ta")
     nesting = {"model_type": "gpt2", "sizes": SIZES, "student": "small", "sequence_length": 16}
     (path / "nesting.json").write_text(json.dumps(nesting))
-    return finish_artifact(path, "MattaCheckpoint", key="k")
+    return finish_artifact(path, "MattaCheckpoint", key="k", inputs={"dataset": dataset.digest})
 
 
 def family(artifact):

@@ -5,11 +5,11 @@ import subprocess
 import sys
 import time
 from itertools import chain
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from kfp import dsl
 from transformers import AutoTokenizer
 
 from components.prepare_data import component, step
@@ -85,7 +85,7 @@ def test_shards_hold_the_documents_in_the_order_of_their_hashes(prepared):
 
 def test_the_component_publishes_where_the_artifact_lies(prepared, tmp_path):
     config, artifact = prepared
-    dataset = SimpleNamespace(path=str(tmp_path / "kubeflow"), uri="", metadata={})
+    dataset = dsl.Dataset(uri=str(tmp_path / "kubeflow"))
     component.prepare_data.python_func(config=config.to_json(), store=str(tmp_path), dataset=dataset)
     assert dataset.uri == f"{tmp_path}/prepare_data-{artifact.key[:16]}"
     assert dataset.metadata == {"kind": "TokenizedDataset", "digest": artifact.digest}
