@@ -41,7 +41,6 @@ def build_pipeline(recipe: Recipe) -> Callable:
     piece of work gets a folder named by its key; without it, artifacts lie where Kubeflow puts them.
     """
     teacher_config = recipe.train_teacher.to_json() if recipe.train_teacher else ""
-    teacher_name = recipe.score_teacher.teacher or ""
 
     @dsl.pipeline(name=f"matta-{recipe.name.replace('_', '-').lower()}", description="Teacher, TA and nested Students")
     def matta(
@@ -67,7 +66,12 @@ def build_pipeline(recipe: Recipe) -> Callable:
             config=extract_students_config, store=store, checkpoint=checkpoint, dataset=data
         ).outputs["students"]
         evaluation = evaluate(
-            config=evaluate_config, store=store, dataset=data, students=students, teacher=teacher_name, **teacher
+            config=evaluate_config,
+            score_teacher_config=score_teacher_config,
+            store=store,
+            dataset=data,
+            students=students,
+            **teacher,
         ).outputs["report"]
         # A decision, what it sets off and what is said of it are never taken from a cache.
         decided = gate(config=gate_config, store=store, evaluation=evaluation, students=students)

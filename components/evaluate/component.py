@@ -8,15 +8,15 @@ from components.images import EVALUATOR_IMAGE
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
 def evaluate(
     config: str,
+    score_teacher_config: str,
     store: str,
     dataset: dsl.Input[dsl.Dataset],
     students: dsl.Input[dsl.Model],
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    teacher: str = "",
     teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
-    """Evaluate all students, the TA and the Teacher on the same held-out documents.
+    """Evaluate all students, the TA and the Teacher that scored on the same held-out documents.
 
     Artifact files: results.json, documents/<model>.jsonl, tasks/.
     """
@@ -24,14 +24,14 @@ def evaluate(
 
     from components.evaluate.step import evaluate
     from components.step import exit_on_user_error, output_path, publish
-    from matta_core.config import EvaluateConfig
+    from matta_core.config import EvaluateConfig, ScoreTeacherConfig
 
     with exit_on_user_error():
         artifact = evaluate(
             EvaluateConfig.from_json(config, "evaluate"),
             dataset.path,
             students.path,
-            teacher=teacher or None,
+            teacher=ScoreTeacherConfig.from_json(score_teacher_config, "score_teacher").teacher,
             teacher_checkpoint=teacher_checkpoint.path if teacher_checkpoint else None,
             output=output_path(store, "evaluate", report.path),
         )

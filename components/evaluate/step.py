@@ -40,7 +40,8 @@ def evaluate(
 
     A model is finished when its `documents/<name>.jsonl` is there: a killed evaluation goes on with the next one.
 
-    Raises: UserError where no Teacher or two are given, one cannot be loaded, or there are too few documents.
+    Raises: UserError where no Teacher or two are given, one cannot be loaded, the students are of another dataset, or
+    there are too few documents.
     """
     if (teacher is None) == (teacher_checkpoint is None):
         raise UserError(
@@ -51,6 +52,8 @@ def evaluate(
         "dataset": open_artifact(dataset, "TokenizedDataset"),
         "students": open_artifact(students, "StudentFamily"),
     }
+    if inputs["students"].inputs.get("dataset") != inputs["dataset"].digest:
+        raise UserError(f"{students} was extracted with another dataset than {dataset}: give the one it was trained on")
     if teacher_checkpoint is not None:
         inputs["teacher"] = open_artifact(teacher_checkpoint, "MattaCheckpoint")
         teacher_path = str(inputs["teacher"].path / "ta")

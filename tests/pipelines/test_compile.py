@@ -63,7 +63,10 @@ def test_with_a_teacher_that_exists_nothing_trains_one(tmp_path):
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     spec = tasks(compiled(tmp_path, "--recipe", str(path)))
     assert set(spec) == set(STEPS) - {"train_teacher"}
-    assert spec["evaluate"].inputs.parameters["teacher"].runtime_value.constant.string_value == "gpt2-xl"
+    # Scoring and evaluation read the Teacher from the same parameter: a run with another one changes both.
+    for step, parameter in (("score_teacher", "config"), ("evaluate", "score_teacher_config")):
+        source = spec[step].inputs.parameters[parameter].component_input_parameter
+        assert source == "score_teacher_config"
 
 
 def test_compiling_takes_seconds_and_imports_neither_torch_nor_beam(tmp_path):

@@ -69,7 +69,7 @@ def make_artifacts(documents, tokenizer):
     def make(root, alter=lambda name, model: None):
         write_documents(root / "dataset", documents)
         tokenizer.save_pretrained(root / "dataset" / "tokenizer")
-        finish_artifact(
+        dataset = finish_artifact(
             root / "dataset", "TokenizedDataset", key="0" * 64, metadata={"sequence_length": SEQUENCE_LENGTH}
         )
         members = {}
@@ -80,7 +80,7 @@ def make_artifacts(documents, tokenizer):
             members[name] = {"path": name, "intermediate_size": width}
         family = {"student": "s", "ta": "xl", "students": members}
         (root / "students" / "family.json").write_text(json.dumps(family))
-        finish_artifact(root / "students", "StudentFamily", key="0" * 64)
+        finish_artifact(root / "students", "StudentFamily", key="0" * 64, inputs={"dataset": dataset.digest})
         # A Teacher that sees more at once than the students do.
         teacher = tiny_gpt2(128, len(tokenizer), seed=7, max_position_embeddings=2 * SEQUENCE_LENGTH)
         teacher.save_pretrained(root / "teacher" / "ta")

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from components.evaluate import scoring
 from components.evaluate.step import evaluate
-from matta_core.artifacts import open_artifact
+from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 
 
@@ -186,6 +186,7 @@ def test_the_component_writes_report_and_metrics(finished, config):
     metrics = dsl.Metrics(name="metrics", uri=str(finished / "metrics"))
     component.python_func(
         config=config.to_json(),
+        score_teacher_config="{}",
         store="",
         dataset=dsl.Dataset(uri=str(finished / "dataset")),
         students=dsl.Model(uri=str(finished / "students")),
@@ -197,3 +198,16 @@ def test_the_component_writes_report_and_metrics(finished, config):
     assert metrics.metadata["bits_per_byte/s"] == figures["s"]["bits_per_byte"]["value"]
     assert metrics.metadata["accuracy/teacher"] == figures["teacher"]["accuracy"]["value"]
     assert report.metadata["kind"] == "EvaluationReport"
+
+
+def test_students_of_another_dataset_are_refused(tmp_path, make_artifacts, write, documents, tokenizer, config):
+    """Of another vocabulary they would be scored on tokens that they never saw."""
+    make_artifacts(tmp_path)
+    write(tmp_path / "other", documents)
+    tokenizer.save_pretrained(tmp_path / "other" / "tokenizer")
+    finish_artifact(tmp_path / "other", "TokenizedDataset", key="1" * 64, metadata={"sequence_length": 8})
+    with pytest.raises(UserError, match=r"students was extracted with another dataset than .*other: give the one"):
+        evaluate(
+            config, tmp_path / "other", tmp_path / "students", teacher_checkpoint=tmp_path / "teacher",
+            output=tmp_path / "out",
+        )  # fmt: skip
