@@ -126,21 +126,35 @@ def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[Non
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise UserError(
-            f"cannot write {error.filename or path}: {error.strerror}. Free space there or choose another {setting}; "
-            f"finished files are kept, and the same command goes on from them"
-        ) from error
+    except UserError:
+        raise
     except Exception as error:
-        # safetensors reports the system's error as text.
-        if "No space left on device" not in str(error) or isinstance(error, UserError):
+        if (problem := _disk_problem(error, path)) is None:
             raise
         raise UserError(
-            f"cannot write below {path}: No space left on device. Free space there or choose another {setting}; "
+            f"cannot write {problem}. Free space there or choose another {setting}; "
             f"finished files are kept, and the same command goes on from them"
         ) from error
+
+
+def make_directory(path: Path) -> None:
+    """With its parents. Raises: UserError where the file system makes none there (/proc)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise UserError(f"cannot make the directory {path}: choose another --output") from None
+
+
+def _disk_problem(error: BaseException | None, path: Path) -> str | None:
+    """Place and reason, where an error or what a library says was its cause is the disk's; else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return f"{error.filename or path}: {error.strerror}"
+        # safetensors and datasets tell it as text.
+        if "No space left on device" in str(error) or "Not enough disk space" in str(error):
+            return f"{path}: No space left on device"
+        error = error.__cause__
+    return None
 
 
 @contextlib.contextmanager
@@ -186,7 +200,7 @@ def _claimed(path: Path, key: str) -> Iterator[None]:
     others = [file for file in path.iterdir() if file.name != IN_PROGRESS] if path.is_dir() else []
     if others and not claim.is_file() and not is_finished(path):
         raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
-    claim.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(claim.parent)
     with (claim.parent / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

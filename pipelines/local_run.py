@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.step import make_directory
 from matta_core.config import Recipe
 from pipelines.console import Console
 
@@ -36,7 +37,7 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
 
     from pipelines.dag import build_pipeline, steps_of
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
     if sys.stdout.isatty():

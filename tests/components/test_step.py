@@ -143,6 +143,22 @@ def test_a_disk_that_is_really_full_loses_nothing(tmp_path):
         subprocess.run(["umount", small], check=True)
 
 
+def test_a_full_disk_that_a_library_wraps_in_its_own_error_is_told_as_well(tmp_path):
+    def fills(path):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path / "rows.arrow"))
+        except OSError as error:
+            raise RuntimeError("An error occurred while generating the dataset") from error
+
+    with pytest.raises(UserError, match=r"cannot write .*rows.arrow: No space left on device"):
+        run(tmp_path / "out", fills)
+
+
+def test_a_directory_that_cannot_be_made_is_refused():
+    with pytest.raises(UserError, match=r"cannot make the directory /proc/x.*choose another --output"):
+        run("/proc/x")
+
+
 def test_users_mistakes_end_with_status_2_and_divergence_with_3_and_no_traceback(capsys):
     with pytest.raises(SystemExit) as ended, exit_on_user_error():
         raise UserError("steps must be >= 1, got 0")

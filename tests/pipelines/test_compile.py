@@ -95,6 +95,7 @@ def test_the_workflow_stays_small(tmp_path):
         (["compile", "--recipe", "nowhere.yaml"], "error: cannot read recipe nowhere.yaml"),
         (["compile", "--output", "pipeline.txt"], "error: --output must end in .yaml, got pipeline.txt"),
         (["run", "--output", "/dev/null/x"], "error: cannot write /dev/null"),
+        (["run", "--output", "/proc/x"], "error: cannot make the directory /proc/x"),
     ],
 )
 def test_mistakes_end_with_status_2_and_one_line(arguments, message):
