@@ -89,11 +89,11 @@ def seconds_of_training(run: Artifact, config: TrainConfig) -> float:
 
 def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> Table:
     base = statistics.median(results["conventional"]["seconds"])
-    shown = Table(title=f"held-out nats per token, {recipe.train.steps} steps, lower is better", title_justify="left")
-    shown.add_column("way")
+    shown = Table(title=f"held-out nats per token, {recipe.train.steps} steps, lower is better", title_justify="left", padding=(0, 1, 0, 0))
+    shown.add_column("way", no_wrap=True)
     for size in recipe.train.sizes:
-        shown.add_column(size, justify="right")
-    shown.add_column("training time", justify="right")
+        shown.add_column(size, justify="right", no_wrap=True)
+    shown.add_column("time", justify="right", no_wrap=True)
     for way, figures in results.items():
         cells = [_mean_and_half_range(figures.get(size)) for size in recipe.train.sizes]
         shown.add_row(way, *cells, f"{statistics.median(figures['seconds']) / base:.1f} x")
@@ -103,7 +103,8 @@ def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> Table:
 def _mean_and_half_range(values: list[float] | None) -> str:
     if not values:
         return ""
-    return f"{statistics.mean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean}±{(max(values) - min(values)) / 2:.3f}"  # one seed shows no spread
 
 
 if __name__ == "__main__":
