@@ -89,7 +89,11 @@ def seconds_of_training(run: Artifact, config: TrainConfig) -> float:
 
 def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> Table:
     base = statistics.median(results["conventional"]["seconds"])
-    shown = Table(title=f"held-out nats per token, {recipe.train.steps} steps, lower is better", title_justify="left", padding=(0, 1, 0, 0))
+    shown = Table(
+        title=f"held-out nats per token, {recipe.train.steps} steps, lower is better",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("way", no_wrap=True)
     for size in recipe.train.sizes:
         shown.add_column(size, justify="right", no_wrap=True)
@@ -104,7 +108,9 @@ def _mean_and_half_range(values: list[float] | None) -> str:
     if not values:
         return ""
     mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean}±{(max(values) - min(values)) / 2:.3f}"  # one seed shows no spread
+    if len(values) == 1:  # one seed shows no spread
+        return mean
+    return f"{mean}±{(max(values) - min(values)) / 2:.3f}"
 
 
 if __name__ == "__main__":
