@@ -128,6 +128,18 @@ class ExtractStudentsConfig(Section):
 
 
 @dataclass(frozen=True)
+class TaskConfig(Section):
+    """One lm-eval task, named by its key in `evaluate.tasks`."""
+
+    data_files: str | None = setting(
+        None, help="a local .json, .jsonl or .parquet file with the task's test split; none: from the Hugging Face hub"
+    )
+    metric: str | None = setting(None, help="of the task's metrics; none: its first")
+    limit: int | None = setting(None, low=2, unit="questions", help="the first so many; none: all")
+    num_fewshot: int | None = setting(None, low=0, help="examples in the prompt; none: as the task says")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig(Section):
     """Tasks and sample sizes of the evaluation."""
 
@@ -137,32 +149,60 @@ class EvaluateConfig(Section):
     bits_per_byte_characters: int = setting(
         8192, low=256, unit="characters", help="of each document, at most, from its start to the end of a line"
     )
+    tasks: dict[str, TaskConfig] = setting(
+        default_factory=dict, help="further lm-eval tasks by name, for instance lambada_openai: {limit: 500}"
+    )
     batch_size: int = setting(32, low=1, unit="requests per pass", changes_result=False)
-    throughput_repeats: int = setting(15, low=3, help="the median of these is reported")
+    latency_repeats: int = setting(15, low=3, help="the median of these is reported")
 
 
 @dataclass(frozen=True)
-class Thresholds(Section):
-    """Bounds that a student must keep to be blessed. None: not checked."""
+class GatePolicy(Section):
+    """What a student must keep to be blessed. None: not asked. Tasks by their names in the evaluation."""
 
-    max_bits_per_byte: float | None = setting(None, above=0.0)
-    min_accuracy: float | None = setting(None, low=0.0, high=1.0)
+    minimum: dict[str, float] | None = setting(None, help="by task: the least figure, where higher is better")
+    maximum: dict[str, float] | None = setting(None, help="by task: the largest figure, where lower is better")
+    non_inferior: dict[str, float] | None = setting(
+        None, help="by task: the margin, in the task's unit, by which it may be worse than what is served"
+    )
+    improve: dict[str, float] | None = setting(
+        None, help="by task: by how much, beyond noise, it must be better than what is served (0: at all)"
+    )
+    slices: dict[str, float] | None = setting(
+        None, help="by task: the margin of non_inferior, asked of every slice of the documents"
+    )
+    min_documents: int | None = setting(None, low=2, help="per task and slice; fewer are too few to decide (none: 30)")
+    small_slices: str | None = setting(
+        None, choices=("refuse", "skip"), help="with fewer documents than that; none: refuse"
+    )
     max_parameters: int | None = setting(None, low=1)
+    max_bytes: int | None = setting(None, low=1, unit="bytes of weights")
+    max_flops_per_token: int | None = setting(None, low=1)
+    max_prefill_seconds: float | None = setting(None, above=0.0, unit="seconds, batch 1")
+    max_decode_seconds: float | None = setting(None, above=0.0, unit="seconds per token, batch 1")
+    max_memory_bytes: int | None = setting(None, low=1, unit="bytes at the peak of inference")
 
 
 @dataclass(frozen=True)
 class GateConfig(Section):
     """Which students are good enough to serve."""
 
-    thresholds: Thresholds = setting(default_factory=Thresholds, help="for every student")
-    per_student: dict[str, Thresholds] = setting(
-        default_factory=dict, help="by size name; what is set here takes the place of the general bound"
+    policy: GatePolicy = setting(default_factory=GatePolicy, help="for every student")
+    per_student: dict[str, GatePolicy] = setting(
+        default_factory=dict, help="by size name; what is set here takes the place of the general policy's"
     )
+    without_baseline: str = setting(
+        "refuse",
+        choices=("refuse", "bless_on_thresholds"),
+        help="where nothing of a size is served yet: refuse it, or judge it without comparisons",
+    )
+    confidence: float = setting(0.95, low=0.5, high=0.999, help="of all comparisons of a decision together")
+    monotone_task: str = setting("matta_bits_per_byte", help="in which larger students must not be worse")
     monotone_tolerance: float | None = setting(
-        0.0,
+        2.0,
         low=0.0,
-        unit="standard errors of the difference",
-        help="a larger student may be worse in bits per byte than a smaller one by so much; none: not checked",
+        unit="standard errors of the paired difference",
+        help="a larger student may be worse than the next smaller by so much; none: not checked",
     )
 
 
@@ -170,14 +210,12 @@ class GateConfig(Section):
 class PushConfig(Section):
     """Where blessed students go."""
 
-    target: str = setting(help="a local directory")
+    target: str = setting(help="a local directory, or gs://bucket/prefix")
     load_timeout_seconds: float = setting(120.0, above=0.0, help="for loading and querying in a fresh process")
 
     def check(self) -> None:
-        if "://" in self.target:
-            raise ValueError(
-                f"target must be a local directory, got {self.target!r}: object stores are not supported yet"
-            )
+        if "://" in self.target and not re.fullmatch(r"gs://[^/]+(/.*)?", self.target):
+            raise ValueError(f"target must be a local directory or gs://bucket/prefix, got {self.target!r}")
 
 
 @dataclass(frozen=True)
