@@ -29,7 +29,7 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
     """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
 
     Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
-    at the end, summary.json and report.html.
+    at the end, summary.json, summary.md and report.html.
 
     Raises: StepFailedError with the step's own message, or the end of the log.
     """
@@ -53,7 +53,7 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
             message = console.error or f"{error}\n{console.tail()}\nThe whole log: {output / 'pipeline.log'}"
             raise StepFailedError(message, console.exit_status) from error
     folder = Path(task.output.path)
-    for name in ("summary.json", "report.html"):
+    for name in ("summary.json", "summary.md", "report.html"):
         shutil.copyfile(folder / name, output / name)
     return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
 

@@ -16,14 +16,21 @@ def report(
     decision: dsl.Input[dsl.Artifact],
     record: dsl.Input[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
+    tables: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.Artifact],
     teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
     scores: dsl.Input[dsl.Artifact] | None = None,
 ) -> None:
-    """Gather the figures of a run. Artifact files: summary.json, report.html; `page` is a copy for the UI."""
+    """Gather the figures of a run. Artifact files: summary.json, report.html, summary.md.
+
+    For Kubeflow's own page: `page` and `tables` are copies, `metrics` the figures that are plotted over many runs.
+    """
+    import json
     import shutil
 
     from components.report.step import report as report_step
+    from components.report.summary import scalars
     from components.step import exit_on_user_error, output_path, publish
 
     with exit_on_user_error():
@@ -40,4 +47,7 @@ def report(
             output=output_path(store, "report", report.path),
         )
         shutil.copyfile(artifact.path / "report.html", page.path)
+        shutil.copyfile(artifact.path / "summary.md", tables.path)
+        for name_of_figure, value in scalars(json.loads((artifact.path / "summary.json").read_text())).items():
+            metrics.log_metric(name_of_figure, value)
         publish(report, artifact)

@@ -1,21 +1,19 @@
 """The page: one file that needs no network and no script."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.report.plot import Point, curves_plot, quality_plot
-from components.report.summary import Curves, Summary
-from components.report.table import COLUMNS, duration, pushed_lines, scaled, table_rows
-from matta_core.artifacts import Artifact
+from components.report.figures import duration, plain, scaled
+from components.report.sections import SectionOfReport, headline, held_lines
+from components.report.summary import Summary
+from components.report.table import table_tasks
 
 
-def render(summary: Summary, decision: Mapping[str, Any], curves: Curves, artifacts: Mapping[str, Artifact]) -> str:
-    """report.html. `decision` is the gate's decision.json, `artifacts` are by step, in the order of the steps."""
-    points = quality_points(summary)
-    makers = {artifact.digest: step for step, artifact in artifacts.items()}
+def render(summary: Summary, content: Sequence[SectionOfReport]) -> str:
+    """report.html."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -23,43 +21,35 @@ def render(summary: Summary, decision: Mapping[str, Any], curves: Curves, artifa
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"scaled": scaled, "duration": duration, "figure": _figure}
     return environment.get_template("report.html.jinja").render(
-        summary=summary,
-        blessed=[size for size, model in summary["students"].items() if model["blessed"]],
-        pushed=[size for size, model in summary["students"].items() if model["pushed_to"]],
-        pushed_lines=pushed_lines(summary),
-        columns=COLUMNS,
-        rows=table_rows(summary),
-        quality=quality_plot(points) if points else None,
-        curves=curves_plot(curves) if curves else None,
-        decision=decision,
-        artifacts=artifacts,
-        makers=makers,
+        name=summary["name"],
+        headline=headline(summary),
+        held=held_lines(summary),
+        range=_range(summary),
+        content=content,
     )
 
 
-def quality_points(summary: Summary) -> list[Point]:
-    """The models that have a figure."""
-    models = {**summary["students"], "Teacher": summary["teacher"]}
-    return [
-        Point(
-            name,
-            model["parameters"],
-            model["bits_per_byte"],
-            model["bits_per_byte_standard_error"] or 0.0,
-            is_teacher=model is summary["teacher"],
-            blessed=bool(model["blessed"]),
-        )
-        for name, model in models.items()
-        if model["parameters"] is not None and model["bits_per_byte"] is not None
+def _range(summary: Summary) -> str:
+    """The smallest, the largest and the Teacher, in a sentence."""
+    task = table_tasks(summary)[0]
+    unit = summary["tasks"][task]["unit"]
+    ends = list(summary["students"].items())
+    named = [ends[0], ends[-1]] if len(ends) > 1 else ends
+    told = [
+        f"{size} has {scaled(model['parameters'])} parameters"
+        + (f" and reaches {_told(model['tasks'][task]['value'], unit)}" if _known(model, task) else "")
+        for size, model in named
     ]
+    teacher = summary["teacher"]
+    if _known(teacher, task):
+        told.append(f"the Teacher reaches {_told(teacher['tasks'][task]['value'], unit)}")
+    return f"{'; '.join(told)}. All steps took {duration(summary['total_seconds'])}."
 
 
-def _figure(value: Any) -> str:
-    """A threshold or a value of a check."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if isinstance(value, float) else str(value)
+def _known(model: Mapping[str, Any], task: str) -> bool:
+    return model["tasks"][task]["value"] is not None
+
+
+def _told(value: float, unit: str) -> str:
+    return f"{plain(value, unit)} {unit}"

@@ -1,77 +1,94 @@
-"""Two small figures as inline SVG: colours come from the page's CSS, so both work in light and dark.
+"""The figures as inline SVG: colours come from the page's CSS, so they work in light, in dark and in print.
 
 Every figure has a title and a description, in which its figures stand as text.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
-from components.report.table import scaled, with_error
+from components.report.axes import Axis, Canvas, axis, frame, svg, text, tick_text
+from components.report.figures import plain, scaled, task_name
+from components.report.labels import Box, place_labels, spread
 
-WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 40, 52  # margins in pixels
-CURVE_LABELS = 96  # pixels right of the curves, for their names
+LARGE, SMALL = Canvas(720, 400), Canvas(480, 320)
+CURVE_LABELS = 110  # pixels right of the curves, for their names
 LINE_HEIGHT = 16  # of labels, in pixels
+MARK = 7.0  # pixels from a mark's middle to its edge, at most
+CAP, SERVED_CAP = 4, 7  # half the width of an error bar's ends
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model of the quality plot."""
+    """One model of a quality plot. `interval` None: not known. `role`: student, teacher or served."""
 
     name: str
-    parameters: int
-    bits_per_byte: float
-    standard_error: float
-    is_teacher: bool = False
+    cost: float
+    value: float
+    interval: tuple[float, float] | None = None
+    role: str = "student"
     blessed: bool = True
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.interval or (self.value, self.value)
+
+    @property
+    def label(self) -> str:
+        return self.name if self.blessed or self.role != "student" else f"{self.name} (not blessed)"
 
 
 @dataclass(frozen=True)
-class Axis:
-    """Maps values between `low` and `high` to pixels between `start` and `end`."""
+class Cost:
+    """What the horizontal axis shows."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    def place(self, value: float) -> float:
-        scale = math.log if self.logarithmic else float
-        part = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-        return round(self.start + part * (self.end - self.start), 1)
-
-    def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.logarithmic else nice_ticks(self.low, self.high)
+    key: str
+    title: str
+    unit: str
 
 
-def quality_plot(points: Sequence[Point]) -> Markup:
-    """Bits per byte against parameters, with one standard error each way, and the students' Pareto front."""
-    points = sorted(points, key=lambda point: point.parameters)
-    counts = [point.parameters for point in points]
-    x = _axis(counts, LEFT, WIDTH - RIGHT, logarithmic=max(counts) > 10 * min(counts), pad=(0.06, 0.14))
-    ends = [point.bits_per_byte + side * point.standard_error for point in points for side in (-1, 1)]
-    y = _axis(ends, HEIGHT - BOTTOM, TOP)
-    front = pareto_front([point for point in points if not point.is_teacher])
-    line = " ".join(f"{x.place(point.parameters)},{y.place(point.bits_per_byte)}" for point in front)
-    parts = [
-        _frame(x, y, "parameters" + (", logarithmic" if x.logarithmic else ""), "bits per byte: lower is better"),
-        Markup('<polyline class="front" points="{}"/>').format(line),
-        *(_marker(point, x, y) for point in points),
-        *_point_labels(points, x, y),
-    ]
-    facts = (
-        f"{_point_name(point)}: {scaled(point.parameters)} parameters, "
-        f"{with_error(point.bits_per_byte, point.standard_error)} bits per byte"
-        for point in points
+PARAMETERS = Cost("parameters", "parameters", "parameters")
+DECODE = Cost("decode", "decode, ms per token at batch 1", "ms per token")
+
+
+def quality_plot(
+    points: Sequence[Point], task: str, entry: Mapping[str, Any], cost: Cost, *, name: str, canvas: Canvas = LARGE
+) -> Markup:
+    """A task's figure against a cost, with intervals, and the Pareto front of this run's students.
+
+    `entry` is the task's in summary.json. `name` is the prefix of the ids in the figure.
+    """
+    points = sorted(points, key=lambda point: (point.cost, point.name))
+    left, right, top, bottom = canvas.plot
+    costs = [point.cost for point in points]
+    logarithmic = min(costs) > 0 and max(costs) > 10 * min(costs)
+    x = axis(costs, left, right, logarithmic=logarithmic)
+    y = axis([end for point in points for end in point.ends], bottom, top)
+    better = "higher is better" if entry["higher_is_better"] else "lower is better"
+    accuracy = entry["unit"] == "accuracy"
+    titles = (
+        cost.title + (", logarithmic" if logarithmic else ""),
+        f"{f'{task_name(task)}, accuracy' if accuracy else entry['unit']}: {better}",
     )
-    return _svg("quality", "Quality against cost", "; ".join(facts), parts)
+    front = pareto_front(points, higher_is_better=entry["higher_is_better"])
+    line = " ".join(f"{x.place(point.cost)},{y.place(point.value)}" for point in front)
+    labels, leaders = _labels(points, x, y, canvas.plot)
+    parts = [
+        frame(canvas, x, y, titles, tick_text(y, percent=accuracy)),
+        Markup('<polyline class="front" points="{}"/>').format(line) if len(front) > 1 else Markup(""),
+        *leaders,
+        *(_bar(point, x, y) for point in points),
+        *(_mark(point, x, y) for point in points),
+        *labels,
+    ]
+    facts = "; ".join(_fact(point, entry["unit"], cost) for point in points)
+    title = f"{task_name(task)} against {cost.unit}"
+    return svg(canvas, name, title[0].upper() + title[1:], f"{titles[1]}. {facts}.", parts)
 
 
-def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
+def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canvas = LARGE) -> Markup:
     """Held-out cross-entropy during training, one line per size, small sizes light and large ones dark.
 
     The first values of a training dwarf all that follows: the vertical axis ends where the lines are after a
@@ -79,154 +96,83 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
     """
     steps = [step for curve in curves.values() for step, _ in curve]
     later = [value for curve in curves.values() for step, value in curve if step >= max(steps) / 10]
-    right = WIDTH - CURVE_LABELS
-    x = Axis(min(0, *steps), max(*steps, 1), LEFT, right)
-    y = _axis(later, HEIGHT - BOTTOM, TOP)
+    left, _, top, bottom = canvas.plot
+    right = canvas.width - CURVE_LABELS
+    x = Axis(min(0, *steps), max(*steps, 1), left, right)
+    y = axis(later, bottom, top)
     clip = Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
-        LEFT, TOP, right - LEFT + 2, HEIGHT - TOP - BOTTOM
+        left, top, right - left + 2, bottom - top
     )
-    parts = [clip, _frame(x, y, "optimizer steps", "cross-entropy, nats per token")]
+    titles = ("optimizer steps", "cross-entropy, nats per token: lower is better")
+    parts = [clip, frame(canvas, x, y, titles, tick_text(y))]
     last = [(y.place(curve[-1][1]), size, curve[-1][1]) for size, curve in curves.items()]
-    label_places = dict(zip([size for _, size, _ in sorted(last)], _spread([at for at, *_ in last]), strict=True))
+    places = spread([at for at, *_ in last], LINE_HEIGHT, bottom)
+    label_places = dict(zip([size for _, size, _ in sorted(last)], places, strict=True))
     for number, (_, size, value) in enumerate(last):
         shade = f"--shade: {100 * number // max(1, len(last) - 1)}%"
         line = " ".join(f"{x.place(step)},{y.place(value)}" for step, value in curves[size])
         parts.append(
             Markup('<polyline class="curve" clip-path="url(#inside)" style="{}" points="{}"/>').format(shade, line)
         )
-        parts.append(_text(right + 8, label_places[size] + 4, f"{size} {value:.3f}", "label"))
+        parts.append(text(right + 8, label_places[size] + 4, f"{size} {value:.3f}", "label"))
     facts = (f"{size}: {value:.3f} nats per token at step {curves[size][-1][0]}" for _, size, value in last)
-    return _svg("curves", "Training curves", "At the end, " + "; ".join(facts), parts)
+    return svg(canvas, "curves", "Training curves", f"{titles[1]}. At the end, {'; '.join(facts)}.", parts)
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Those, by size, than which no other point is both no larger and at least as good."""
+def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
+    """This run's students, by cost, than which no other one costs no more and is at least as good."""
+    sign = -1 if higher_is_better else 1
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.parameters, point.bits_per_byte)):
-        if not front or point.bits_per_byte < front[-1].bits_per_byte:
+    for point in sorted(points, key=lambda point: (point.cost, sign * point.value)):
+        if point.role == "student" and (not front or sign * point.value < sign * front[-1].value):
             front.append(point)
     return front
 
 
-def nice_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, within the bounds."""
-    power = 10.0 ** math.floor(math.log10((high - low) / at_most))
-    step = next(step * power for step in (1, 2, 5, 10, 20) if (high - low) / (step * power) <= at_most)
-    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def _fact(point: Point, unit: str, cost: Cost) -> str:
+    """A point in words."""
+    place = scaled(point.cost) if cost is PARAMETERS else f"{point.cost:.3g}"
+    ends = "" if point.interval is None else " ({} to {})".format(*(plain(end, unit) for end in point.interval))
+    return f"{point.label}: {place} {cost.unit}, {plain(point.value, unit)}{ends}"
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within the bounds; over more than three decades, powers of ten alone."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low <= 1000 else (1,)
-    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
-
-
-def _axis(
-    values: Sequence[float],
-    start: float,
-    end: float,
-    *,
-    logarithmic: bool = False,
-    pad: tuple[float, float] = (0.08, 0.08),
-) -> Axis:
-    """An axis over the values, with room on both sides as fractions of their span."""
-    low, high = min(values), max(values)
-    if logarithmic:
-        span = math.log(high / low)
-        return Axis(low * math.exp(-pad[0] * span), high * math.exp(pad[1] * span), start, end, True)
-    span = (high - low) or abs(high) or 1.0
-    return Axis(low - pad[0] * span, high + pad[1] * span, start, end)
-
-
-def _frame(x: Axis, y: Axis, x_title: str, y_title: str) -> Markup:
-    """Horizontal grid lines, ticks with their numbers, the names of the axes."""
-    parts = []
-    decimals = max((len(f"{tick:g}".partition(".")[2]) for tick in y.ticks()), default=0)
-    for tick in y.ticks():
-        at = y.place(tick)
-        parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x.start, x.end, at, at))
-        parts.append(_text(x.start - 8, at + 4, f"{tick:.{decimals}f}", "tick", "end"))
-    for tick in x.ticks():
-        at = x.place(tick)
-        parts.append(
-            Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(at, at, y.start, y.start + 5)
-        )
-        parts.append(_text(at, y.start + 20, _short(tick), "tick", "middle"))
-    parts.append(
-        Markup('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x.start, x.end, y.start, y.start)
+def _bar(point: Point, x: Axis, y: Axis) -> Markup:
+    if point.interval is None:
+        return Markup("")
+    at, cap = x.place(point.cost), SERVED_CAP if point.role == "served" else CAP
+    low, high = (y.place(end) for end in point.interval)
+    return Markup('<path class="{} error" d="M{} {}V{}M{} {}h{}M{} {}h{}"/>').format(
+        point.role, at, high, low, round(at - cap, 1), high, 2 * cap, round(at - cap, 1), low, 2 * cap
     )
-    parts.append(_text((x.start + x.end) / 2, HEIGHT - 10, x_title, "title", "middle"))
-    parts.append(_text(8, 18, y_title, "title"))
-    return Markup("").join(parts)
 
 
-def _short(value: float) -> str:
-    """A tick's number without needless digits: 1500000 -> "1.5 M"."""
-    for unit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= unit:
-            return f"{value / unit:g}{prefix}"
-    return f"{value:g}"
+def _mark(point: Point, x: Axis, y: Axis) -> Markup:
+    """A dot for a student (a ring where it is not blessed), a diamond for the Teacher, a square for what is served."""
+    at, middle = x.place(point.cost), y.place(point.value)
+    if point.role == "teacher":
+        shape = '<path class="mark teacher" d="M{} {}l{} {}l-{} {}l-{} -{}z"/>'
+        return Markup(shape).format(at, round(middle - MARK, 1), *[MARK] * 7)
+    if point.role == "served":
+        shape = '<rect class="mark served" x="{}" y="{}" width="{}" height="{}"/>'
+        return Markup(shape).format(round(at - MARK, 1), round(middle - MARK, 1), 2 * MARK, 2 * MARK)
+    held = "" if point.blessed else " held"
+    return Markup('<circle class="mark student{}" cx="{}" cy="{}" r="5"/>').format(held, at, middle)
 
 
-def _marker(point: Point, x: Axis, y: Axis) -> Markup:
-    """A dot for a student (a ring where it is not blessed), a diamond for the Teacher; its error bar."""
-    at, middle = x.place(point.parameters), y.place(point.bits_per_byte)
-    role = "teacher" if point.is_teacher else "student"
-    high, low = (y.place(point.bits_per_byte + side * point.standard_error) for side in (1, -1))
-    bar = Markup('<path class="{} error" d="M{} {}V{}M{} {}h8M{} {}h8"/>').format(
-        role, at, high, low, at - 4, high, at - 4, low
-    )
-    if point.is_teacher:
-        shape = Markup('<path class="{}" d="M{} {}l7 7l-7 7l-7 -7z"/>').format(role, at, middle - 7)
-    else:
-        held = "" if point.blessed else " held"
-        shape = Markup('<circle class="{}{}" cx="{}" cy="{}" r="5.5"/>').format(role, held, at, middle)
-    return bar + shape
-
-
-def _point_labels(points: Sequence[Point], x: Axis, y: Axis) -> list[Markup]:
-    """Each name beside its marker, at the first of four places where it covers no marker and no other name."""
-    marks = [(x.place(point.parameters), y.place(point.bits_per_byte)) for point in points]
-    taken = [(at - 8, at + 8, middle - 8, middle + 8) for at, middle in marks]
-    labels = []
-    for point, (at, middle) in zip(points, marks, strict=True):
-        name = _point_name(point)
-        width = 7.5 * len(name)
-        for right, up in ((True, True), (True, False), (False, False), (False, True)):
-            left_edge = at + 9 if right else at - 9 - width
-            base = middle - 9 if up else middle + 19
-            box = (left_edge, left_edge + width, base - 11, base + 3)
-            if box[1] <= WIDTH and not any(_overlap(box, other) for other in taken):
-                break
-        taken.append(box)
-        labels.append(_text(left_edge, base, name, "label"))
-    return labels
-
-
-def _point_name(point: Point) -> str:
-    return point.name if point.blessed or point.is_teacher else f"{point.name} (not blessed)"
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
-
-
-def _spread(places: Sequence[float]) -> list[float]:
-    """The places in ascending order, moved as little as is needed to lie a line apart."""
-    spread: list[float] = []
-    for place in sorted(places):
-        spread.append(max(place, spread[-1] + LINE_HEIGHT) if spread else place)
-    excess = max(0.0, spread[-1] - (HEIGHT - BOTTOM)) if spread else 0.0
-    return [place - excess for place in spread]
-
-
-def _text(x: float, y: float, text: str, role: str, anchor: str = "start") -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(role, x, y, anchor, text)
-
-
-def _svg(name: str, title: str, description: str, parts: Sequence[Markup]) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
-        '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>'
-    ).format(WIDTH, HEIGHT, name, name, name, title, name, description, Markup("\n").join(parts))
+def _labels(points: Sequence[Point], x: Axis, y: Axis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
+    """The names, and the lines that tie those that lie further away to their marks."""
+    marks = [(x.place(point.cost), y.place(point.value)) for point in points]
+    bars = [
+        (at - CAP, at + CAP, y.place(point.ends[1]), y.place(point.ends[0]))
+        for point, (at, _) in zip(points, marks, strict=True)
+    ]
+    places = place_labels([point.label for point in points], marks, bars, bounds)
+    labels, leaders = [], []
+    for point, mark, place in zip(points, marks, places, strict=True):
+        if place is None:
+            continue
+        labels.append(text(round(place.x, 1), round(place.y, 1), point.label, f"label {point.role}-label"))
+        if place.leader:
+            line = Markup('<line class="leader" x1="{}" y1="{}" x2="{}" y2="{}"/>')
+            leaders.append(line.format(*mark, *(round(end, 1) for end in place.leader)))
+    return labels, leaders

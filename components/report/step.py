@@ -1,4 +1,4 @@
-"""What came of a run: summary.json for programs, report.html for people."""
+"""What came of a run: summary.json for programs, report.html for people, summary.md for what is between them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,8 @@ def report(
 ) -> Artifact:
     """Gather a run's figures, gate reasons, training curves and lineage.
 
-    Files of a Report: `summary.json` (see `components.report.summary.summarise`) and `report.html`.
+    Files of a Report: `summary.json` (see `components.report.summary.summarise`), `report.html` and `summary.md`, its
+    tables in Markdown.
 
     `teacher_checkpoint` is the Teacher's MattaCheckpoint where the run trained one, `scores` its TeacherScores.
 
@@ -63,14 +64,21 @@ def report(
             )
 
     def work(path: Path) -> dict[str, Any]:
+        from components.report.markdown import markdown
         from components.report.page import render
+        from components.report.sections import sections
         from components.report.summary import read, summarise, training_curves
 
         summary = summarise(name, artifacts)
+        results, verdicts, record = (
+            read(artifacts[step], file)
+            for step, file in (("evaluate", "results.json"), ("gate", "decision.json"), ("push", "push.json"))
+        )
         curves = training_curves(artifacts["train"], list(summary["students"]))
-        page = render(summary, read(artifacts["gate"], "decision.json"), curves, artifacts)
+        content = sections(summary, results, verdicts, record, curves, artifacts)
         write_json_atomically(path / "summary.json", summary)
-        (path / "report.html").write_text(page, encoding="utf-8")
+        (path / "report.html").write_text(render(summary, content), encoding="utf-8")
+        (path / "summary.md").write_text(markdown(summary, content), encoding="utf-8")
         return {"name": name, "students": list(summary["students"])}
 
     # The summary holds paths, which no digest covers: the report of a run that was moved is another one.

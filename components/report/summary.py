@@ -1,11 +1,11 @@
 """The figures of a run, gathered from its artifacts into one plain object: the content of summary.json."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.report.figures import finite
 from matta_core.artifacts import Artifact
 
 Summary = dict[str, Any]
@@ -15,28 +15,44 @@ Curves = dict[str, list[tuple[int, float]]]
 def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     """Gather the figures. `artifacts` by the name of the step that made them, in the order of the steps.
 
-    `students` maps every extracted size to {path, parameters, bytes, flops_per_token, tokens_per_second,
-    bits_per_byte, bits_per_byte_standard_error, accuracy, accuracy_standard_error, blessed, pushed_to}; `ta` and
-    `teacher` hold the same of these two. Null is what is not known, does not apply, or is no finite number.
-    `ta` is null where the TA was not among the extracted sizes. Paths are absolute.
+    `tasks`: {task: {metric, higher_is_better, unit, version, digest, questions, documents}}, as evaluated.
 
-    `seconds` per step are of the process that finished the work, not of its reuse; `total_seconds` is their sum. This
-    report's own second is in neither: it is not over while it is written.
+    `students` maps every extracted size, ascending, to
+      path, parameters, bytes, flops_per_token;
+      tasks: {task: {value, standard_error, questions, documents}}, every task of `tasks`;
+      prefill: {batch size: {seconds, tokens_per_second}}, decode: {batch size: {seconds_per_token,
+      tokens_per_second}}, peak_memory_bytes, all measured at inference;
+      blessed, held_because: the reasons of the checks that failed, pushed_to: path or URL of the version;
+      baseline: {name, version, parameters, bytes, tasks, prefill, decode, peak_memory_bytes} of what was served
+      under `baseline_target` when the run evaluated, or null where nothing was;
+      comparisons: [{task, slice, difference, interval, p_value, p_adjusted, verdict, documents, baseline_value,
+      value}] with that baseline, differences positive where the student is better, corrected for all of a decision's
+      comparisons (see components.gate).
+    `ta` (with its `size`) and `teacher` have the same shape. Null is what is not known, does not apply, or is no
+    finite number. `ta` is null where the TA was not among the extracted sizes. Paths are absolute.
+
+    `measured_on` is the device of the latencies. `seconds` per step are of the process that finished the work, not of
+    its reuse; `total_seconds` is their sum. This report's own second is in neither: it is not over while it is
+    written.
     """
     family = read(artifacts["extract_students"], "family.json")
-    models = read(artifacts["evaluate"], "results.json")["models"]
+    results = read(artifacts["evaluate"], "results.json")
     verdicts = read(artifacts["gate"], "decision.json")["students"]
     pushed = read(artifacts["push"], "push.json")["students"]
     folder = artifacts["extract_students"].path.resolve()
+    tasks, models = results["tasks"], results["models"]
     students = {
         size: {
             "path": str(folder / member["path"]),
             "parameters": member["parameters"],
             "bytes": member["bytes"],
             "flops_per_token": member["flops_per_token"],
-            **_measured(models.get(size, {})),
+            **measured(models.get(size, {}), tasks),
             "blessed": verdicts[size]["blessed"],
+            "held_because": [check["why"] for check in verdicts[size]["checks"] if not check["passed"]],
             "pushed_to": pushed[size]["path"],
+            "baseline": _baseline(results["baselines"].get(size), models, tasks),
+            "comparisons": [_comparison(comparison) for comparison in verdicts[size]["comparisons"]],
         }
         for size, member in sorted(family["students"].items(), key=lambda item: item[1]["parameters"])
     }
@@ -45,9 +61,13 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     return {
         "name": name,
         "student": family["student"],
+        "evaluation_set": results["evaluation_set"],
+        "tasks": tasks,
         "students": students,
         "ta": None if ta is None else ta | {"size": family["ta"]},
-        "teacher": _teacher(models.get("teacher", {}), artifacts),
+        "teacher": _teacher(models.get("teacher", {}), tasks, artifacts),
+        "baseline_target": results["baseline_target"],
+        "measured_on": results["measured_on"],
         "seconds": seconds,
         "total_seconds": round(sum(seconds.values()), 3),
     }
@@ -59,42 +79,77 @@ def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
     for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         for size, curve in curves.items():
-            value = row.get(f"eval/cross_entropy/{size}")
-            if value is not None and math.isfinite(value):
+            value = finite(row.get(f"eval/cross_entropy/{size}"))
+            if value is not None:
                 curve.append((row["step"], value))
     return {size: curve for size, curve in curves.items() if curve}
+
+
+def scalars(summary: Summary) -> dict[str, float]:
+    """What a dashboard plots over many runs: figures by task and size, decode latency, what was blessed and pushed."""
+    values = {}
+    for size, model in summary["students"].items():
+        figures = {task: entry["value"] for task, entry in model["tasks"].items()}
+        figures["decode_seconds_per_token"] = (model["decode"] or {}).get("1", {}).get("seconds_per_token")
+        figures |= {"blessed": float(model["blessed"]), "pushed": float(model["pushed_to"] is not None)}
+        values |= {f"{name}/{size}": float(value) for name, value in figures.items() if value is not None}
+    return values
 
 
 def read(artifact: Artifact, file: str) -> dict[str, Any]:
     return json.loads((artifact.path / file).read_text(encoding="utf-8"))
 
 
-def _measured(model: Mapping[str, Any]) -> dict[str, float | None]:
-    figures = {"tokens_per_second": _finite(model.get("tokens_per_second"))}
-    for metric in ("bits_per_byte", "accuracy"):
-        entry = model.get(metric) or {}
-        figures[metric] = _finite(entry.get("value"))
-        figures[f"{metric}_standard_error"] = _finite(entry.get("standard_error"))
-    return figures
+def measured(model: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """Every task's figure and what inference costs; null for what the evaluation does not have."""
+    return {
+        "tasks": {task: figure(model.get("tasks", {}).get(task) or {}) for task in tasks},
+        **{
+            kind: {
+                batch: {name: finite(value) for name, value in entry.items()}
+                for batch, entry in (model.get(kind) or {}).items()
+            }
+            or None
+            for kind in ("prefill", "decode")
+        },
+        "peak_memory_bytes": finite(model.get("peak_memory_bytes")),
+    }
 
 
-def _finite(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+def figure(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: finite(entry.get(name)) for name in ("value", "standard_error", "questions", "documents")}
 
 
-def _teacher(model: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
-    """The Teacher is not served: it is neither blessed nor pushed. A foreign one has no path and size here."""
+def _baseline(name: str | None, models: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any] | None:
+    if name is None:
+        return None
+    model = models.get(name, {})
+    sizes = {field: model.get(field) for field in ("version", "parameters", "bytes")}
+    return {"name": name, **sizes, **measured(model, tasks)}
+
+
+def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """As in decision.json, whose "nan" becomes null."""
+    numbers = ("difference", "p_value", "p_adjusted", "baseline_value", "value")
+    return {
+        **comparison,
+        **{name: finite(comparison[name]) for name in numbers},
+        "interval": [finite(end) for end in comparison["interval"] or ()] or None,
+    }
+
+
+def _teacher(model: Mapping[str, Any], tasks: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The Teacher is not served: it is neither blessed nor pushed. A foreign one has no path and FLOPs here."""
     checkpoint = artifacts.get("train_teacher")
     folder = None if checkpoint is None else checkpoint.path.resolve() / "ta"
     return {
         "path": folder and str(folder),
         "parameters": model.get("parameters"),
-        "bytes": folder and sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        "bytes": model.get("bytes"),
         "flops_per_token": folder and _flops_per_token(folder, artifacts),
-        **_measured(model),
-        "blessed": None,
-        "pushed_to": None,
+        **measured(model, tasks),
+        **dict.fromkeys(("blessed", "held_because", "pushed_to", "baseline")),
+        "comparisons": [],
     }
 
 

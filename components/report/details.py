@@ -1,0 +1,237 @@
+"""The tables of the report, as plain text cells: the page and summary.md are written from the same ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.report.figures import (
+    UNKNOWN,
+    interval_95,
+    milliseconds,
+    plain,
+    probability,
+    scaled,
+    setting_text,
+    signed,
+    signed_interval,
+    task_name,
+    with_error,
+    yes_no,
+)
+from components.report.summary import Summary, figure
+from components.report.table import decode_seconds, named_models
+
+MOST_SLICES = 12  # of one kind are shown: those of the most documents
+
+
+@dataclass(frozen=True)
+class Column:
+    """`kind`: text, number (set right), verdict (yes, no, better, worse, noise) or code (paths and digests)."""
+
+    heading: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. The first cell of a row names it."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: list[tuple[str, ...]]
+
+
+def models_grid(summary: Summary, tasks: list[str]) -> Grid:
+    """Cost, the given tasks, and what became of each model."""
+    rows = [
+        (
+            name,
+            scaled(model["parameters"]),
+            scaled(model["bytes"], "B"),
+            scaled(model["flops_per_token"]),
+            milliseconds(decode_seconds(model)),
+            *(with_error(model["tasks"][task], summary["tasks"][task]["unit"]) for task in tasks),
+            yes_no(model["blessed"]),
+            UNKNOWN if model["blessed"] is None else yes_no(model["pushed_to"] is not None),
+        )
+        for name, model in named_models(summary)
+    ]
+    numbers = ("parameters", "bytes", "FLOPs per token", "decode per token", *map(task_name, tasks))
+    return Grid(
+        "models",
+        "After ±: one standard error over documents. Decode: one token after another, batch 1.",
+        (Column("model"), *(Column(name, "number") for name in numbers), *_verdicts("blessed", "pushed")),
+        rows,
+    )
+
+
+def comparison_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
+    """Every student beside what is served under its name."""
+    rows = []
+    for size, model in summary["students"].items():
+        for one in model["comparisons"]:
+            unit = summary["tasks"].get(one["task"], {}).get("unit", "")
+            rows.append(
+                (
+                    size,
+                    task_name(one["task"]),
+                    "all" if one["slice"] is None else one["slice"].replace("=", ": "),
+                    plain(one["baseline_value"], unit),
+                    plain(one["value"], unit),
+                    signed(one["difference"], unit),
+                    signed_interval(one["interval"], unit),
+                    probability(one["p_value"]),
+                    probability(one["p_adjusted"]),
+                    setting_text(one["documents"]),
+                    one["verdict"],
+                )
+            )
+    confidence, hypotheses = decision["confidence"], decision["hypotheses"]
+    numbers = ("served", "student", "difference", "interval", "p", "adjusted p", "documents")
+    return Grid(
+        "served",
+        f"Difference: on the same questions, paired by document; positive is better for the student. Interval: "
+        f"{100 * confidence:g}%, and adjusted p: Holm, each for all {hypotheses} comparisons of this decision together. "
+        f"Noise: a difference that chance explains.",
+        (
+            *(Column(name) for name in ("student", "task", "documents of")),
+            *(Column(name, "number") for name in numbers),
+            *_verdicts("verdict"),
+        ),
+        rows,
+    )
+
+
+def task_grid(summary: Summary, task: str, number: int) -> Grid:
+    """One task: every model's figure with its interval, and that of what is served."""
+    entry = summary["tasks"][task]
+    unit = entry["unit"]
+    rows = []
+    for name, model in named_models(summary):
+        own, served = model["tasks"][task], model["baseline"]
+        ends = interval_95(own, unit)
+        rows.append(
+            (
+                name,
+                with_error(own, unit),
+                UNKNOWN if ends is None else f"{plain(ends[0], unit)} to {plain(ends[1], unit)}",
+                with_error(served and served["tasks"][task], unit),
+                setting_text(own["documents"]),
+                setting_text(own["questions"]),
+            )
+        )
+    better = "higher" if entry["higher_is_better"] else "lower"
+    columns = ("figure", "95% interval", "served now", "documents", "questions")
+    return Grid(
+        f"task-{number}",
+        f"{entry['metric']}, in {unit}: {better} is better. Version {entry['version']}, evaluation "
+        f"digest {str(entry['digest'])[:12]}. Intervals: Student's t on the standard error over documents.",
+        (Column("model"), *(Column(name, "number") for name in columns)),
+        rows,
+    )
+
+
+def slice_grid(summary: Summary, results: Mapping[str, Any], task: str, number: int) -> Grid | None:
+    """One task by slices of its documents; None where it has none."""
+    names = {**{size: size for size in summary["students"]}, "teacher": "Teacher"}
+    slices = {
+        model: results["models"][model]["tasks"].get(task, {}).get("slices", {})
+        for model in names
+        if model in results["models"]
+    }
+    unit, rows, left_out = summary["tasks"][task]["unit"], [], 0
+    for kind in dict.fromkeys(kind for of_model in slices.values() for kind in of_model):
+        documents: dict[str, int] = {}
+        for of_model in slices.values():
+            documents = {name: entry["documents"] for name, entry in of_model.get(kind, {}).items()} | documents
+        shown = sorted(documents, key=lambda name: -(documents[name] or 0))[:MOST_SLICES]
+        left_out += len(documents) - len(shown)
+        rows += [
+            (
+                f"{kind}: {name}",
+                setting_text(documents[name]),
+                *(
+                    with_error(figure(of_model.get(kind, {}).get(name) or {}), unit)
+                    for of_model in (slices.get(model, {}) for model in names)
+                ),
+            )
+            for name in shown
+        ]
+    if not rows:
+        return None
+    more = f" {left_out} more slices, of fewer documents, are in the evaluation's results.json." if left_out else ""
+    return Grid(
+        f"slices-{number}",
+        f"{task_name(task)} by source and length of its documents, with one standard error.{more}",
+        (Column("slice"), Column("documents", "number"), *(Column(name, "number") for name in names.values())),
+        rows,
+    )
+
+
+def speed_grid(summary: Summary) -> Grid:
+    """Latency, throughput and memory of the students, of what is served, and of the Teacher."""
+    models = []
+    for name, model in named_models(summary):
+        models.append((name, model))
+        if model["baseline"]:
+            models.append((f"{name}, served now", model["baseline"]))
+    batches = {
+        kind: sorted({batch for _, model in models for batch in model[kind] or {}}, key=int)
+        for kind in ("prefill", "decode")
+    }
+    rows = []
+    for name, model in models:
+        cells = [name]
+        for kind, per in (("prefill", "seconds"), ("decode", "seconds_per_token")):
+            for batch in batches[kind]:
+                entry = (model[kind] or {}).get(batch, {})
+                cells += [milliseconds(entry.get(per)), scaled(entry.get("tokens_per_second"))]
+        rows.append((*cells, scaled(model["peak_memory_bytes"], "B")))
+    headings = [
+        heading
+        for kind, per in (("prefill", ""), ("decode", " per token"))
+        for batch in batches[kind]
+        for heading in (f"{kind}{per}, batch {batch}", f"tokens per second, batch {batch}")
+    ]
+    place = summary["measured_on"]
+    return Grid(
+        "speed",
+        f"Medians on {place['device']}, {setting_text(place['threads'])} threads. Prefill: {place['sequence_length']} "
+        f"tokens per request, time for one batch. Decode: {place['new_tokens']} new tokens per request.",
+        (Column("model"), *(Column(heading, "number") for heading in (*headings, "peak memory"))),
+        rows,
+    )
+
+
+def reasons_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
+    """Every check of the gate."""
+    rows = []
+    for size in summary["students"]:
+        verdict = decision["students"][size]
+        for check in verdict["checks"]:
+            what = (check["check"].replace("_", " "), check["task"] and task_name(check["task"]), check["slice"])
+            rows.append(
+                (
+                    size,
+                    ", ".join(part for part in what if part),
+                    setting_text(check["threshold"]),
+                    setting_text(check["value"]),
+                    yes_no(check["passed"]),
+                    check["why"],
+                )
+            )
+    return Grid(
+        "gate",
+        "Each student is judged on its own; what cannot be checked is a no.",
+        (
+            *(Column("student"), Column("check"), Column("bound", "number"), Column("value", "number")),
+            *_verdicts("passed"),
+            Column("why"),
+        ),
+        rows,
+    )
+
+
+def _verdicts(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, "verdict") for name in names)

@@ -1,0 +1,96 @@
+"""The tables of where things went and came from: what was pushed, what was asked, what was made of what."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.report.details import Column, Grid
+from components.report.figures import UNKNOWN, duration, setting_text, task_name, yes_no
+from components.report.summary import Summary
+from matta_core.artifacts import Artifact
+
+
+def pushed_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> Grid:
+    """What was pushed and how serving takes it over. `folder`: the PushRecord's, for paths within it."""
+    rows = [
+        (
+            size,
+            yes_no(entry["pushed"]),
+            entry["why"],
+            entry["before"] or UNKNOWN,
+            entry["version"] or UNKNOWN,
+            entry["path"] or UNKNOWN,
+            place(entry["manifest_path"], folder),
+            place(entry["model_card"], folder),
+            entry["registered"] or UNKNOWN,
+        )
+        for size, entry in ((size, record["students"][size]) for size in summary["students"])
+    ]
+    return Grid(
+        "pushed",
+        f"Under {record['target']}. Before and after: the versions that the pointer of each size named.",
+        (
+            *(Column("student"), Column("pushed", "verdict"), Column("why")),
+            *(Column(name, "code") for name in ("before", "after", "path", "serving manifest", "model card")),
+            Column("registered"),
+        ),
+        rows,
+    )
+
+
+def tasks_grid(summary: Summary) -> Grid:
+    """What was asked: the digests by which two evaluations are known to be of the same questions."""
+    rows = [
+        (
+            task_name(task),
+            entry["metric"],
+            setting_text(entry["questions"]),
+            setting_text(entry["documents"]),
+            str(entry["version"]),
+            str(entry["digest"]),
+        )
+        for task, entry in summary["tasks"].items()
+    ]
+    return Grid(
+        "tasks",
+        f"The questions and their digests. All together: {summary['evaluation_set']}.",
+        (
+            *(Column("task"), Column("metric"), Column("questions", "number"), Column("documents", "number")),
+            *(Column("version"), Column("digest", "code")),
+        ),
+        rows,
+    )
+
+
+def lineage_grid(artifacts: Mapping[str, Artifact]) -> Grid:
+    """Every step's artifact, by digest, and those that it was made from."""
+    makers = {artifact.digest: step for step, artifact in artifacts.items()}
+    rows = [
+        (
+            step,
+            artifact.kind,
+            duration(artifact.seconds),
+            ", ".join(makers.get(digest, f"{source} {digest[:12]}") for source, digest in artifact.inputs.items())
+            or UNKNOWN,
+            artifact.digest,
+            str(artifact.path.resolve()),
+        )
+        for step, artifact in artifacts.items()
+    ]
+    return Grid(
+        "lineage",
+        "What each step made, and from what. The time is that of the work when it was done; a step whose inputs, "
+        "settings and code are the same is not done again.",
+        (
+            *(Column("step"), Column("artifact"), Column("time", "number"), Column("made from")),
+            *(Column("digest", "code"), Column("place", "code")),
+        ),
+        rows,
+    )
+
+
+def place(path: str | None, folder: Path) -> str:
+    """A URL or an absolute path as it is; a path within an artifact with the artifact's before it."""
+    if path is None:
+        return UNKNOWN
+    return path if "://" in path else str(folder.resolve() / path)

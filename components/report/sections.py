@@ -1,0 +1,171 @@
+"""What the report says, section by section: text, tables and figures. `page` and `markdown` write it down."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from components.report.details import (
+    Grid,
+    comparison_grid,
+    models_grid,
+    reasons_grid,
+    slice_grid,
+    speed_grid,
+    task_grid,
+)
+from components.report.figures import interval_95, task_name
+from components.report.origins import lineage_grid, pushed_grid, tasks_grid
+from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
+from components.report.summary import Curves, Summary
+from components.report.table import decode_seconds, table_tasks
+from matta_core.artifacts import Artifact
+
+QUALITY_CAPTION = (
+    "Bars: the 95% interval of each figure by itself (Student's t on its standard error over documents); whether a "
+    "student differs from what is served is told by the paired comparison below. Dots: students, a ring where one was "
+    "not blessed. Squares: what is served now. Diamond: the Teacher. Dashed: the Pareto front, the students than "
+    "which no other one costs no more and is at least as good, by the figures alone."
+)
+CURVES_CAPTION = (
+    "Cross-entropy on held-out text of each size inside the TA, with its last value. The lines enter from above: the "
+    "first tenth of the steps may lie beyond the axis."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Below a section's heading: a heading of its own, if any, text, figures side by side, tables."""
+
+    heading: str = ""
+    text: tuple[str, ...] = ()
+    figures: tuple[Markup, ...] = ()
+    small: bool = False
+    caption: str = ""
+    grids: tuple[Grid, ...] = ()
+
+
+@dataclass(frozen=True)
+class SectionOfReport:
+    name: str
+    heading: str
+    parts: list[Part] = field(default_factory=list)
+
+
+def headline(summary: Summary) -> str:
+    students = summary["students"].values()
+    blessed, pushed = sum(bool(model["blessed"]) for model in students), sum(bool(m["pushed_to"]) for m in students)
+    if not blessed:
+        return "No student was blessed, and none was pushed"
+    return f"{blessed} of {len(students)} students blessed, {pushed} pushed"
+
+
+def held_lines(summary: Summary) -> list[str]:
+    """Why each student that was not blessed was held."""
+    return [
+        f"{size} was held: {'; '.join(dict.fromkeys(model['held_because']))}"
+        for size, model in summary["students"].items()
+        if not model["blessed"]
+    ]
+
+
+def sections(
+    summary: Summary,
+    results: Mapping[str, Any],
+    decision: Mapping[str, Any],
+    record: Mapping[str, Any],
+    curves: Curves,
+    artifacts: Mapping[str, Artifact],
+) -> list[SectionOfReport]:
+    """All of the report. `results`, `decision` and `record` are the steps' own files, `artifacts` by step."""
+    tasks = list(summary["tasks"])
+    per_task = [
+        Part(
+            task_name(task),
+            grids=tuple(
+                grid for grid in (task_grid(summary, task, number), slice_grid(summary, results, task, number)) if grid
+            ),
+        )
+        for number, task in enumerate(tasks)
+    ]
+    return [
+        SectionOfReport("models", "Models", [Part(grids=(models_grid(summary, table_tasks(summary)),))]),
+        SectionOfReport("quality", "Quality against cost", quality_parts(summary)),
+        SectionOfReport("served", "Compared with what is served", [_served(summary, decision)]),
+        SectionOfReport("gate", "The gate's reasons", [Part(grids=(reasons_grid(summary, decision),))]),
+        SectionOfReport(
+            "pushed", "What was pushed", [Part(grids=(pushed_grid(summary, record, artifacts["push"].path),))]
+        ),
+        SectionOfReport("tasks", "Task by task", per_task),
+        SectionOfReport("speed", "Latency, throughput and memory", [Part(grids=(speed_grid(summary),))]),
+        SectionOfReport("training", "Training", [_training(curves)]),
+        SectionOfReport("lineage", "Lineage", [Part(grids=(lineage_grid(artifacts), tasks_grid(summary)))]),
+    ]
+
+
+def quality_parts(summary: Summary) -> list[Part]:
+    """Two plots per task, by parameters and by latency: large for the first task, small for the others."""
+    parts = []
+    for number, task in enumerate(summary["tasks"]):
+        figures = []
+        for cost in (PARAMETERS, DECODE):
+            if points := quality_points(summary, task, cost):
+                size = {} if number == 0 else {"canvas": SMALL}
+                figures.append(
+                    quality_plot(
+                        points, task, summary["tasks"][task], cost, name=f"quality-{number}-{cost.key}", **size
+                    )
+                )
+        if not figures:
+            parts.append(Part(task_name(task), ("No model has a figure for it.",)))
+            continue
+        parts.append(
+            Part(
+                task_name(task),
+                figures=tuple(figures),
+                small=number > 0,
+                caption=QUALITY_CAPTION if number == 0 else "Marks and bars as above.",
+            )
+        )
+    return parts
+
+
+def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
+    """The models that have the task's figure and the cost."""
+    models = [(size, model, "student") for size, model in summary["students"].items()]
+    models += [
+        (f"{size} served", model["baseline"], "served")
+        for size, model in summary["students"].items()
+        if model["baseline"]
+    ]
+    points = []
+    for name, model, role in [*models, ("Teacher", summary["teacher"], "teacher")]:
+        entry, seconds = model["tasks"][task], decode_seconds(model)
+        price = model["parameters"] if cost is PARAMETERS else seconds and 1000 * seconds
+        if price is None or entry["value"] is None:
+            continue
+        interval = interval_95(entry, summary["tasks"][task]["unit"])
+        points.append(Point(name, price, entry["value"], interval, role, bool(model.get("blessed"))))
+    return points
+
+
+def _served(summary: Summary, decision: Mapping[str, Any]) -> Part:
+    """The comparisons, and which students have nothing to be compared with."""
+    grid = comparison_grid(summary, decision)
+    none = [size for size, model in summary["students"].items() if model["baseline"] is None]
+    versions = [
+        f"{size}: {model['baseline']['version']}" for size, model in summary["students"].items() if model["baseline"]
+    ]
+    text = []
+    if none:
+        text.append(f"Nothing is served yet as {', '.join(none)}: there was nothing to compare with.")
+    if versions:
+        text.append(f"Served under {summary['baseline_target']} when this run evaluated: {'; '.join(versions)}.")
+    return Part(text=tuple(text), grids=(grid,) if grid.rows else ())
+
+
+def _training(curves: Curves) -> Part:
+    if not curves:
+        return Part(text=("No validation was recorded during this training.",))
+    return Part(figures=(curves_plot(curves),), caption=CURVES_CAPTION)
