@@ -1,157 +1,81 @@
-"""A local directory of pushed models: immutable versions, and per size one pointer that moves atomically.
+"""Where pushed models lie: what a store must be able to do, and which store a target names.
 
-<target>/<size>/versions/<version>/   a Hugging Face checkpoint with a manifest (kind PushedModel), never changed
-<target>/<size>/current.json          the version that is served: {"version", "path", "digest", "previous",
-                                      "moved_at", "moved_by"}; `path` is relative to <target>/<size>
-<target>/<size>/.lock                 held while a version is copied, and while the pointer moves
-
-A pointer is a file and no symbolic link, so that it can hold what it replaced, and lie in an object store.
+All that push promises (whole versions, a pointer that moves once, a history that loses nothing) is built in
+`versions.py`, `pointer.py` and `retention.py` on these few operations, the same for a directory and for `gs://`.
 """
 
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import socket
-import time
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from matta_core.artifacts import digest_of, file_digest, finish_artifact, open_artifact, write_json_atomically
 from matta_core.errors import UserError
-from matta_core.progress import progress
-
-POINTER = "current.json"
-KIND = "PushedModel"
-
-Pointer = Mapping[str, Any]
 
 
-def content_digest(model: Path) -> str:
-    """sha256 over the names and sha256 of a model's files: the same files have the same digest anywhere."""
-    files = sorted(file for file in model.rglob("*") if file.is_file())
-    return digest_of({str(file.relative_to(model)): file_digest(file) for file in files})
+class ConflictError(Exception):
+    """A conditional write found another generation at the name than the one expected. Nothing was written."""
 
 
-def version_path(folder: Path, digest: str) -> Path:
-    return folder / "versions" / digest[:16]
+@dataclass(frozen=True)
+class Entry:
+    """What lies at a name. `generation` differs for every write to the name; `updated` is in seconds since 1970."""
+
+    name: str
+    bytes: int
+    generation: str
+    updated: float
 
 
-def read_pointer(folder: Path) -> Pointer | None:
-    """What a size's pointer says; None: nothing was pushed yet. Raises: UserError if it is unreadable."""
-    path = folder / POINTER
-    try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
-        return {name: pointer[name] for name in ("version", "path", "digest", "previous", "moved_at", "moved_by")}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no pointer ({error!r}): see which versions lie in {folder / 'versions'}, "
-            f"delete the file, and push again"
-        ) from None
+class Store(Protocol):
+    """Files by name (`s/current.json`) below a target. Names are separated by `/`, on any system.
 
-
-def install(model: Path, folder: Path, digest: str, *, inputs: Mapping[str, str], metadata: Mapping[str, Any]) -> bool:
-    """Put a model's files into their version directory; False: they lay there already, whole.
-
-    They are copied beside it, read back and compared, flushed to disk, and only then renamed into place: at any
-    moment the version is either whole or not there.
-
-    Raises: UserError that names the file where the version is there and damaged, or a copy differs.
+    A write is whole or not there: no reader ever sees half a file. Raises, everywhere: UserError where the store
+    cannot be reached, read or written, with the place and the remedy.
     """
-    version = version_path(folder, digest)
-    with _locked(folder):
-        if version.exists():
-            _check(version, digest)
-            return False
-        temporary = version.with_name(f".{version.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)  # of a push that was killed: the lock is ours
-        _copy(model, temporary)
-        if content_digest(temporary) != digest:
-            raise UserError(f"the copy of {model} in {temporary} differs from it: check the disk, and push again")
-        finish_artifact(temporary, KIND, key=digest, inputs=inputs, metadata=metadata)
-        for place in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
-            _flush(place)
-        temporary.rename(version)
-        _flush(version.parent)
-    return True
+
+    url: str  # the target: an absolute path, or gs://bucket/prefix
+
+    def location(self, name: str) -> str:
+        """The name's full path or URL, for people and for serving."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Where the name lies on this machine; None: nowhere, it must be downloaded."""
+
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """Content and generation; None: nothing is there."""
+
+    def write(self, name: str, data: bytes, *, expected: str | None) -> str:
+        """Compare and swap: replace the generation `expected` (None: nothing is there); return the new generation.
+
+        Raises: ConflictError where another generation is there.
+        """
+
+    def list(self, prefix: str) -> list[Entry]:
+        """All names below the folder `prefix`, sorted; what was written before the call is in it."""
+
+    def holds(self, file: Path, name: str) -> bool:
+        """Whether size and checksum at the name are those of a local file."""
+
+    def upload(self, file: Path, name: str) -> None:
+        """Put a local file at the name, over what is there, and compare the checksum of what then lies there.
+
+        Raises: UserError where they differ.
+        """
+
+    def download(self, name: str, file: Path) -> None:
+        """Write the content at the name to a local file, whole or not at all. Raises: UserError if nothing is there."""
+
+    def delete(self, entry: Entry) -> None:
+        """Delete that generation; gone or replaced by another one already: nothing to do."""
 
 
-def move_pointer(folder: Path, expected: Pointer | None, digest: str) -> Pointer:
-    """Compare and swap: point at the version `digest` if the pointer still says `expected`; return the pointer.
+def open_store(target: str) -> Store:
+    """The store of `gs://bucket/prefix`, or of a local directory, which need not exist yet."""
+    if target.startswith("gs://"):
+        from components.push.gcs import GcsStore  # its client takes a second to import
 
-    A pointer that names this version already stays as it is, so that pushing again changes nothing.
+        return GcsStore(target)
+    if "://" in target:
+        raise UserError(f"push.target must be a local directory or gs://bucket/prefix, got {target!r}")
+    from components.push.local import LocalStore
 
-    Raises: UserError that says who moved the pointer meanwhile.
-    """
-    version = version_path(folder, digest)
-    with _locked(folder):
-        now = read_pointer(folder)
-        if now is not None and now["digest"] == digest:
-            return now
-        if now != expected:
-            raise UserError(
-                f"{folder / POINTER} was moved while {version.name} was being pushed: "
-                f"{_words(expected)} was expected, {_words(now)} won. "
-                f"Nothing is lost, {version} stays: push again if it is to take the place"
-            )
-        pointer = {
-            "version": version.name,
-            "path": str(version.relative_to(folder)),
-            "digest": digest,
-            "previous": None if now is None else now["version"],
-            "moved_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "moved_by": f"process {os.getpid()} on {socket.gethostname()}",
-        }
-        write_json_atomically(folder / POINTER, pointer)
-        _flush(folder)
-    return pointer
-
-
-def _words(pointer: Pointer | None) -> str:
-    if pointer is None:
-        return "no version"
-    return f"{pointer['version']} (moved at {pointer['moved_at']} by {pointer['moved_by']})"
-
-
-def _check(version: Path, digest: str) -> None:
-    try:
-        pushed = open_artifact(version, KIND)
-    except UserError as error:
-        raise UserError(
-            f"pushed version {version} is damaged: {error}. Serve another one, delete its directory, and push again"
-        ) from None
-    if pushed.key != digest:
-        raise UserError(f"{version} holds the content {pushed.key}, not {digest}: delete it, and push again")
-
-
-def _copy(model: Path, target: Path) -> None:
-    files = sorted(file for file in model.rglob("*") if file.is_file())
-    with progress(len(files), f"copy {model.name}", "files") as bar:
-        for file in files:
-            copy = target / file.relative_to(model)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
-            _flush(copy)
-            bar.update()
-
-
-def _flush(path: Path) -> None:
-    """Flush a file or the entries of a directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock when its holder dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return LocalStore(Path(target).resolve())

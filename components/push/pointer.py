@@ -1,0 +1,150 @@
+"""One pointer per size, `<target>/<size>/current.json`: what is served, and the whole history of how it came to be.
+
+It only ever changes by compare-and-swap, and holds all that must change together: the current version, the one
+before, the pinned ones, those being deleted, and every move. So two racers can neither lose an entry nor disagree.
+A pointer is a file and no symbolic link, so that it can lie in an object store.
+"""
+
+import dataclasses
+import getpass
+import json
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from components.push.store import ConflictError, Store
+from matta_core.errors import UserError
+
+POINTER = "current.json"
+# Moves kept in the pointer; older ones are dropped. 1,000 are about 300 kB, read at every push.
+HISTORY_LENGTH = 1000
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of the pointer. `decision` is the digest of the GateDecision that a push followed."""
+
+    version: str
+    digest: str
+    why: str  # "push", or "rollback"
+    moved_at: str  # UTC
+    moved_by: str
+    decision: str | None
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What is served of a size.
+
+    `digest` is the content digest of the version's files, `version` its first 16 digits, `previous` what the pointer
+    named before (None: nothing), `path` the version's folder relative to <target>/<size>. `pinned` versions are never
+    deleted; `retired` ones are being deleted and may be half gone. `moves` counts all moves, `history` holds the last
+    HISTORY_LENGTH, oldest first. `generation` is the store's, of the file that this was read from.
+    """
+
+    size: str
+    version: str
+    path: str
+    digest: str
+    previous: str | None
+    moved_at: str
+    moved_by: str
+    pinned: tuple[str, ...]
+    retired: tuple[str, ...]
+    moves: int
+    history: tuple[Move, ...]
+    generation: str
+
+
+def read_pointer(store: Store, size: str) -> Pointer | None:
+    """What a size's pointer says; None: nothing was pushed yet. Raises: UserError if it is unreadable."""
+    found = store.read(f"{size}/{POINTER}")
+    if found is None:
+        return None
+    data, generation = found
+    try:
+        values = json.loads(data)
+        history = tuple(Move(**move) for move in values.pop("history"))
+        lists = {name: tuple(values.pop(name)) for name in ("pinned", "retired")}
+        return Pointer(**values, **lists, history=history, generation=generation)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error!r}): see which versions lie in "
+            f"{store.location(f'{size}/versions')}, delete the file, and push again"
+        ) from None
+
+
+def move_pointer(
+    store: Store, size: str, before: Pointer | None, digest: str, *, why: str, decision: str | None = None
+) -> Pointer:
+    """Compare and swap: name the version of content `digest` if the pointer is still `before`, to the letter.
+
+    Raises: ConflictError where it is not.
+    """
+    version = digest[:16]
+    assert before is None or version not in before.retired, f"{version} is being deleted"
+    move = Move(version, digest, why, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), _who(), decision)
+    history = () if before is None else before.history
+    pointer = Pointer(
+        size=size,
+        version=version,
+        path=f"versions/{version}",
+        digest=digest,
+        previous=None if before is None else before.version,
+        moved_at=move.moved_at,
+        moved_by=move.moved_by,
+        pinned=() if before is None else before.pinned,
+        retired=() if before is None else before.retired,
+        moves=1 if before is None else before.moves + 1,
+        history=(*history, move)[-HISTORY_LENGTH:],
+        generation="",
+    )
+    return _swap(store, pointer, None if before is None else before.generation)
+
+
+def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]) -> Pointer:
+    """Apply `change` to what is there, again where another process was faster. It leaves what is served as it is.
+
+    Raises: UserError where nothing was pushed yet, or others were faster a hundred times.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = read_pointer(store, size)
+        if before is None:
+            raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet")
+        after = change(before)
+        assert (after.version, after.moves) == (before.version, before.moves), "this is what move_pointer is for"
+        if after == before:
+            return before
+        try:
+            return _swap(store, after, before.generation)
+        except ConflictError:
+            time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
+    raise UserError(f"{store.location(f'{size}/{POINTER}')} changed {_ATTEMPTS} times meanwhile: try again later")
+
+
+def describe(pointer: Pointer | None) -> str:
+    """Version, time and mover, for a message."""
+    if pointer is None:
+        return "no version"
+    return f"{pointer.version} (moved at {pointer.moved_at} by {pointer.moved_by})"
+
+
+def _swap(store: Store, pointer: Pointer, generation: str | None) -> Pointer:
+    values: dict[str, Any] = dataclasses.asdict(pointer)
+    del values["generation"]
+    data = json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"
+    written = store.write(f"{pointer.size}/{POINTER}", data, expected=generation)
+    return dataclasses.replace(pointer, generation=written)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"user {os.getuid()}"
+    return f"{user} on {socket.gethostname()}, process {os.getpid()}"
