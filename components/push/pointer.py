@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,16 @@ from components.push.store import ConflictError, Store
 from matta_core.errors import UserError
 
 POINTER = "current.json"
-# Moves kept in the pointer; older ones are dropped. 1,000 are about 300 kB, read at every push.
+# Moves kept in the pointer; older ones are dropped. 1,000 are about 350 kB, read at every push.
 HISTORY_LENGTH = 1000
 _ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
 class Move:
-    """One move of the pointer. `decision` is the digest of the GateDecision that a push followed."""
+    """One move of the pointer. `id` is unique; `decision` is the digest of the GateDecision that a push followed."""
 
+    id: str
     version: str
     digest: str
     why: str  # "push", or "rollback"
@@ -43,8 +45,8 @@ class Pointer:
 
     `digest` is the content digest of the version's files, `version` its first 16 digits, `previous` what the pointer
     named before (None: nothing), `path` the version's folder relative to <target>/<size>. `pinned` versions are never
-    deleted; `retired` ones are being deleted and may be half gone. `moves` counts all moves, `history` holds the last
-    HISTORY_LENGTH, oldest first. `generation` is the store's, of the file that this was read from.
+    deleted; `retired` ones are being deleted and may be half gone. `history` holds the last HISTORY_LENGTH moves, oldest
+    first. `generation` is the store's, of the file that this was read from.
     """
 
     size: str
@@ -56,7 +58,6 @@ class Pointer:
     moved_by: str
     pinned: tuple[str, ...]
     retired: tuple[str, ...]
-    moves: int
     history: tuple[Move, ...]
     generation: str
 
@@ -88,7 +89,9 @@ def move_pointer(
     """
     version = digest[:16]
     assert before is None or version not in before.retired, f"{version} is being deleted"
-    move = Move(version, digest, why, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), _who(), decision)
+    move = Move(
+        uuid.uuid4().hex, version, digest, why, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), _who(), decision
+    )
     history = () if before is None else before.history
     pointer = Pointer(
         size=size,
@@ -100,7 +103,6 @@ def move_pointer(
         moved_by=move.moved_by,
         pinned=() if before is None else before.pinned,
         retired=() if before is None else before.retired,
-        moves=1 if before is None else before.moves + 1,
         history=(*history, move)[-HISTORY_LENGTH:],
         generation="",
     )
@@ -117,7 +119,7 @@ def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]
         if before is None:
             raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet")
         after = change(before)
-        assert (after.version, after.moves) == (before.version, before.moves), "this is what move_pointer is for"
+        assert after.history == before.history, "this is what move_pointer is for"
         if after == before:
             return before
         try:
@@ -125,6 +127,11 @@ def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]
         except ConflictError:
             time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
     raise UserError(f"{store.location(f'{size}/{POINTER}')} changed {_ATTEMPTS} times meanwhile: try again later")
+
+
+def same_move(one: Pointer | None, other: Pointer | None) -> bool:
+    """Whether two readings name the same version by the same move: only pins and deletions may lie between them."""
+    return (one and one.history[-1].id) == (other and other.history[-1].id)
 
 
 def describe(pointer: Pointer | None) -> str:

@@ -1,0 +1,78 @@
+"""Which versions are kept, and how the others are deleted: safely beside pushes, rollbacks and other deletions.
+
+Kept are the current version, the one before it, the pinned ones, and the newest of the history until `keep` are kept.
+Versions that no move ever named (a push that failed its validation or lost) go a day after their last file came.
+
+The order of a deletion, in which a kill at any point does no harm:
+
+1. Mark: the version joins the pointer's `retired`, by compare-and-swap. A version becomes current only by a
+   compare-and-swap as well, from a pointer that does not have it in `retired`. So it is one or the other, never both.
+2. List the version's files with their generations, and read the pointer once more: still retired?
+3. Delete these generations, and no later ones: the manifest first, so that what is left is never taken for whole,
+   then the model's files, then the recorded reference.
+4. Unmark, by compare-and-swap.
+
+A push of a version that is marked finishes its deletion and installs it anew; generations keep a slow deleter from
+deleting the new files. (fake-gcs-server deletes any generation; the real service and local directories do not.)
+A push that read the pointer before the mark fails its own compare-and-swap, and looks again at all it installed.
+"""
+
+import dataclasses
+import time
+
+from components.push.pointer import Pointer, change_pointer, read_pointer
+from components.push.store import Store
+from components.push.versions import reference_name, version_name, versions_there
+from matta_core.artifacts import MANIFEST
+
+_STRAY_AFTER_SECONDS = 24 * 3600
+
+
+def retire(store: Store, size: str, keep: int) -> list[str]:
+    """Delete what need not be kept, and finish deletions that were interrupted; return the versions deleted."""
+    there = versions_there(store, size)
+
+    def mark(pointer: Pointer) -> Pointer:
+        doomed = set(pointer.retired) | _expendable(pointer, there, keep)
+        return dataclasses.replace(pointer, retired=tuple(sorted(doomed)))
+
+    pointer = change_pointer(store, size, mark)
+    for version in pointer.retired:
+        finish_deletion(store, size, version)
+    return list(pointer.retired)
+
+
+def finish_deletion(store: Store, size: str, version: str) -> None:
+    """Steps 2 to 4 for a marked version; where it is not marked, it is left alone."""
+    name = version_name(size, version)
+    entries = store.list(name)
+    reference = reference_name(size, version)
+    entries += [entry for entry in store.list(f"{size}/references") if entry.name == reference]
+    pointer = read_pointer(store, size)
+    if pointer is None or version not in pointer.retired:
+        return
+    order = {f"{name}/{MANIFEST}": 0, reference: 2}
+    for entry in sorted(entries, key=lambda entry: order.get(entry.name, 1)):
+        store.delete(entry)
+
+    def unmark(pointer: Pointer) -> Pointer:
+        return dataclasses.replace(pointer, retired=tuple(one for one in pointer.retired if one != version))
+
+    change_pointer(store, size, unmark)
+
+
+def _expendable(pointer: Pointer, there: dict[str, float], keep: int) -> set[str]:
+    """Of the versions that are there (with the time of their last file), those that need not be."""
+    kept = {pointer.version, pointer.previous, *pointer.pinned}
+    newest_first = dict.fromkeys(move.version for move in reversed(pointer.history))
+    for version in newest_first:
+        if len(kept - {None}) >= keep:
+            break
+        if version in there:
+            kept.add(version)
+    now = time.time()
+    return {
+        version
+        for version, updated in there.items()
+        if version not in kept and (version in newest_first or now - updated > _STRAY_AFTER_SECONDS)
+    }
