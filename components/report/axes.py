@@ -65,9 +65,10 @@ def nice_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float, at_most: int = 9) -> list[float]:
-    """1, 2 and 5 times powers of ten within the bounds; powers of ten alone, or every n-th, where those are many."""
+    """Round numbers within the bounds: 1, 2 and 5 times powers of ten, more where few of these fit, else fewer."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors, stride in ((1, 2, 5), 1), *(((1,), stride) for stride in range(1, len(powers) + 1)):
+    finest = (((1, 1.5, 2, 3, 4, 5, 7), 1), ((1, 2, 5), 1))
+    for factors, stride in (*finest, *(((1,), stride) for stride in range(1, len(powers) + 1))):
         ticks = [f * 10.0**power for power in powers if power % stride == 0 for f in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= at_most:

@@ -77,27 +77,26 @@ def comparison_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
                     size,
                     task_name(one["task"]),
                     "all" if one["slice"] is None else one["slice"].replace("=", ": "),
+                    one["verdict"],
                     plain(one["baseline_value"], unit),
                     plain(one["value"], unit),
                     signed(one["difference"], unit),
                     signed_interval(one["interval"], unit),
-                    probability(one["p_value"]),
                     probability(one["p_adjusted"]),
                     setting_text(one["documents"]),
-                    one["verdict"],
                 )
             )
     confidence, hypotheses = decision["confidence"], decision["hypotheses"]
-    numbers = ("served", "student", "difference", "interval", "p", "adjusted p", "documents")
+    numbers = ("served", "student", "difference", "interval", "adjusted p", "documents")
     return Grid(
         "served",
         f"Difference: on the same questions, paired by document; positive is better for the student. Interval: "
-        f"{100 * confidence:g}%, and adjusted p: Holm, each for all {hypotheses} comparisons of this decision together. "
+        f"{100 * confidence:g}%, and adjusted p: Holm, each for all {hypotheses} comparisons of this decision. "
         f"Noise: a difference that chance explains.",
         (
             *(Column(name) for name in ("student", "task", "documents of")),
-            *(Column(name, "number") for name in numbers),
             *_verdicts("verdict"),
+            *(Column(name, "number") for name in numbers),
         ),
         rows,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]  # left, right, top, bottom
 
-ASCENT, DESCENT = 11.0, 4.0  # pixels of a line of 13.5 above and below its base
+ASCENT, DESCENT = 12.6, 3.4  # pixels of a line of 13.5 above and below its base, in DejaVu Sans
 FONT_PIXELS = 13.5
 LEADER_FROM = 20.0  # a name further from its mark, in pixels, is tied to it by a line
 # Widths in em of DejaVu Sans Bold, the widest of the common system fonts: another one leaves more room.
@@ -38,8 +38,9 @@ def place_labels(
 ) -> list[Label | None]:
     """A place for every name, near its mark.
 
-    A name never covers a mark, another name, or the edge of `bounds`; that it covers one of `lines` (error bars) is
-    avoided where a place not much further away does not. None where no place is left: not before names fill the plot.
+    A name never covers a mark, another name, or the edge of `bounds`. That it covers one of `lines` (error bars), or
+    lies nearer to another mark than to its own, is avoided where a place not much further away does not. None where no
+    place is left: not before names fill the plot.
     """
     taken: list[Box] = [(x - radius, x + radius, y - radius, y + radius) for x, y in marks]
     labels: list[Label | None] = []
@@ -50,7 +51,8 @@ def place_labels(
                 break  # they come in ascending order of distance
             if not _inside(box, bounds) or any(overlap(box, other) for other in taken):
                 continue
-            cost = distance + 12.0 * sum(overlap(box, line) for line in lines)
+            ambiguous = any(_gap(box, other) <= _gap(box, (x, y)) for other in marks if other != (x, y))
+            cost = distance + 12.0 * sum(overlap(box, line) for line in lines) + 30.0 * ambiguous
             if best is None or cost < best[0]:
                 best = cost, box
         if best is None:
@@ -58,9 +60,8 @@ def place_labels(
             continue
         box = best[1]
         taken.append(box)
-        end = (min(max(x, box[0]), box[1]), min(max(y, box[2]), box[3]))
-        away = math.dist((x, y), end)
-        labels.append(Label(box[0] + 1, box[3] - DESCENT, box, end if away > LEADER_FROM else None))
+        leader = _nearest(box, (x, y)) if _gap(box, (x, y)) > LEADER_FROM else None
+        labels.append(Label(box[0] + 1, box[3] - DESCENT, box, leader))
     return labels
 
 
@@ -96,6 +97,15 @@ def _candidates(x: float, y: float, width: float, radius: float, bounds: Box) ->
             box = (middle_x - half_width, middle_x + half_width, middle_y - half_height, middle_y + half_height)
             yield distance, tuple(round(edge, 2) for edge in box)
         distance += 6.0
+
+
+def _nearest(box: Box, mark: tuple[float, float]) -> tuple[float, float]:
+    """The point of a box that is nearest to a mark."""
+    return min(max(mark[0], box[0]), box[1]), min(max(mark[1], box[2]), box[3])
+
+
+def _gap(box: Box, mark: tuple[float, float]) -> float:
+    return math.dist(mark, _nearest(box, mark))
 
 
 def _inside(box: Box, bounds: Box) -> bool:

@@ -10,31 +10,47 @@ from components.report.summary import Summary
 from matta_core.artifacts import Artifact
 
 
-def pushed_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> Grid:
-    """What was pushed and how serving takes it over. `folder`: the PushRecord's, for paths within it."""
-    rows = [
-        (
-            size,
-            yes_no(entry["pushed"]),
-            entry["why"],
-            entry["before"] or UNKNOWN,
-            entry["version"] or UNKNOWN,
-            entry["path"] or UNKNOWN,
-            place(entry["manifest_path"], folder),
-            place(entry["model_card"], folder),
-            entry["registered"] or UNKNOWN,
-        )
-        for size, entry in ((size, record["students"][size]) for size in summary["students"])
-    ]
+def pushed_grid(summary: Summary, record: Mapping[str, Any]) -> Grid:
+    """What was pushed, and why not."""
+    entries = [(size, record["students"][size]) for size in summary["students"]]
     return Grid(
         "pushed",
         f"Under {record['target']}. Before and after: the versions that the pointer of each size named.",
         (
-            *(Column("student"), Column("pushed", "verdict"), Column("why")),
-            *(Column(name, "code") for name in ("before", "after", "path", "serving manifest", "model card")),
+            Column("student"),
+            Column("pushed", "verdict"),
+            Column("before", "code"),
+            Column("after", "code"),
+            Column("why"),
+        ),
+        [
+            (size, yes_no(entry["pushed"]), entry["before"] or UNKNOWN, entry["after"] or UNKNOWN, entry["why"])
+            for size, entry in entries
+        ],
+    )
+
+
+def serving_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> Grid:
+    """What serving takes over. `folder`: the PushRecord's, for paths within it."""
+    entries = [(size, record["students"][size]) for size in summary["students"]]
+    return Grid(
+        "serving",
+        "For serving: the version's files, a KServe InferenceService, the model card, and the entry in the registry.",
+        (
+            *(Column("student"), Column("files", "code"), Column("manifest", "code"), Column("model card", "code")),
             Column("registered"),
         ),
-        rows,
+        [
+            (
+                size,
+                entry["path"],
+                place(entry["manifest_path"], folder),
+                place(entry["model_card"], folder),
+                entry["registered"] or UNKNOWN,
+            )
+            for size, entry in entries
+            if entry["pushed"]
+        ],
     )
 
 

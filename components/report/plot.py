@@ -17,6 +17,7 @@ LARGE, SMALL = Canvas(720, 400), Canvas(480, 320)
 CURVE_LABELS = 110  # pixels right of the curves, for their names
 LINE_HEIGHT = 16  # of labels, in pixels
 MARK = 7.0  # pixels from a mark's middle to its edge, at most
+LOGARITHMIC_FROM = 4  # the largest cost over the smallest: else the students would crowd at one end
 CAP, SERVED_CAP = 4, 7  # half the width of an error bar's ends
 
 
@@ -63,7 +64,7 @@ def quality_plot(
     points = sorted(points, key=lambda point: (point.cost, point.name))
     left, right, top, bottom = canvas.plot
     costs = [point.cost for point in points]
-    logarithmic = min(costs) > 0 and max(costs) > 10 * min(costs)
+    logarithmic = min(costs) > 0 and max(costs) > LOGARITHMIC_FROM * min(costs)
     x = axis(costs, left, right, logarithmic=logarithmic)
     y = axis([end for point in points for end in point.ends], bottom, top)
     better = "higher is better" if entry["higher_is_better"] else "lower is better"

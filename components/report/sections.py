@@ -16,7 +16,7 @@ from components.report.details import (
     task_grid,
 )
 from components.report.figures import interval_95, task_name
-from components.report.origins import lineage_grid, pushed_grid, tasks_grid
+from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
 from components.report.summary import Curves, Summary
 from components.report.table import decode_seconds, table_tasks
@@ -89,14 +89,13 @@ def sections(
         )
         for number, task in enumerate(tasks)
     ]
+    pushed = pushed_grid(summary, record), serving_grid(summary, record, artifacts["push"].path)
     return [
         SectionOfReport("models", "Models", [Part(grids=(models_grid(summary, table_tasks(summary)),))]),
         SectionOfReport("quality", "Quality against cost", quality_parts(summary)),
         SectionOfReport("served", "Compared with what is served", [_served(summary, decision)]),
         SectionOfReport("gate", "The gate's reasons", [Part(grids=(reasons_grid(summary, decision),))]),
-        SectionOfReport(
-            "pushed", "What was pushed", [Part(grids=(pushed_grid(summary, record, artifacts["push"].path),))]
-        ),
+        SectionOfReport("pushed", "What was pushed", [Part(grids=tuple(grid for grid in pushed if grid.rows))]),
         SectionOfReport("tasks", "Task by task", per_task),
         SectionOfReport("speed", "Latency, throughput and memory", [Part(grids=(speed_grid(summary),))]),
         SectionOfReport("training", "Training", [_training(curves)]),

@@ -1,91 +1,23 @@
-"""The report: figures for programs, a page for people, and nothing that needs a network."""
+"""The page and the tables in Markdown: for people, and without a network."""
 
-import io
 import json
-import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+import components.report
 from components.report.step import report
-from components.report.table import COLUMNS, duration, pushed_lines, scaled, summary_table, table_rows
-from matta_core.artifacts import MANIFEST, finish_artifact
+from matta_core.artifacts import MANIFEST
 from matta_core.errors import UserError
 
-SIZES = {"s": 900_000, "m": 1_200_000, "xl": 1_700_000}
-BITS = {"s": 2.31, "m": 2.22, "xl": 2.16, "teacher": 2.05}
+STYLE = Path(components.report.__file__).with_name("style.css.jinja")
 
 
-def make_run(folder, teacher_config=None, sizes=SIZES, bits=BITS):
-    """The artifacts of a run by the names of report's parameters, m not blessed."""
-    made = {}
-
-    def artifact(name, kind, files, inputs=(), seconds=1.0):
-        path = folder / name
-        for file, content in files.items():
-            (path / file).parent.mkdir(parents=True, exist_ok=True)
-            (path / file).write_text(content if isinstance(content, str) else json.dumps(content))
-        digests = {source: made[source].digest for source in inputs}
-        made[name] = finish_artifact(path, kind, key=name, inputs=digests, seconds=seconds)
-
-    artifact("dataset", "TokenizedDataset", {"stats.json": {}}, seconds=20.0)
-    if teacher_config is not None:
-        nesting = {"sizes": {"teacher": teacher_config.n_inner}, "sequence_length": 32}
-        files = {
-            "ta/config.json": teacher_config.to_json_string(),
-            "ta/model.safetensors": "x" * 1000,
-            "nesting.json": nesting,
-            "metrics.jsonl": "",
-        }
-        artifact("teacher_checkpoint", "MattaCheckpoint", files, ["dataset"], seconds=100.0)
-    rows = [
-        {"step": step}
-        | {f"eval/cross_entropy/{size}": 3 + n / 9 + 4 * math.exp(-step / 150) for n, size in enumerate(sizes)}
-        for step in range(0, 801, 50)
-    ]
-    metrics = "".join(json.dumps(row) + "\n" for row in rows)
-    artifact("checkpoint", "MattaCheckpoint", {"metrics.jsonl": metrics}, ["dataset"], seconds=200.0)
-    members = {
-        size: {
-            "path": size,
-            "parameters": count,
-            "bytes": 4 * count,
-            "flops_per_token": 2 * count,
-            "certificate": {"bitwise_equal": True},
-        }
-        for size, count in sizes.items()
-    }
-    family = {"student": "s", "ta": "xl", "students": members}
-    artifact("students", "StudentFamily", {"family.json": family}, ["checkpoint"], seconds=5.0)
-    models = {
-        name: {
-            "parameters": sizes.get(name, 4_900_000),
-            "bits_per_byte": {"value": value, "standard_error": 0.02, "documents": 32},
-            "accuracy": {"value": 0.6 - value / 10, "standard_error": 0.034, "documents": 200},
-            "tokens_per_second": 12_345.6,
-        }
-        for name, value in bits.items()
-    }
-    results = {"evaluation_set": "e" * 64, "models": models}
-    artifact("evaluation", "EvaluationReport", {"results.json": results}, ["students"], seconds=60.0)
-    checks = [
-        {"check": "certificate", "threshold": True, "value": True, "passed": True, "why": "bit for bit"},
-        {"check": "monotone", "threshold": 2.1, "value": "nan", "passed": False, "why": "bits < NaN & worse"},
-    ]
-    verdicts = {size: {"blessed": size != "m", "checks": checks[: 1 + (size == "m")]} for size in sizes}
-    decision = {"students": verdicts, "blessed": [size for size in sizes if size != "m"], "evaluation_set": "e"}
-    artifact("decision", "GateDecision", {"decision.json": decision}, ["evaluation", "students"])
-    record = {
-        size: {"pushed": size != "m", "path": None if size == "m" else f"/pushed/{size}/versions/0"} for size in sizes
-    }
-    artifact("push_record", "PushRecord", {"push.json": {"students": record}}, ["decision", "students"], 10.0)
-    return {name: item.path for name, item in made.items()}
-
-
-def summary_of(artifact):
-    return json.loads((artifact.path / "summary.json").read_text())
+def files_of(run, folder):
+    artifact = report(**run, name="demo", output=folder / "report")
+    return [(artifact.path / name).read_text() for name in ("report.html", "summary.md")]
 
 
 class Page(HTMLParser):
@@ -117,140 +49,123 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_summary_holds_every_figure_of_the_table(tmp_path):
-    run = make_run(tmp_path)
-    summary = summary_of(report(**run, name="demo", output=tmp_path / "report"))
-    assert summary["students"]["s"] == {
-        "path": str(tmp_path / "students" / "s"),
-        "parameters": 900_000,
-        "bytes": 3_600_000,
-        "flops_per_token": 1_800_000,
-        "tokens_per_second": 12_345.6,
-        "bits_per_byte": 2.31,
-        "bits_per_byte_standard_error": 0.02,
-        "accuracy": 0.6 - 0.231,
-        "accuracy_standard_error": 0.034,
-        "blessed": True,
-        "pushed_to": "/pushed/s/versions/0",
-    }
-    assert (summary["students"]["m"]["blessed"], summary["students"]["m"]["pushed_to"]) == (False, None)
-    assert summary["ta"] == summary["students"]["xl"] | {"size": "xl"}
-    assert summary["seconds"] == {
-        "prepare_data": 20.0,
-        "train": 200.0,
-        "extract_students": 5.0,
-        "evaluate": 60.0,
-        "gate": 1.0,
-        "push": 10.0,
-    }
-    assert summary["total_seconds"] == 296.0
-
-
-def test_a_teacher_from_elsewhere_has_figures_but_no_path_and_no_size(tmp_path):
-    run = make_run(tmp_path)
-    teacher = summary_of(report(**run, name="demo", output=tmp_path / "report"))["teacher"]
-    assert (teacher["parameters"], teacher["bits_per_byte"]) == (4_900_000, 2.05)
-    unknown = ("path", "bytes", "flops_per_token", "blessed", "pushed_to")
-    assert [teacher[name] for name in unknown] == [None] * 5
-
-
-@pytest.mark.slow
-def test_a_teacher_trained_here_has_bytes_and_flops_by_the_rule_of_the_students(tmp_path):
-    from transformers import GPT2Config
-
-    hidden, inner, layers, vocab, length = 8, 32, 2, 100, 32
-    config = GPT2Config(n_embd=hidden, n_inner=inner, n_layer=layers, n_head=2, vocab_size=vocab, n_positions=length)
-    run = make_run(tmp_path, config)
-    summary = summary_of(report(**run, name="demo", output=tmp_path / "report"))
-    weights = layers * (4 * hidden * hidden + 2 * hidden * inner) + vocab * hidden
-    assert summary["teacher"]["flops_per_token"] == 2 * weights + 4 * length * hidden * layers
-    assert summary["teacher"]["bytes"] == 1000
-    assert summary["teacher"]["path"] == str(tmp_path / "teacher_checkpoint" / "ta")
-    assert summary["seconds"]["train_teacher"] == 100.0
-
-
-def test_figures_that_are_missing_or_not_finite_are_null_and_the_page_still_comes(tmp_path):
-    run = make_run(tmp_path)
-    results = json.loads((run["evaluation"] / "results.json").read_text())
-    del results["models"]["s"], results["models"]["teacher"]
-    results["models"]["m"]["bits_per_byte"]["value"] = math.nan
-    reseal(run, "evaluation", "results.json", results)
-    artifact = report(**run, name="demo", output=tmp_path / "report")
-    summary = summary_of(artifact)
-    assert summary["students"]["s"]["bits_per_byte"] is None
-    assert summary["students"]["m"]["bits_per_byte"] is None
-    assert summary["students"]["s"]["parameters"] == 900_000
-    assert [row[5] for row in table_rows(summary)] == ["–", "–", "2.160 ± 0.020", "–"]  # noqa: RUF001
-    Page((artifact.path / "report.html").read_text())
-
-
-def reseal(run, name, file, content):
-    """Replace a file of an artifact, and seal anew what was made from it."""
-    (run[name] / file).write_text(json.dumps(content))
-    digests = {}
-    for artifact in run:
-        manifest = json.loads((run[artifact] / MANIFEST).read_text())
-        inputs = {source: digests[source] for source in manifest["inputs"]}
-        (run[artifact] / MANIFEST).unlink()
-        made = finish_artifact(run[artifact], manifest["kind"], key=artifact, inputs=inputs)
-        digests[artifact] = made.digest
-
-
-def test_a_ta_that_was_not_extracted_is_null(tmp_path):
-    run = make_run(tmp_path, sizes={"s": 1, "m": 2}, bits={"s": 2.3, "m": 2.2, "teacher": 2.0})
-    artifact = report(**run, name="demo", output=tmp_path / "report")
-    assert summary_of(artifact)["ta"] is None
-
-
-def test_the_page_is_one_sound_file_that_asks_for_nothing_else(tmp_path):
-    run = make_run(tmp_path)
-    text = (report(**run, name="demo", output=tmp_path / "report").path / "report.html").read_text()
+def test_the_page_is_one_sound_file_that_asks_for_nothing_else(tmp_path, make_run, further_tasks):
+    text, _ = files_of(make_run(tmp_path, tasks=further_tasks), tmp_path)
     page = Page(text)
     names = {name for name, _ in page.tags}
     assert not names & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"url\((?!#)|@import|https?:", text)
-    assert len(text) < 200_000
 
 
-def test_the_page_can_be_read_without_seeing_it(tmp_path):
-    run = make_run(tmp_path)
-    page = Page((report(**run, name="demo", output=tmp_path / "report").path / "report.html").read_text())
+def test_twenty_sizes_with_twelve_tasks_and_hundreds_of_slices_stay_below_two_megabytes(tmp_path, make_run):
+    sizes = {f"size-{number}": 10**6 * (number + 1) for number in range(19)} | {"xl": 10**8}
+    bits = {size: 3 - number / 50 for number, size in enumerate(sizes)} | {"teacher": 2.0}
+    tasks = {f"task_{number}": ("acc", True, "accuracy", 0.02, 300) for number in range(12)}
+    slices = [f"package_{number}" for number in range(300)]
+    run = make_run(tmp_path, sizes=sizes, bits=bits, tasks=tasks, served=tuple(sizes), slices=slices)
+    text, tables = files_of(run, tmp_path)
+    assert len(text.encode()) < 2_000_000
+    assert "288 more slices, of fewer documents" in tables
+
+
+def test_ids_are_unique_and_figures_tables_and_regions_have_names(tmp_path, make_run, further_tasks):
+    text, _ = files_of(make_run(tmp_path, tasks=further_tasks), tmp_path)
+    page = Page(text)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    for figure in page.attributes("svg"):
+    figures = page.attributes("svg")
+    assert len(figures) == 2 * 4 + 1
+    for figure in figures:
         assert figure["role"] == "img"
-        assert set(figure["aria-labelledby"].split()) <= set(ids)
-    assert len(page.attributes("svg")) == 2
-    assert len(page.attributes("caption")) == len(page.attributes("table")) == 3
+        assert {figure["aria-labelledby"], figure["aria-describedby"]} <= set(ids)
+    assert len(page.attributes("caption")) == len(page.attributes("table"))
     assert all(attributes.get("scope") for attributes in page.attributes("th"))
+    regions = [attributes for attributes in page.attributes("div") if attributes.get("role") == "region"]
+    assert len(regions) == len(page.attributes("table")) + len(figures)
+    assert all(region["tabindex"] == "0" for region in regions)
+    assert all(region.get("aria-label") or region["aria-labelledby"] in ids for region in regions)
+    names = [region.get("aria-label") or region["aria-labelledby"] for region in regions]
+    assert len(names) == len(set(names))
     assert page.attributes("html") == [{"lang": "en"}]
-    description = "s: 900.0 k parameters, 2.310 ± 0.020 bits per byte; m (not blessed): 1.2 M parameters"
-    assert description in "".join(page.text)
+    assert {link["href"].removeprefix("#") for link in page.attributes("a")} <= set(ids)
 
 
-def test_the_page_tells_the_gates_reasons_and_escapes_them(tmp_path):
+def test_both_tell_the_gates_reasons_and_escape_them(tmp_path, make_run):
+    page, tables = files_of(make_run(tmp_path), tmp_path)
+    assert "m was held: bits &lt; NaN &amp; worse" in page
+    assert "2 of 3 students blessed, 2 pushed" in page
+    assert r"m was held: bits \< NaN & worse" in tables
+    assert "**2 of 3 students blessed, 2 pushed.**" in tables
+
+
+def test_noise_is_called_noise_and_an_improvement_better(tmp_path, make_run):
+    page, tables = files_of(make_run(tmp_path), tmp_path)
+    assert '<span class="noise">noise</span>' in page
+    row = next(line for line in tables.splitlines() if line.startswith("| s | bits per byte | all"))
+    assert row == "| s | bits per byte | all | better | 2.340 | 2.310 | +0.031 | +0.004 to +0.058 | \\< 0.001 | 32 |"
+    assert "for all 4 comparisons of this decision" in tables
+
+
+def test_a_size_that_nothing_is_served_as_is_named(tmp_path, make_run):
+    page, tables = files_of(make_run(tmp_path), tmp_path)
+    assert "Nothing is served yet as m: there was nothing to compare with." in page
+    assert "Nothing is served yet as m" in tables
+
+
+def test_a_first_run_has_no_comparisons_but_all_else(tmp_path, make_run):
+    page, _ = files_of(make_run(tmp_path, served=()), tmp_path)
+    assert "Nothing is served yet as s, m, xl" in page
+    assert 'id="served-caption"' not in page
+    assert 'class="mark served"' not in page
+
+
+def test_where_nothing_was_pushed_the_headline_says_so(tmp_path, make_run, reseal):
     run = make_run(tmp_path)
-    text = (report(**run, name="demo", output=tmp_path / "report").path / "report.html").read_text()
-    assert "bits &lt; NaN &amp; worse" in text
-    assert "2 of 3 students blessed, 2 pushed" in text
-    assert "/pushed/xl/versions/0" in text
+    decision = json.loads((run["decision"] / "decision.json").read_text())
+    record = json.loads((run["push_record"] / "push.json").read_text())
+    for size in decision["students"]:
+        decision["students"][size]["blessed"] = False
+        record["students"][size] = record["students"]["m"]
+    reseal(run, "decision", "decision.json", decision)
+    reseal(run, "push_record", "push.json", record)
+    page, tables = files_of(run, tmp_path)
+    assert "<h1>No student was blessed, and none was pushed</h1>" in page
+    assert "KServe" not in tables
 
 
-def test_the_page_shows_the_lineage_by_digest(tmp_path):
+def test_paths_of_manifest_and_card_are_told_whole(tmp_path, make_run):
+    page, tables = files_of(make_run(tmp_path), tmp_path)
+    for path in ("/pushed/xl/versions/fedcba9876543210", tmp_path / "push_record" / "serving" / "xl.yaml"):
+        assert f"<code>{path}</code>" in page
+        assert f"`{path}`" in tables
+
+
+def test_both_show_the_lineage_by_digest(tmp_path, make_run):
     run = make_run(tmp_path)
-    text = (report(**run, name="demo", output=tmp_path / "report").path / "report.html").read_text()
-    for path in run.values():
-        assert json.loads((path / MANIFEST).read_text())["digest"] in text
+    for text in files_of(run, tmp_path):
+        for path in run.values():
+            assert json.loads((path / MANIFEST).read_text())["digest"] in text
+        assert "e" * 64 in text
 
 
-def test_artifacts_of_different_runs_are_refused(tmp_path):
+def test_a_table_in_markdown_has_as_many_cells_in_every_row(tmp_path, make_run, further_tasks):
+    _, tables = files_of(make_run(tmp_path, tasks=further_tasks), tmp_path)
+    blocks = re.findall(r"(?:^\|.*\n)+", tables, flags=re.MULTILINE)
+    assert len(blocks) >= 12
+    for block in blocks:
+        lines = block.strip().splitlines()
+        assert re.fullmatch(r"\|( ---:? \|)+", lines[1])
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_artifacts_of_different_runs_are_refused(tmp_path, make_run):
     run = make_run(tmp_path / "a")
     other = make_run(tmp_path / "b", sizes={"s": 1, "xl": 2})
     with pytest.raises(UserError, match=r"evaluation was not made from .*students: a report is of one run"):
         report(**run | {"evaluation": other["evaluation"]}, name="demo", output=tmp_path / "report")
 
 
-def test_a_finished_report_is_reused_and_one_of_a_moved_run_is_made_anew(tmp_path, capsys):
+def test_a_finished_report_is_reused_and_one_of_a_moved_run_is_made_anew(tmp_path, make_run, capsys):
     run = make_run(tmp_path / "a")
     first = report(**run, name="demo", output=tmp_path / "report-{key}")
     assert report(**run, name="demo", output=tmp_path / "report-{key}") == first
@@ -258,50 +173,38 @@ def test_a_finished_report_is_reused_and_one_of_a_moved_run_is_made_anew(tmp_pat
     (tmp_path / "a").rename(tmp_path / "b")
     moved = {name: tmp_path / "b" / path.name for name, path in run.items()}
     again = report(**moved, name="demo", output=tmp_path / "report-{key}")
-    assert summary_of(again)["students"]["s"]["path"] == str(tmp_path / "b" / "students" / "s")
+    summary = json.loads((again.path / "summary.json").read_text())
+    assert summary["students"]["s"]["path"] == str(tmp_path / "b" / "students" / "s")
 
 
-def test_the_terminal_table_has_a_row_per_model_in_human_units(tmp_path):
-    run = make_run(tmp_path)
-    summary = summary_of(report(**run, name="demo", output=tmp_path / "report"))
-    rows = table_rows(summary)
-    assert [row[0] for row in rows] == ["s (Student)", "m", "xl (TA)", "Teacher"]
-    assert rows[1] == (
-        "m",
-        "1.2 M",
-        "4.8 MB",
-        "2.4 M",
-        "12.3 k",
-        "2.220 ± 0.020",
-        "37.8% ± 3.4%",
-        "no",
-        "no",
-    )
-    console = Console(width=80, file=io.StringIO())
-    console.print(summary_table(summary))
-    shown = console.file.getvalue()
-    assert all(cell.replace(" ± ", "±") in shown for row in rows for cell in row)  # nothing is cut off
-    assert len(COLUMNS) == len(rows[0])
-    assert pushed_lines(summary) == ["s: /pushed/s/versions/0", "xl: /pushed/xl/versions/0"]
+def luminance(colour):
+    """Relative luminance, WCAG 2.2."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0, "", "0"),
-        (999, "", "999"),
-        (999.96, "", "1.0 k"),
-        (1_234_567, "", "1.2 M"),
-        (4_900_000, "B", "4.9 MB"),
-        (3_100_000, "FLOP", "3.1 MFLOP"),
-        (999_990_000, "B", "1.0 GB"),
-        (12_345, "", "12.3 k"),
-    ],
-)
-def test_units_are_scaled_by_thousands(value, unit, text):
-    assert scaled(value, unit) == text
+def contrast(a, b):
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (75, "1 min 15 s"), (3660, "1 h 1 min")])
-def test_durations_are_told_in_words(seconds, text):
-    assert duration(seconds) == text
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_a_contrast_of_4_5_and_marks_of_3(scheme):
+    colours = [
+        dict(re.findall(r"--(\w+): (#\w{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
+    ]
+    assert len(colours) == 2
+    assert colours[0].keys() == colours[1].keys()
+    palette = colours[scheme]
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for text in ("ink", "quiet", "good", "bad", "student"):  # links are in the students' colour
+        assert contrast(palette[text], palette["paper"]) >= 4.5, text
+    for mark in ("student", "teacher", "served", "small", "large", "axis"):
+        assert contrast(palette[mark], palette["paper"]) >= 3, mark
+
+
+def test_the_style_uses_only_the_colours_that_are_checked():
+    rules = re.sub(r":root \{.*?\}", "", STYLE.read_text(), flags=re.DOTALL)
+    assert not re.search(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|hsla?\(|opacity", rules)
