@@ -4,6 +4,7 @@ A recipe comes from a YAML file (`pipelines/recipes/`) or, inside a pipeline, as
 Unknown keys and bad values raise UserError with the field's full name, the value and the allowed range.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,9 +91,12 @@ class TrainConfig(Section):
         if any(width < 1 for width in widths) or widths != sorted(set(widths)):
             raise ValueError(f"sizes must be positive, ascending and different, got {self.sizes}")
         for name, width in self.sizes.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (name == "teacher" and len(self.sizes) > 1):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (
+                name in ("teacher", "references") and len(self.sizes) > 1
+            ):
                 raise ValueError(
-                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher' in a family; got {name!r}"
+                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher' or 'references' in a "
+                    f"family; got {name!r}"
                 )
             if width % 8:
                 raise ValueError(f"sizes must be multiples of 8 (matrix units work in tiles), got {name}: {width}")
@@ -134,7 +138,7 @@ class TaskConfig(Section):
     data_files: str | None = setting(
         None, help="a local .json, .jsonl or .parquet file with the task's test split; none: from the Hugging Face hub"
     )
-    metric: str | None = setting(None, help="of the task's metrics; none: its first")
+    metric: str | None = setting(None, help="of the task's metrics; none: its first that is a mean over questions")
     limit: int | None = setting(None, low=2, unit="questions", help="the first so many; none: all")
     num_fewshot: int | None = setting(None, low=0, help="examples in the prompt; none: as the task says")
 
@@ -181,6 +185,14 @@ class GatePolicy(Section):
     max_prefill_seconds: float | None = setting(None, above=0.0, unit="seconds, batch 1")
     max_decode_seconds: float | None = setting(None, above=0.0, unit="seconds per token, batch 1")
     max_memory_bytes: int | None = setting(None, low=1, unit="bytes at the peak of inference")
+
+    def check(self) -> None:
+        for name in ("minimum", "maximum", "non_inferior", "improve", "slices"):
+            for task, value in (getattr(self, name) or {}).items():
+                if not math.isfinite(value):
+                    raise ValueError(f"{name}.{task} must be finite, got {value}")
+                if name not in ("minimum", "maximum") and value < 0:
+                    raise ValueError(f"{name}.{task} must be >= 0, got {value:g}")
 
 
 @dataclass(frozen=True)

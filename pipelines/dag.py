@@ -65,14 +65,18 @@ def build_pipeline(recipe: Recipe) -> Callable:
         students = extract_students(
             config=extract_students_config, store=store, checkpoint=checkpoint, dataset=data
         ).outputs["students"]
-        evaluation = evaluate(
+        # What is served now is read there, and no input that Kubeflow knows of: our own key does.
+        evaluated = evaluate(
             config=evaluate_config,
             score_teacher_config=score_teacher_config,
+            push_config=push_config,
             store=store,
             dataset=data,
             students=students,
             **teacher,
-        ).outputs["report"]
+        )
+        evaluated.set_caching_options(False)
+        evaluation = evaluated.outputs["report"]
         # A decision, what it sets off and what is said of it are never taken from a cache.
         decided = gate(config=gate_config, store=store, evaluation=evaluation, students=students)
         decided.set_caching_options(False)

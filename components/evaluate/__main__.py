@@ -6,7 +6,11 @@ from matta_core.config import EvaluateConfig
 
 
 def main() -> None:
-    parser = step_parser("evaluate", "Evaluate all students, the TA and the Teacher.", EvaluateConfig)
+    parser = step_parser(
+        "evaluate",
+        "Evaluate all students, the TA, the Teacher and what is served now under push.target.",
+        EvaluateConfig,
+    )
     parser.add_argument("--dataset", required=True, help="a TokenizedDataset, made by prepare_data")
     parser.add_argument("--students", required=True, help="a StudentFamily, made by extract_students")
     parser.add_argument(
@@ -21,6 +25,7 @@ def main() -> None:
         args.students,
         teacher=recipe.score_teacher.teacher,
         teacher_checkpoint=args.teacher_checkpoint,
+        push_target=recipe.push.target,
         output=args.output,
     )
 

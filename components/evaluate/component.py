@@ -9,6 +9,7 @@ from components.images import EVALUATOR_IMAGE
 def evaluate(
     config: str,
     score_teacher_config: str,
+    push_config: str,
     store: str,
     dataset: dsl.Input[dsl.Dataset],
     students: dsl.Input[dsl.Model],
@@ -16,15 +17,15 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
-    """Evaluate all students, the TA and the Teacher that scored on the same held-out documents.
+    """Evaluate all students, the TA, the Teacher that scored, and what is served now, on the same questions.
 
-    Artifact files: results.json, documents/<model>.jsonl, tasks/.
+    Artifact files: results.json, questions.jsonl, documents/<model>.jsonl, tasks/.
     """
     import json
 
     from components.evaluate.step import evaluate
     from components.step import exit_on_user_error, output_path, publish
-    from matta_core.config import EvaluateConfig, ScoreTeacherConfig
+    from matta_core.config import EvaluateConfig, PushConfig, ScoreTeacherConfig
 
     with exit_on_user_error():
         artifact = evaluate(
@@ -33,11 +34,12 @@ def evaluate(
             students.path,
             teacher=ScoreTeacherConfig.from_json(score_teacher_config, "score_teacher").teacher,
             teacher_checkpoint=teacher_checkpoint.path if teacher_checkpoint else None,
+            push_target=PushConfig.from_json(push_config, "push").target,
             output=output_path(store, "evaluate", report.path),
         )
         publish(report, artifact)
         results = json.loads((artifact.path / "results.json").read_text())
-        for name, figures in results["models"].items():
-            for metric in ("bits_per_byte", "accuracy"):
-                if figures[metric]["value"] is not None:
-                    metrics.log_metric(f"{metric}/{name}", figures[metric]["value"])
+        for name, model in results["models"].items():
+            for task, figure in model["tasks"].items():
+                if figure["value"] is not None:
+                    metrics.log_metric(f"{task}/{name}", figure["value"])

@@ -1,39 +1,63 @@
-"""Figures with standard errors, from per-document results.
+"""Figures with standard errors, from what every question gave.
 
-A row is one question to one model: `task`, `doc_id` (its place in the task's file), `document` (the digest of the
-held-out document that it comes from), `log_likelihood` (nats; None where the model gave no finite number),
-`correct` (of the last-token task) and `bytes` (of what was predicted).
+A question is a line of `questions.jsonl`: `task`, `question` (its index in the task), `document` (questions of the
+same document share it), `weight` and `slices`. A value is what one model gave for it, or None where the model
+gave no finite number. The figure is sum(weight x value) / sum(weight).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LAST_TOKEN = "matta_last_token"
-BITS_PER_BYTE = "matta_bits_per_byte"
-
-Row = Mapping[str, Any]
+Question = Mapping[str, Any]
+Answer = tuple[Question, float | None]
 
 
-def summarise(rows: Iterable[Row]) -> dict[str, Any]:
-    """bits_per_byte, accuracy and last_token_cross_entropy (nats), with standard errors and sample sizes.
+def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, dict[str, Any]]:
+    """By task: {"value", "standard_error", "questions", "documents", "slices": {kind: {name: the same, unsliced}}}.
 
-    A figure that is not finite is None, which is JSON's way to say so; the gate takes it for a "no".
+    A figure with a value that is None is None, which is JSON's way to say so; the gate takes it for a "no". So is
+    the standard error of a single document.
     """
-    by_task: dict[str, list[Row]] = {LAST_TOKEN: [], BITS_PER_BYTE: []}
-    for row in rows:
-        by_task[row["task"]].append(row)
-    lines, documents = by_task[LAST_TOKEN], by_task[BITS_PER_BYTE]
+    by_task: dict[str, list[Answer]] = defaultdict(list)
+    by_slice: dict[str, dict[str, dict[str, list[Answer]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for question, value in zip(questions, values, strict=True):
+        by_task[question["task"]].append((question, value))
+        for kind, name in question["slices"].items():
+            by_slice[question["task"]][kind][name].append((question, value))
     return {
-        "bits_per_byte": _figure(documents, lambda row: _nats(row) / math.log(2), lambda row: row["bytes"]),
-        "accuracy": _figure(lines, lambda row: row["correct"], lambda row: 1) | {"lines": len(lines)},
-        "last_token_cross_entropy": _figure(lines, _nats, lambda row: 1) | {"lines": len(lines)},
+        task: figure(answers)
+        | {
+            "slices": {
+                kind: {name: figure(part) for name, part in sorted(parts.items())}
+                for kind, parts in by_slice[task].items()
+            }
+        }
+        for task, answers in by_task.items()
+    }
+
+
+def figure(answers: Iterable[Answer]) -> dict[str, Any]:
+    """The ratio estimate, questions of the same document added up first."""
+    answers = list(answers)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for question, value in answers:
+        sums[question["document"]][0] += question["weight"] * (math.nan if value is None else value)
+        sums[question["document"]][1] += question["weight"]
+    value, standard_error = ratio_estimate(*zip(*sums.values(), strict=True))
+    return {
+        "value": _finite(value),
+        "standard_error": _finite(standard_error),
+        "questions": len(answers),
+        "documents": len(sums),
     }
 
 
 def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
-    """sum(numerators) / sum(denominators), and its standard error.
+    """sum(numerators) / sum(denominators), and its standard error, NaN where there is one entry only.
 
     One entry per document. Documents are drawn, not the bytes or lines in them, so they are what varies: the
     linearised variance of a ratio, n / (n - 1) sum (y - r x)^2 / (sum x)^2 (Cochran, Sampling Techniques,
@@ -41,26 +65,11 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
     """
     n, total = len(numerators), math.fsum(denominators)
     ratio = math.fsum(numerators) / total
+    if n == 1:
+        return ratio, math.nan
     squares = math.fsum((y - ratio * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
     return ratio, math.sqrt(n / (n - 1) * squares) / total
 
 
-def _figure(
-    rows: Sequence[Row], numerator: Callable[[Row], float], denominator: Callable[[Row], float]
-) -> dict[str, Any]:
-    """The ratio estimate, rows of the same document added up first."""
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for row in rows:
-        sums[row["document"]][0] += numerator(row)
-        sums[row["document"]][1] += denominator(row)
-    value, standard_error = ratio_estimate(*zip(*sums.values(), strict=True))
-    finite = math.isfinite(value)
-    return {
-        "value": value if finite else None,
-        "standard_error": standard_error if finite else None,
-        "documents": len(sums),
-    }
-
-
-def _nats(row: Row) -> float:
-    return math.nan if row["log_likelihood"] is None else -row["log_likelihood"]
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

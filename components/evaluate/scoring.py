@@ -1,25 +1,24 @@
-"""What needs torch and lm-eval: score a model on the tasks, and time it."""
+"""What needs torch and lm-eval: put every question to one model."""
 
 import contextlib
 import io
 import logging
 import math
-import statistics
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
-import torch
 import transformers
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import resolve_max_length
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.evaluate.figures import BITS_PER_BYTE, LAST_TOKEN, Row, summarise
-
-THROUGHPUT_BATCH_SIZE = 8
+from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
+from components.evaluate.figures import summarise
+from components.evaluate.questions import EvaluationSet
+from matta_core.errors import UserError
+from matta_core.models import load_model
 
 
 @contextlib.contextmanager
@@ -33,78 +32,93 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def context_length(model: PreTrainedModel) -> int:
+def model_config(path: str) -> PreTrainedConfig:
+    """A checkpoint's config, without its weights. Raises: UserError where it cannot be loaded."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError):
+        return load_model(path).config  # says what is wrong
+
+
+def context_length(config: PreTrainedConfig) -> int:
     """Tokens that a model sees at once."""
-    return resolve_max_length(model.config)
+    return resolve_max_length(config)
 
 
 @quiet()
 def score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Any], batch_size: int
-) -> list[Row]:
-    """Every question of the tasks, put to one model by lm-eval: the rows that `figures` describes."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluation_set: EvaluationSet, batch_size: int
+) -> list[float | None]:
+    """Every question, put to one model by one call of lm-eval: a value for each, None where a number was not finite.
+
+    A model that gave any log-likelihood that is not finite has no value for the texts it wrote either: what a broken
+    model writes is no answer.
+    """
     language_model = HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         backend="causal",
-        max_length=context_length(model),
+        max_length=context_length(model.config),
         batch_size=batch_size,
     )
-    # No bootstrap: our standard errors have closed forms, and know which lines share a document.
-    outcome = evaluate(language_model, {"tasks": dict(tasks)}, bootstrap_iters=0)
-    rows = []
-    for name in sorted(tasks):
-        for sample in sorted(outcome["samples"][name], key=lambda sample: sample["doc_id"]):
-            (response,) = sample["filtered_resps"]
-            log_likelihood, correct = response if name == LAST_TOKEN else (response, None)
-            rows.append(
-                {
-                    "task": name,
-                    "doc_id": sample["doc_id"],
-                    "document": sample["doc"]["document"],
-                    "log_likelihood": log_likelihood if math.isfinite(log_likelihood) else None,
-                    "correct": correct,
-                    "bytes": len(sample["target"].encode()),
-                }
-            )
-    _check_against_lm_eval(rows, outcome["results"])
-    return rows
-
-
-def tokens_per_second(models: Mapping[str, PreTrainedModel], sequence_length: int, repeats: int) -> dict[str, float]:
-    """Median speed of a forward pass over THROUGHPUT_BATCH_SIZE sequences, by model.
-
-    The models take turns, so that a slow moment of the machine is not one model's misfortune; the first round
-    warms up and does not count.
-    """
-    vocab_size = min(model.config.vocab_size for model in models.values())
-    input_ids = torch.randint(
-        vocab_size, (THROUGHPUT_BATCH_SIZE, sequence_length), generator=torch.Generator().manual_seed(0)
+    for task in evaluation_set.tasks:
+        task.task.set_fewshot_seed(FEWSHOT_SEED)
+    # No bootstrap: our standard errors have closed forms, and know which questions share a document.
+    outcome = evaluate(
+        language_model,
+        {"tasks": {task.name: task.task for task in evaluation_set.tasks}},
+        samples=dict(evaluation_set.samples),
+        bootstrap_iters=0,
     )
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
-        for _ in range(1 + repeats):
-            for name, model in models.items():
-                on_device = input_ids.to(model.device)
-                _wait_for_accelerator()
-                started = time.perf_counter()
-                model(on_device, use_cache=False)
-                _wait_for_accelerator()
-                seconds[name].append(time.perf_counter() - started)
-    return {name: input_ids.numel() / statistics.median(times[1:]) for name, times in seconds.items()}
+    evaluation_set.check_same()
+    samples = {task.name: _samples(outcome["samples"][task.name]) for task in evaluation_set.tasks}
+    broken = not all(_finite(sample["filtered_resps"]) for rows in samples.values() for sample in rows)
+    values = []
+    for task in evaluation_set.tasks:
+        for sample in samples[task.name]:
+            if not _finite(sample["filtered_resps"]) or (broken and task.new_tokens):
+                values.append(None)
+            else:
+                values.append(_value(task, sample))
+    _check_against_lm_eval(evaluation_set, values, samples, outcome["results"])
+    return values
 
 
-def _check_against_lm_eval(rows: list[Row], results: Mapping[str, Any]) -> None:
+def _samples(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a task with several ways to read an answer, its first (lm-eval calls them filters); in order."""
+    first = samples[0]["filter"]
+    return sorted((sample for sample in samples if sample["filter"] == first), key=lambda sample: sample["doc_id"])
+
+
+def _value(task: EvaluationTask, sample: dict[str, Any]) -> float | None:
+    if task.metric not in sample:
+        raise UserError(
+            f"evaluate.tasks.{task.name} gives no {task.metric} per question, only {', '.join(sample['metrics'])}: "
+            f"set its metric to one of those"
+        )
+    value = sample[task.metric]
+    if task.metric == "bits_per_byte":
+        log_likelihood, num_bytes = value
+        value = -log_likelihood / math.log(2) / num_bytes
+    return float(value) if math.isfinite(value) else None
+
+
+def _finite(responses: Any) -> bool:
+    """Whether all numbers in a model's responses are: (log-likelihood, greedy) pairs, log-likelihoods, or texts."""
+    if isinstance(responses, list | tuple):
+        return all(_finite(response) for response in responses)
+    return not isinstance(responses, float) or math.isfinite(responses)
+
+
+def _check_against_lm_eval(
+    evaluation_set: EvaluationSet,
+    values: Sequence[float | None],
+    samples: dict[str, list[dict[str, Any]]],
+    results: dict[str, Any],
+) -> None:
     """Ours are lm-eval's own figures; only the standard errors differ."""
-    figures = summarise(rows)
-    for figure, task, metric in (
-        ("bits_per_byte", BITS_PER_BYTE, "bits_per_byte,none"),
-        ("accuracy", LAST_TOKEN, "acc,none"),
-    ):
-        ours, theirs = figures[figure]["value"], results[task][metric]
-        assert ours is None or math.isclose(ours, theirs, rel_tol=1e-9), (figure, ours, theirs)
-
-
-def _wait_for_accelerator() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    figures = summarise(evaluation_set.questions, values)
+    for task in evaluation_set.tasks:
+        ours = figures[task.name]["value"]
+        theirs = results[task.name][f"{task.metric},{samples[task.name][0]['filter']}"]
+        assert ours is None or math.isclose(ours, theirs, rel_tol=1e-9), (task.name, ours, theirs)

@@ -1,4 +1,4 @@
-"""The evaluation set: two lm-eval tasks made from held-out documents, part of the artifact.
+"""Two lm-eval tasks made from held-out documents, part of the artifact.
 
 `matta_last_token`, in the manner of LAMBADA: predict the last token of a line from its long context.
 `matta_bits_per_byte`: the log-likelihood of whole documents, in bits, per byte of their UTF-8 text.
@@ -18,12 +18,17 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import yaml
+from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
-from components.evaluate.figures import BITS_PER_BYTE, LAST_TOKEN
-from matta_core.artifacts import digest_of, file_digest
+from components.evaluate.catalogue import EvaluationTask
+from matta_core.artifacts import digest_of
 from matta_core.config import EvaluateConfig
 from matta_core.errors import UserError
+
+LAST_TOKEN = "matta_last_token"
+BITS_PER_BYTE = "matta_bits_per_byte"
+BUILT_IN = (BITS_PER_BYTE, LAST_TOKEN)
 
 # Lines of one document tell much the same story, so a few of each are worth more than many of some.
 LINES_PER_DOCUMENT = 8
@@ -57,8 +62,8 @@ class Document(NamedTuple):
 
 def write_tasks(
     dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> str:
-    """Write both tasks to `folder`; the digest of the evaluation set.
+) -> None:
+    """Write both tasks to `folder`.
 
     `max_length`: tokens that the model with the shortest context sees at once.
     Raises: UserError where the held-out documents give too few questions.
@@ -85,20 +90,18 @@ def write_tasks(
                 f"needs 2: {remedy}"
             )
         _write_task(folder, name, questions)
-    return digest_of({file.name: file_digest(file) for file in sorted(folder.iterdir())})
 
 
-def load_tasks(folder: Path, cache: Path) -> dict[str, Any]:
-    """lm-eval's Task objects, by name. `cache`: where the datasets library may write."""
-    from lm_eval.tasks import TaskManager
-
+def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
+    """Both tasks. `cache`: where the datasets library may write."""
     specifications = []
     for file in sorted(folder.glob("*.yaml")):
         specification = yaml.safe_load(file.read_text(encoding="utf-8"))
         # The files name one another without a folder, so that the artifact can be moved.
         data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
         specifications.append(specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}})
-    return TaskManager(include_defaults=False).load(specifications)["tasks"]
+    loaded = TaskManager(include_defaults=False).load(specifications)["tasks"]
+    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in BUILT_IN]
 
 
 def read_documents(dataset: Path) -> Iterator[Document]:

@@ -34,9 +34,9 @@ def test_every_recipe_compiles_to_ir_that_kfps_proto_parses(tmp_path, recipe):
     assert spec.pipeline_info.name == f"matta-{load_recipe(recipe).name}"
 
 
-def test_gate_push_and_report_are_never_cached_and_the_rest_is(tmp_path):
+def test_what_reads_or_changes_what_is_served_is_never_cached_and_the_rest_is(tmp_path):
     cached = {name: task.caching_options.enable_cache for name, task in tasks(compiled(tmp_path)).items()}
-    assert cached == {name: name not in ("gate", "push", "report") for name in STEPS}
+    assert cached == {name: name not in ("evaluate", "gate", "push", "report") for name in STEPS}
 
 
 def test_the_recipes_settings_are_the_parameters_defaults(tmp_path):

@@ -22,7 +22,7 @@ def config():
         last_token_context=12,
         bits_per_byte_documents=6,
         bits_per_byte_characters=300,
-        throughput_repeats=3,
+        latency_repeats=3,
     )
 
 

@@ -8,23 +8,27 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from components.evaluate import scoring
+from components.evaluate.figures import summarise
 from components.evaluate.step import evaluate
+from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, make_artifacts, config):
-    """A folder with dataset, students, teacher, and their finished report."""
+    """A folder with dataset, students, teacher, and their finished report; nothing is served yet."""
     root = tmp_path_factory.mktemp("evaluate")
     make_artifacts(root)
-    run(root, config)
+    run(root, config, push_target=str(root / "pushed"))
     return root
 
 
-def run(root, config, output="report", **teacher):
+def run(root, config, output="report", push_target=None, **teacher):
     teacher = teacher or {"teacher_checkpoint": root / "teacher"}
-    return evaluate(config, root / "dataset", root / "students", **teacher, output=root / output)
+    return evaluate(
+        config, root / "dataset", root / "students", **teacher, push_target=push_target, output=root / output
+    )
 
 
 def read_lines(file):
@@ -35,6 +39,10 @@ def results_of(report):
     return json.loads((report / "results.json").read_text())
 
 
+def values_of(report, name, task):
+    return [row["value"] for row in read_lines(report / "documents" / f"{name}.jsonl") if row["task"] == task]
+
+
 def nats(model, tokens, first):
     """The negative log-likelihood of tokens[first:], computed by torch alone."""
     with torch.no_grad():
@@ -43,10 +51,30 @@ def nats(model, tokens, first):
 
 
 def test_students_ta_and_teacher_are_in_the_report(finished):
-    models = results_of(finished / "report")["models"]
-    assert {name: model["role"] for name, model in models.items()} == {"s": "student", "xl": "ta", "teacher": "teacher"}
+    results = results_of(finished / "report")
+    models = results["models"]
+    assert {name: (model["role"], model["size"]) for name, model in models.items()} == {
+        "s": ("student", "s"),
+        "xl": ("ta", "xl"),
+        "teacher": ("teacher", None),
+    }
     assert models["s"]["parameters"] < models["xl"]["parameters"] < models["teacher"]["parameters"]
-    assert all(model["tokens_per_second"] > 0 for model in models.values())
+    assert all(model["bytes"] == 4 * model["parameters"] for model in models.values())
+    assert models["s"]["digest"] == content_digest(finished / "students" / "s")
+    assert all(model["version"] is None for model in models.values())
+    assert results["baselines"] == {"s": None, "xl": None}
+    assert results["baseline_target"] == str(finished / "pushed")
+
+
+def test_tasks_are_described(finished):
+    results = results_of(finished / "report")
+    bits, last = results["tasks"]["matta_bits_per_byte"], results["tasks"]["matta_last_token"]
+    assert (bits["metric"], bits["unit"], bits["higher_is_better"]) == ("bits_per_byte", "bits per byte", False)
+    assert (last["metric"], last["unit"], last["higher_is_better"]) == ("acc", "accuracy", True)
+    assert (bits["questions"], bits["documents"]) == (6, 6)
+    assert (last["questions"], last["documents"]) == (20, 8)
+    for model in results["models"].values():
+        assert model["tasks"].keys() == results["tasks"].keys()
 
 
 def test_parameters_count_a_tied_head_once(finished):
@@ -54,19 +82,16 @@ def test_parameters_count_a_tied_head_once(finished):
     assert results_of(finished / "report")["models"]["s"]["parameters"] == model.num_parameters()
 
 
-def test_the_last_token_is_scored_as_torch_scores_it(finished, tokenizer):
+def test_the_last_token_is_right_where_torch_says_so(finished, tokenizer):
     questions = read_lines(finished / "report" / "tasks" / "matta_last_token.jsonl")
     for name, folder in {"s": "students/s", "teacher": "teacher/ta"}.items():
         model = AutoModelForCausalLM.from_pretrained(finished / folder).eval()
-        answers = read_lines(finished / "report" / "documents" / f"{name}.jsonl")
-        answers = [row for row in answers if row["task"] == "matta_last_token"]
+        answers = values_of(finished / "report", name, "matta_last_token")
         for question, answer in zip(questions, answers, strict=True):
             tokens = tokenizer.encode(question["context"] + question["target"])
-            (expected,) = nats(model, tokens, len(tokens) - 1)
-            assert answer["log_likelihood"] == pytest.approx(-expected, abs=1e-4)
             with torch.no_grad():
                 greedy = model(torch.tensor([tokens[:-1]])).logits[0, -1].argmax().item()
-            assert answer["correct"] == (greedy == tokens[-1])
+            assert answer == (greedy == tokens[-1])
 
 
 def test_bits_per_byte_is_that_of_windows_as_long_as_the_model_sees(finished, tokenizer):
@@ -83,18 +108,33 @@ def test_bits_per_byte_is_that_of_windows_as_long_as_the_model_sees(finished, to
                 end = min(start + length, len(tokens))
                 window = tokens[end - length - 1 : end]
                 bits += sum(nats(model, window, len(window) - (end - start))) / math.log(2)
-        figure = results_of(finished / "report")["models"][name]["bits_per_byte"]
+        figure = results_of(finished / "report")["models"][name]["tasks"]["matta_bits_per_byte"]
         assert figure["value"] == pytest.approx(bits / sum(len(text.encode()) for text in texts), rel=1e-5)
         assert figure["standard_error"] > 0
 
 
-def test_all_models_answer_the_same_questions(finished):
-    questions = [
-        [(row["task"], row["doc_id"], row["document"], row["bytes"]) for row in read_lines(file)]
-        for file in sorted((finished / "report" / "documents").iterdir())
+def test_all_models_answer_the_same_questions_in_the_same_order(finished):
+    questions = [(row["task"], row["question"]) for row in read_lines(finished / "report" / "questions.jsonl")]
+    assert questions == [("matta_bits_per_byte", index) for index in range(6)] + [
+        ("matta_last_token", index) for index in range(20)
     ]
-    assert len(questions) == 3
-    assert questions[0] == questions[1] == questions[2]
+    files = sorted((finished / "report" / "documents").iterdir())
+    assert [file.stem for file in files] == ["s", "teacher", "xl"]
+    for file in files:
+        assert [(row["task"], row["question"]) for row in read_lines(file)] == questions
+
+
+def test_the_weights_of_bits_per_byte_are_the_documents_bytes(finished):
+    texts = [row["text"] for row in read_lines(finished / "report" / "tasks" / "matta_bits_per_byte.jsonl")]
+    weights = [row["weight"] for row in read_lines(finished / "report" / "questions.jsonl")]
+    assert weights == [float(len(text.encode())) for text in texts] + [1.0] * 20
+
+
+def test_a_figure_is_that_of_the_documents_file(finished):
+    questions = read_lines(finished / "report" / "questions.jsonl")
+    for name, model in results_of(finished / "report")["models"].items():
+        values = [row["value"] for row in read_lines(finished / "report" / "documents" / f"{name}.jsonl")]
+        assert summarise(questions, values) == model["tasks"]
 
 
 def test_a_teacher_that_is_a_folder_gives_the_same_figures(finished, config):
@@ -112,7 +152,7 @@ def test_the_tasks_can_be_run_from_where_the_artifact_was_moved(finished, tmp_pa
     for file in (finished / "report" / "tasks").iterdir():
         (moved / file.name).write_bytes(file.read_bytes())
     tasks = load_tasks(moved, tmp_path / "cache")
-    assert sorted(tasks) == ["matta_bits_per_byte", "matta_last_token"]
+    assert [task.name for task in tasks] == ["matta_bits_per_byte", "matta_last_token"]
 
 
 def test_a_killed_evaluation_goes_on_with_the_next_model(finished, tmp_path, make_artifacts, config, monkeypatch):
@@ -148,17 +188,20 @@ def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make
     make_artifacts(tmp_path, break_s)
     run(tmp_path, config)
     models = results_of(tmp_path / "report")["models"]
-    assert models["s"]["bits_per_byte"]["value"] is None
-    assert models["xl"]["bits_per_byte"]["value"] > 0
-    assert "NaN" not in (tmp_path / "report" / "documents" / "s.jsonl").read_text()
+    for task in ("matta_bits_per_byte", "matta_last_token"):
+        assert models["s"]["tasks"][task]["value"] is None
+        assert set(values_of(tmp_path / "report", "s", task)) == {None}
+        assert models["xl"]["tasks"][task]["value"] is not None
+    assert models["s"]["decode"]["1"]["seconds_per_token"] > 0
 
 
 def test_finished_work_is_reused_without_loading_torch(finished, config):
     code = (
         "import sys; from components.evaluate.step import evaluate; from matta_core.config import EvaluateConfig;"
         f"r = {str(finished)!r}; config = EvaluateConfig.from_json({config.to_json()!r});"
-        "evaluate(config, r + '/dataset', r + '/students', teacher_checkpoint=r + '/teacher', output=r + '/report');"
-        "print([name for name in ('torch', 'transformers', 'lm_eval', 'pyarrow') if name in sys.modules])"
+        "evaluate(config, r + '/dataset', r + '/students', teacher_checkpoint=r + '/teacher',"
+        "push_target=r + '/pushed', output=r + '/report');"
+        "print(sorted({'torch', 'transformers', 'lm_eval', 'pyarrow', 'google.cloud'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"[evaluate] reused {finished / 'report'}", "[]"]
@@ -187,6 +230,7 @@ def test_the_component_writes_report_and_metrics(finished, config):
     component.python_func(
         config=config.to_json(),
         score_teacher_config="{}",
+        push_config=json.dumps({"target": str(finished / "pushed")}),
         store="",
         dataset=dsl.Dataset(uri=str(finished / "dataset")),
         students=dsl.Model(uri=str(finished / "students")),
@@ -195,8 +239,9 @@ def test_the_component_writes_report_and_metrics(finished, config):
         metrics=metrics,
     )
     figures = results_of(finished / "report")["models"]
-    assert metrics.metadata["bits_per_byte/s"] == figures["s"]["bits_per_byte"]["value"]
-    assert metrics.metadata["accuracy/teacher"] == figures["teacher"]["accuracy"]["value"]
+    for task in ("matta_bits_per_byte", "matta_last_token"):
+        for name in ("s", "xl", "teacher"):
+            assert metrics.metadata[f"{task}/{name}"] == figures[name]["tasks"][task]["value"]
     assert report.metadata["kind"] == "EvaluationReport"
 
 

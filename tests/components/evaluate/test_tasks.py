@@ -10,7 +10,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from components.evaluate.tasks import LINES_PER_DOCUMENT, cut, split_last_token, write_tasks
+from components.evaluate.questions import build
+from components.evaluate.tasks import LINES_PER_DOCUMENT, cut, load_tasks, split_last_token, write_tasks
 from matta_core.errors import UserError
 
 MAX_LENGTH = 32
@@ -126,9 +127,9 @@ def test_no_document_gives_more_than_a_few_lines(tmp_path, write, documents, con
 def test_the_evaluation_set_does_not_depend_on_order_or_shards(tmp_path, write, documents, config, tokenizer):
     def digest(name, texts, shards):
         write(tmp_path / name, texts, shards)
-        return write_tasks(tmp_path / name, tmp_path / f"{name}-tasks", config, tokenizer, MAX_LENGTH)
+        write_tasks(tmp_path / name, tmp_path / f"{name}-tasks", config, tokenizer, MAX_LENGTH)
+        return build(load_tasks(tmp_path / f"{name}-tasks", tmp_path / f"{name}-cache")).digest
 
-    # Sources are read off the texts here, so the same documents have the same ones.
     assert digest("a", documents, 2) == digest("b", documents[::-1], 3)
     assert digest("c", documents[1:], 2) != digest("a2", documents, 2)
 

@@ -1,0 +1,64 @@
+"""AGIEval's own files, put into the form that lm-eval's tasks read.
+
+AGIEval publishes rows of {passage, question, options, label}; lm-eval reads the hub's `hails/agieval-*`, rows of
+{query, choices, gold}. The query is AGIEval's zero-shot prompt (Zhong et al. 2023, arXiv 2304.06364;
+`convert_zero_shot` in its repository): passage, question, options, and "Among A through D, the answer is". Written
+without the hub at hand: that the hub's rows are the same to the last space was not checked.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matta_core.errors import UserError
+
+# The English ones with options to choose from. The Chinese prompts differ, and `math` has no options.
+TASKS = {
+    "agieval_aqua_rat",
+    "agieval_logiqa_en",
+    "agieval_lsat_ar",
+    "agieval_lsat_lr",
+    "agieval_lsat_rc",
+    "agieval_sat_en",
+    "agieval_sat_en_without_passage",
+    "agieval_sat_math",
+}
+_LETTERS = "ABCDEFG"
+
+
+def convert(task: str, source: Path, target: Path) -> Path:
+    """A file with the hub's rows: `target`, written from AGIEval's rows in `source`, or `source` where it has them.
+
+    Raises: UserError with the line that is neither.
+    """
+    if task not in TASKS or source.suffix != ".jsonl":
+        return source
+    rows = []
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if number == 1 and "query" in row:
+                return source
+            rows.append(as_on_the_hub(row, with_passage=task != "agieval_sat_en_without_passage"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"evaluate.tasks.{task}.data_files: {source}:{number} is no row of AGIEval ({error!r}): it needs "
+                f"passage, question, options and a label among {_LETTERS}, or, as on the hub, query, choices and gold"
+            ) from None
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return target
+
+
+def as_on_the_hub(row: Mapping[str, Any], *, with_passage: bool = True) -> dict[str, Any]:
+    """{"query", "choices", "gold": [index of the right choice]}, and the passage, which questions may share."""
+    options = list(row["options"])
+    passage = (row["passage"] or "") if with_passage else ""
+    gold = _LETTERS.index(row["label"])
+    if gold >= len(options):
+        raise ValueError(f"label {row['label']} of {len(options)} options")
+    query = (
+        f"{passage}Q: {row['question']} Answer Choices: {' '.join(options)}\n"
+        f"A: Among A through {_LETTERS[len(options) - 1]}, the answer is"
+    )
+    return {"query": query, "choices": options, "gold": [gold], "passage": passage}

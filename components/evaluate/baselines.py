@@ -1,0 +1,59 @@
+"""What is served now, per size: the version that the pointer below push.target names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from components.push.store import open_store
+from components.push.versions import fetch, read_pointer, version_digest
+from matta_core.errors import UserError
+
+
+class Baseline(NamedTuple):
+    """A pushed version that a size's student is compared with. `digest`: of its files' content."""
+
+    size: str
+    version: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return f"baseline-{self.size}"
+
+
+def resolve(target: str | None, students: Mapping[str, str]) -> dict[str, Baseline | None]:
+    """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
+
+    A student that is itself what is served (the run is repeated after its own push) is compared with what was
+    served before it, so that the second run finds the first one's evaluation.
+
+    Raises: UserError where a size's name is that of another one's baseline, or a pointer cannot be read.
+    """
+    for size in students:
+        if f"baseline-{size}" in students:
+            raise UserError(f"the size {f'baseline-{size}'!r} has the name of the baseline of {size!r}: rename it")
+    if target is None:
+        return dict.fromkeys(students)
+    store = open_store(target)
+    baselines: dict[str, Baseline | None] = {}
+    for size, digest in students.items():
+        pointer = read_pointer(store, size)
+        if pointer is not None and pointer.digest != digest:
+            baselines[size] = Baseline(size, pointer.version, pointer.digest)
+        elif pointer is not None and pointer.previous is not None:
+            baselines[size] = Baseline(size, pointer.previous, version_digest(store, size, pointer.previous))
+        else:
+            baselines[size] = None
+    return baselines
+
+
+def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], folder: Path) -> dict[str, Path]:
+    """A folder with the files of every baseline, by size; those of an object store are downloaded below `folder`."""
+    if target is None:
+        return {}
+    store = open_store(target)
+    return {
+        size: fetch(store, size, baseline.version, folder)
+        for size, baseline in baselines.items()
+        if baseline is not None
+    }

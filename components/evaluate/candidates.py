@@ -1,0 +1,54 @@
+"""Which models are evaluated, and where their files are."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from components.evaluate.baselines import Baseline
+from components.push.versions import content_digest
+from matta_core.artifacts import Artifact
+from matta_core.errors import UserError
+
+TEACHER = "teacher"
+
+
+class Candidate(NamedTuple):
+    """A model to evaluate. `role`: student, ta, teacher or baseline. `path`: a folder, or a hub name.
+
+    `size`: None for the Teacher. `version`: of a baseline. `digest`: of the files' content; None for a hub name.
+    """
+
+    role: str
+    path: str
+    size: str | None = None
+    version: str | None = None
+    digest: str | None = None
+
+
+def family(students: Artifact) -> dict[str, Candidate]:
+    """The models of a StudentFamily, in ascending order of size."""
+    members = json.loads((students.path / "family.json").read_text())
+    if TEACHER in members["students"]:
+        raise UserError(f"{students.path} has a size named 'teacher', which is the Teacher's name: rename the size")
+    candidates = {}
+    for name, member in members["students"].items():
+        folder = students.path / member["path"]
+        role = "ta" if name == members["ta"] else "student"
+        candidates[name] = Candidate(role, str(folder), size=name, digest=content_digest(folder))
+    return candidates
+
+
+def teacher_candidate(name_or_path: str) -> Candidate:
+    """The Teacher: a folder, or a name on the hub, of which no digest is known."""
+    folder = Path(name_or_path)
+    return Candidate("teacher", name_or_path, digest=content_digest(folder) if folder.is_dir() else None)
+
+
+def baseline_candidates(baselines: Mapping[str, Baseline | None], folders: Mapping[str, Path]) -> dict[str, Candidate]:
+    """By name, those that are there."""
+    return {
+        baseline.name: Candidate("baseline", str(folders[size]), size, baseline.version, baseline.digest)
+        for size, baseline in baselines.items()
+        if baseline is not None
+    }

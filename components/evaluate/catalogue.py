@@ -1,0 +1,173 @@
+"""lm-eval's tasks by name: from the hub, as everyone runs them, or the same definition fed from a local file.
+
+What is kept of a task is one metric that is a mean over its questions, so that models can be compared question by
+question: an accuracy, an exact match, or bits per byte. A perplexity or an F1 over all questions is none.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lm_eval.tasks
+import yaml
+from lm_eval.api.registry import get_aggregation
+from lm_eval.api.task import Task
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.tasks import TaskManager
+
+from components.evaluate import agieval
+from matta_core.config import TaskConfig
+from matta_core.errors import UserError
+
+_READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# Which examples a prompt of several shots holds depends on it; lm-eval's own choice.
+FEWSHOT_SEED = 1234
+
+
+class EvaluationTask(NamedTuple):
+    """An lm-eval task, and what we ask of it. `limit`: the first so many questions; None: all."""
+
+    name: str
+    task: Task
+    metric: str
+    limit: int | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.task.higher_is_better()[self.metric]
+
+    @property
+    def version(self) -> str:
+        return str(self.task.VERSION)
+
+    @property
+    def unit(self) -> str:
+        if self.metric == "bits_per_byte":
+            return "bits per byte"
+        return "accuracy" if self.metric.startswith("acc") else self.metric.replace("_", " ")
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that a model writes for an answer; 0 where it only scores those that are there."""
+        if self.task.OUTPUT_TYPE != "generate_until":
+            return 0
+        return normalize_gen_kwargs(self.task.config.generation_kwargs)["max_gen_toks"]
+
+
+def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[EvaluationTask]:
+    """The tasks of `evaluate.tasks`. `folder`: where definitions, converted files and data sets are kept meanwhile.
+
+    Raises: UserError that names the setting: an unknown task, a group of tasks, a file that cannot be read or has
+    other columns, a metric that the task has not or that is no mean over questions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = []
+    for name, config in configs.items():
+        task = _load(name, config, folder)
+        tasks.append(EvaluationTask(name, task, _metric(name, task, config.metric), config.limit))
+    return tasks
+
+
+def definition(name: str) -> Path:
+    """The YAML file in lm-eval that defines a task.
+
+    Parsing all of lm-eval's 14,000 definitions takes ten seconds, so a task is first looked for in their text.
+
+    Raises: UserError where lm-eval has no such task, or the name stands for several.
+    """
+    line = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
+    for file in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")):
+        if line.search(file.read_text(encoding="utf-8")):
+            found = TaskManager(include_path=file.parent, include_defaults=False)
+            break
+    else:
+        found = TaskManager()
+    if name in found.all_subtasks:
+        return Path(found.task_index[name].yaml_path)
+    if name in found.all_tasks:
+        raise UserError(
+            f"evaluate.tasks.{name} is a group of lm-eval tasks, which have questions of several kinds: "
+            f"name its tasks one by one (`lm_eval ls subtasks` lists them)"
+        )
+    raise UserError(f"evaluate.tasks.{name}: lm-eval has no such task; `lm_eval ls subtasks` lists those that it has")
+
+
+def _load(name: str, config: TaskConfig, folder: Path) -> Task:
+    """lm-eval's own object, made from its definition with what the recipe says otherwise."""
+    source = definition(name)
+    overrides: dict[str, Any] = {} if config.num_fewshot is None else {"num_fewshot": config.num_fewshot}
+    if config.data_files is not None:
+        overrides |= _from_file(name, source, config, folder)
+    specification = folder / f"{name}.yaml"
+    specification.write_text(yaml.safe_dump({"include": str(source), "task": name, **overrides}), encoding="utf-8")
+    try:
+        task = TaskManager(include_defaults=False).load([str(specification)])["tasks"][name]
+    except Exception as error:  # lm-eval, datasets and the task's own code raise anything
+        where, remedy = (
+            (f".data_files = {config.data_files}", "the file must have the columns of the task's own data set")
+            if config.data_files is not None
+            else ("", f"without the Hugging Face hub, give evaluate.tasks.{name}.data_files a local file")
+        )
+        told = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"evaluate.tasks.{name}{where}: lm-eval cannot load it ({type(error).__name__}: {told}): {remedy}"
+        ) from error
+    if getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
+        raise UserError(
+            f"evaluate.tasks.{name} shows pictures or sounds, or runs code that a model wrote: leave it out"
+        )
+    return task
+
+
+def _from_file(name: str, source: Path, config: TaskConfig, folder: Path) -> dict[str, Any]:
+    """The task's definition with a local file as its only split."""
+    where = f"evaluate.tasks.{name}.data_files"
+    file = Path(str(config.data_files)).expanduser().resolve()
+    if file.suffix not in _READERS:
+        raise UserError(f"{where} must end in {', '.join(_READERS)}, got {config.data_files}")
+    if not file.is_file():
+        raise UserError(f"{where}: there is no file {file}: correct the path")
+    index = TaskManager(include_path=source.parent, include_defaults=False).task_index
+    settings = index[name].cfg or {}
+    if "class" in settings:
+        raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")
+    shots = settings.get("num_fewshot") if config.num_fewshot is None else config.num_fewshot
+    if shots and "samples" not in (settings.get("fewshot_config") or {}):
+        raise UserError(
+            f"{where}: the {shots} examples of its prompt come from another split, which is not in the file: "
+            f"set evaluate.tasks.{name}.num_fewshot to 0, or leave data_files out"
+        )
+    split = settings.get("test_split") or settings.get("validation_split") or "test"
+    return {
+        "dataset_path": _READERS[file.suffix],
+        "dataset_name": None,
+        "custom_dataset": None,
+        "dataset_kwargs": {
+            "data_files": {split: str(agieval.convert(name, file, folder / f"{name}.jsonl"))},
+            "cache_dir": str(folder / "datasets"),
+        },
+        "training_split": None,
+        "validation_split": None,
+        "fewshot_split": None,
+        "test_split": split,
+    }
+
+
+def _metric(name: str, task: Task, wanted: str | None) -> str:
+    """The metric that is asked for, or the first that is a mean over questions."""
+    means = (get_aggregation("mean"), get_aggregation("bits_per_byte"))
+    usable = [metric for metric, aggregation in task.aggregation().items() if aggregation in means]
+    if wanted is None and usable:
+        return usable[0]
+    if wanted in usable:
+        return wanted
+    known = ", ".join(task.aggregation())
+    if not usable:
+        raise UserError(
+            f"evaluate.tasks.{name} has no metric that is a mean over its questions, only {known}: leave it out"
+        )
+    raise UserError(
+        f"evaluate.tasks.{name}.metric must be one of {', '.join(usable)}, got {wanted!r} "
+        f"(of the task's metrics {known} only those are means over its questions)"
+    )

@@ -1,0 +1,93 @@
+"""How much memory a model needs to answer."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+
+import torch
+import transformers
+
+from components.evaluate.speed import BATCH_SIZES, generate
+from matta_core.errors import UserError
+from matta_core.models import load_model
+
+
+def peak_memory_bytes(
+    models: Mapping[str, str], device: torch.device, prompt_tokens: int, new_tokens: int
+) -> dict[str, int]:
+    """By model, bytes at the peak of loading it, in fp32, and answering the largest batch that `speed` times.
+
+    On a GPU, what its allocator gave out. On the CPU, by how much the resident memory of a fresh process grows:
+    one process loads torch, which takes seconds, and forks a child for every model, which does not; what Python and
+    torch need themselves is not counted. Loading is, since a server that cannot load a model cannot serve it.
+
+    `models`: folder or hub name, by name. Raises: UserError where a child dies.
+    """
+    if device.type == "cuda":
+        return {name: _on_gpu(path, device, prompt_tokens, new_tokens) for name, path in models.items()}
+    result = subprocess.run(
+        [sys.executable, "-m", "components.evaluate.memory"],
+        input=json.dumps([models, prompt_tokens, new_tokens]),
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
+        raise UserError(f"cannot measure the models' memory: {reason}. Give the step more memory")
+    return json.loads(result.stdout)
+
+
+def _on_gpu(path: str, device: torch.device, prompt_tokens: int, new_tokens: int) -> int:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    _answer(path, device, prompt_tokens, new_tokens)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int) -> None:
+    model = load_model(path, torch.float32).to(device).eval()
+    generate(model, max(BATCH_SIZES), prompt_tokens, new_tokens)
+
+
+def _serve() -> None:
+    """The fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so that it can fork."""
+    models, prompt_tokens, new_tokens = json.load(sys.stdin)
+    transformers.logging.set_verbosity_error()
+    peaks = {}
+    for name, path in models.items():
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                before = _peak_rss()
+                _answer(path, torch.device("cpu"), prompt_tokens, new_tokens)
+                os.write(writer, str(_peak_rss() - before).encode())
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)  # what the parent has open is not the child's to close
+        os.close(writer)
+        with os.fdopen(reader) as answer:
+            peak = answer.read()
+        _, status = os.waitpid(child, 0)
+        if not peak:
+            raise SystemExit(f"the process of {name} ended with status {os.waitstatus_to_exitcode(status)}")
+        peaks[name] = int(peak)
+    json.dump(peaks, sys.stdout)
+
+
+def _peak_rss() -> int:
+    """Bytes. In a fresh fork it is what is resident; from then on it only grows."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,161 @@
+"""The evaluation set: every question of every task, the same for all models, and its digest.
+
+A question is what lm-eval asks: the strings shown and scored. They are built once, and again by each model's own
+evaluation; `check_same` holds that they are the same.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
+from components.evaluate.tasks import BUILT_IN
+from matta_core.artifacts import digest_of
+
+# A slice of one document has no standard error; a hundred slices are no summary.
+_MIN_SOURCE_DOCUMENTS = 2
+_MAX_SOURCES = 12
+OTHER_SOURCES = "other"
+_LENGTHS = ("short", "medium", "long")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """`questions`: the lines of questions.jsonl. `tasks`: by name, what results.json says of it.
+
+    `samples`: by task, the indices that lm-eval is asked for, where these are not all.
+    """
+
+    tasks: Sequence[EvaluationTask]
+    questions: Sequence[Mapping[str, Any]]
+    descriptions: Mapping[str, Mapping[str, Any]]
+    samples: Mapping[str, list[int]]
+
+    @property
+    def digest(self) -> str:
+        return digest_of({name: description["digest"] for name, description in self.descriptions.items()})
+
+    def check_same(self) -> None:
+        """That lm-eval has just asked these very questions (an assertion: a difference is a bug)."""
+        for task in self.tasks:
+            digest = _digest(task, list(_requests(task).values()))
+            assert digest == self.descriptions[task.name]["digest"], f"{task.name} asked other questions"
+
+
+def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
+    """Ask lm-eval for the questions of all tasks, in order of task, then index."""
+    questions: list[dict[str, Any]] = []
+    descriptions, samples = {}, {}
+    for task in tasks:
+        number = len(task.task.eval_docs)
+        if task.limit is not None and task.limit < number:
+            samples[task.name] = list(range(task.limit))
+        task.task.set_fewshot_seed(FEWSHOT_SEED)
+        task.task.build_all_requests(samples=samples.get(task.name))
+        asked = list(_requests(task).values())
+        ours = [_question(task, index, requests) for index, requests in enumerate(asked)]
+        for question, slices in zip(ours, _slices(task, ours, asked), strict=True):
+            question["slices"] = slices
+        questions += ours
+        descriptions[task.name] = {
+            "metric": task.metric,
+            "higher_is_better": task.higher_is_better,
+            "unit": task.unit,
+            "version": task.version,
+            "digest": _digest(task, asked),
+            "questions": len(ours),
+            "documents": len({question["document"] for question in ours}),
+        }
+    return EvaluationSet(tasks, questions, descriptions, samples)
+
+
+def write_questions(path: Path, evaluation_set: EvaluationSet) -> None:
+    path.write_text("".join(json.dumps(question) + "\n" for question in evaluation_set.questions), encoding="utf-8")
+
+
+def source_slices(sources: Sequence[str], documents: Sequence[str]) -> list[str]:
+    """The slice of every question, by where its document comes from.
+
+    A source is a row of a file (`news.jsonl:17`, whose slice is the file) or a file (whose slice is the first folder
+    below the one that all are in, "." for files right there). Slices of fewer than two documents, and those beyond
+    the twelve largest, are one slice, "other".
+    """
+    rows = [re.match(r"(.*):\d+$", source) for source in sources]
+    files = [row.group(1) if row else source for row, source in zip(rows, sources, strict=True)]
+    root = posixpath.commonpath({posixpath.dirname(file) for file in files})
+    below = [posixpath.relpath(file, root) if root else file for file in files]
+    names = below if any(rows) else [path.split("/")[0] if "/" in path else "." for path in below]
+    members = defaultdict(set)
+    for name, document in zip(names, documents, strict=True):
+        members[name].add(document)
+    large = [name for name in members if len(members[name]) >= _MIN_SOURCE_DOCUMENTS]
+    kept = set(sorted(large, key=lambda name: (-len(members[name]), name))[:_MAX_SOURCES])
+    return [name if name in kept else OTHER_SOURCES for name in names]
+
+
+def length_slices(lengths: Sequence[int]) -> list[str]:
+    """short, medium or long: below the first third's largest, below the second's, and the rest."""
+    ordered = sorted(lengths)
+    first, second = ordered[len(ordered) // 3], ordered[2 * len(ordered) // 3]
+    return [_LENGTHS[(length >= first) + (length >= second)] for length in lengths]
+
+
+def _requests(task: EvaluationTask) -> dict[int, list[Any]]:
+    """lm-eval's requests, by question, in order."""
+    requests: dict[int, list[Any]] = defaultdict(list)
+    for instance in task.task.instances:
+        requests[instance.doc_id].append(instance)
+    return dict(sorted(requests.items()))
+
+
+def _digest(task: EvaluationTask, asked: Sequence[Sequence[Any]]) -> str:
+    """Of what a model sees and what counts as right: strings, targets, metric, version."""
+    seen = [
+        [[list(request.arguments) for request in requests], str(task.task.doc_to_target(requests[0].doc))]
+        for requests in asked
+    ]
+    return digest_of({"metric": task.metric, "version": task.version, "questions": seen})
+
+
+def _question(task: EvaluationTask, index: int, requests: Sequence[Any]) -> dict[str, Any]:
+    row = requests[0].doc
+    weight = 1.0
+    if task.metric == "bits_per_byte":
+        _, weight = task.task.process_results(row, [0.0])["bits_per_byte"]
+    return {"task": task.name, "question": index, "document": _document(task, requests), "weight": float(weight)}
+
+
+def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
+    """What is drawn at random: the held-out document, the passage that questions share, or the question itself."""
+    row = requests[0].doc
+    if task.name in BUILT_IN:
+        return row["document"]
+    for field in ("document", "passage"):
+        if isinstance(row.get(field), str) and row[field].strip():
+            return hashlib.sha256(row[field].encode()).hexdigest()
+    return digest_of([list(request.arguments) for request in requests])
+
+
+def _slices(
+    task: EvaluationTask, questions: Sequence[Mapping[str, Any]], asked: Sequence[Sequence[Any]]
+) -> Iterator[dict[str, str]]:
+    """By kind. A kind that puts all questions into one slice says nothing, and is left out."""
+    kinds = {
+        "length": length_slices([max(sum(map(len, _texts(request))) for request in requests) for requests in asked])
+    }
+    sources = [requests[0].doc.get("source") for requests in asked]
+    if all(isinstance(source, str) and source for source in sources):
+        kinds["source"] = source_slices(sources, [question["document"] for question in questions])
+    kept = {kind: names for kind, names in kinds.items() if len(set(names)) > 1}
+    for place in range(len(questions)):
+        yield {kind: names[place] for kind, names in kept.items()}
+
+
+def _texts(request: Any) -> list[str]:
+    return [argument for argument in request.arguments if isinstance(argument, str)]

@@ -1,0 +1,204 @@
+"""The work of the step, which needs torch: one model after the other scored on the same questions, and measured."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from components.evaluate import catalogue, questions, scoring, tasks
+from components.evaluate.baselines import Baseline, fetch_all
+from components.evaluate.candidates import Candidate, baseline_candidates
+from components.evaluate.figures import summarise
+from components.evaluate.memory import peak_memory_bytes
+from components.evaluate.speed import TURNS_BYTES, latency
+from components.step import say
+from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
+from matta_core.config import EvaluateConfig
+from matta_core.distributed import pick_device
+from matta_core.errors import UserError
+from matta_core.models import load_model, load_tokenizer
+from matta_core.progress import progress
+
+# Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
+NEW_TOKENS = 16
+
+
+def evaluate_all(
+    config: EvaluateConfig,
+    dataset: Artifact,
+    candidates: Mapping[str, Candidate],
+    baselines: Mapping[str, Baseline | None],
+    target: str | None,
+    path: Path,
+) -> dict[str, Any]:
+    """Write an EvaluationReport to `path`; its metadata. `candidates`: without the baselines, which are fetched."""
+    # One tokenizer for all that were trained here, so that all see the same tokens; the Teacher shares its vocabulary.
+    tokenizer = load_tokenizer(dataset.path / "tokenizer")
+    asked = _evaluation_set(config, dataset, candidates, tokenizer, path)
+    everyone = dict(candidates) | baseline_candidates(
+        baselines, fetch_all(target, baselines, path / IN_PROGRESS / "baselines")
+    )
+    shortest = _shortest_context(dataset, everyone)
+    _check_room(asked, shortest)
+
+    device = pick_device()
+    (path / "documents").mkdir(exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    with progress(len(everyone), "evaluate", "models") as bar:
+        for name, candidate in everyone.items():
+            values = _values(
+                candidate, tokenizer, asked, config.batch_size, device, path / "documents" / f"{name}.jsonl"
+            )
+            figures = summarise(asked.questions, values)
+            results[name] = {key: getattr(candidate, key) for key in ("role", "size", "version", "digest")}
+            results[name]["tasks"] = figures
+            with bar.external_write_mode():
+                say("evaluate", f"{name}: {_told(figures, asked.descriptions)}")
+            bar.update()
+
+    new_tokens = min(NEW_TOKENS, shortest // 2)
+    for name, costs in _costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
+        results[name] |= costs
+    say(
+        "evaluate",
+        "a token in "
+        + ", ".join(
+            f"{name} {1e3 * model['decode']['1']['seconds_per_token']:.2f} ms" for name, model in results.items()
+        ),
+    )
+    write_json_atomically(
+        path / "results.json",
+        {
+            "evaluation_set": asked.digest,
+            "tasks": asked.descriptions,
+            "models": results,
+            "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
+            "baseline_target": target,
+            "measured_on": {
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+                "threads": torch.get_num_threads(),
+                "sequence_length": shortest - new_tokens,
+                "new_tokens": new_tokens,
+            },
+        },
+    )
+    return {"evaluation_set": asked.digest, "models": list(everyone)}
+
+
+def _evaluation_set(
+    config: EvaluateConfig,
+    dataset: Artifact,
+    candidates: Mapping[str, Candidate],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+) -> questions.EvaluationSet:
+    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl.
+
+    What the baselines can see does not count here: what is served now must not change what is asked.
+    """
+    shortest = _shortest_context(dataset, candidates)
+    work = path / IN_PROGRESS
+    with scoring.quiet():
+        tasks.write_tasks(dataset.path, path / "tasks", config, tokenizer, shortest)
+        built_in = tasks.load_tasks(path / "tasks", work / "datasets")
+        asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
+    questions.write_questions(path / "questions.jsonl", asked)
+    return asked
+
+
+def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
+    """Tokens that all see at once, and that the students were trained on."""
+    configs = [scoring.model_config(candidate.path) for candidate in candidates.values()]
+    return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
+
+
+def _check_room(asked: questions.EvaluationSet, shortest: int) -> None:
+    for task in asked.tasks:
+        if task.new_tokens >= shortest:
+            raise UserError(
+                f"evaluate.tasks.{task.name} has a model write {task.new_tokens} tokens, and a prompt before them, but "
+                f"not all models see more than {shortest} at once: leave it out"
+            )
+
+
+def _values(
+    candidate: Candidate,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: questions.EvaluationSet,
+    batch_size: int,
+    device: torch.device,
+    file: Path,
+) -> list[float | None]:
+    """What the model gives for every question: from its file, or scored, and then written."""
+    if not file.exists():
+        # In fp32 all: figures of half precision would differ by how a batch was padded.
+        model = load_model(candidate.path, torch.float32).to(device).eval()
+        values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
+        unfinished = file.parent.parent / IN_PROGRESS / file.name
+        lines = (
+            {"task": question["task"], "question": question["question"], "value": value}
+            for question, value in zip(asked.questions, values, strict=True)
+        )
+        unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        unfinished.replace(file)
+    return [json.loads(line)["value"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A baseline brings its own, which may be another one: bits per byte and strings are fair to both, while the last
+    token of a line may be several of its tokens. One without is taken to have the dataset's.
+    """
+    if candidate.role != "baseline":
+        return tokenizer
+    folder = Path(candidate.path)
+    if (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(folder)
+    vocab_size = scoring.model_config(candidate.path).vocab_size
+    if vocab_size != len(tokenizer):
+        raise UserError(
+            f"{folder} is served now and has no tokenizer, and a vocabulary of {vocab_size} tokens where the dataset's "
+            f"has {len(tokenizer)}: put its tokenizer's files beside its weights, and push that"
+        )
+    return tokenizer
+
+
+def _costs(
+    everyone: Mapping[str, Candidate], device: torch.device, prompt_tokens: int, new_tokens: int, repeats: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By model: parameters, bytes as saved, latency, peak memory."""
+    memory = peak_memory_bytes(
+        {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
+    )
+    for group in _groups(memory):
+        models = {name: load_model(everyone[name].path, torch.float32).to(device).eval() for name in group}
+        speeds = latency(models, prompt_tokens, new_tokens, repeats)
+        for name, model in models.items():
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            saved = scoring.model_config(everyone[name].path).dtype or torch.float32
+            size = {"parameters": parameters, "bytes": parameters * saved.itemsize}
+            yield name, {**size, **speeds[name], "peak_memory_bytes": memory[name]}
+
+
+def _groups(memory: Mapping[str, int]) -> list[list[str]]:
+    """The models, in their order, in groups that are timed in turns: together below TURNS_BYTES, or alone."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, needed in memory.items():
+        if needed > room:
+            groups.append([])
+            room = TURNS_BYTES
+        groups[-1].append(name)
+        room -= needed
+    return groups
+
+
+def _told(figures: Mapping[str, Any], descriptions: Mapping[str, Any]) -> str:
+    def one(task: str) -> str:
+        value, error = figures[task]["value"], figures[task]["standard_error"]
+        digits = ".1%" if descriptions[task]["unit"] == "accuracy" else ".3f"
+        return f"{task} not finite" if value is None else f"{task} {value:{digits}} ± {error:{digits}}"
+
+    return ", ".join(map(one, descriptions))
