@@ -229,16 +229,16 @@ def reseal_run(run, name, file, content):
         digests[artifact] = made.digest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run():
     return build_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reseal():
     return reseal_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def further_tasks():
     return TASKS | FURTHER
