@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -26,6 +27,8 @@ from matta_core.nesting import (
 )
 from matta_core.progress import progress
 
+REFERENCE_TOKENS = 16
+
 
 @torch.no_grad()
 def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
@@ -41,7 +44,7 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
 def extract_students(
     config: ExtractStudentsConfig, checkpoint: Artifact, dataset: Artifact, output: Path
 ) -> dict[str, Any]:
-    """Write one Hugging Face checkpoint per size and `family.json`.
+    """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size, and `family.json`.
 
     Raises: UserError where a size was not trained. AssertionError where a certificate fails: a bug of ours, and
     nothing is sealed.
@@ -59,9 +62,11 @@ def extract_students(
             save_model(extract_student(ta, granularity), tokenizer, folder)
             certificate = certify(ta, granularity, folder, input_ids)
             assert certificate["bitwise_equal"], f"{folder} differs from the live student: {certificate}"
+            reference = record_reference(ta, granularity, input_ids, output / "references" / f"{name}.safetensors")
             weights = folder / "model.safetensors"
             students[name] = {
                 "path": name,
+                "reference": str(reference.relative_to(output)),
                 "intermediate_size": granularity.intermediate_size,
                 "parameters": num_parameters(ta, granularity),
                 "bytes": weights.stat().st_size,
@@ -92,6 +97,20 @@ def certify(ta: PreTrainedModel, granularity: Granularity, folder: Path, input_i
         "tokens": input_ids.numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
+
+
+@torch.no_grad()
+def record_reference(ta: PreTrainedModel, granularity: Granularity, input_ids: Tensor, path: Path) -> Path:
+    """What the live student answers, for push to hold a pushed model against wherever it is loaded.
+
+    input_ids (sequences, length): the first REFERENCE_TOKENS of the first are used. The file, in safetensors:
+    input_ids (1, n) int64; logits (n, vocabulary) float32, on CPU.
+    """
+    prompt = input_ids[:1, :REFERENCE_TOKENS].contiguous()
+    logits = live_student(ta, granularity).eval()(input_ids=prompt).logits[0]
+    path.parent.mkdir(exist_ok=True)
+    save_file({"input_ids": prompt, "logits": logits.float().contiguous()}, path)
+    return path
 
 
 def _wanted(sizes: Sequence[str] | None, trained: dict[str, int], path: Path) -> list[str]:

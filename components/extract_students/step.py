@@ -13,7 +13,8 @@ from matta_core.errors import UserError
 def extract_students(
     config: ExtractStudentsConfig, checkpoint: str | Path, dataset: str | Path, *, output: str | Path
 ) -> Artifact:
-    """Make a StudentFamily: one plain Hugging Face checkpoint per size, and family.json with their certificates.
+    """Make a StudentFamily: one plain Hugging Face checkpoint and one references/<size>.safetensors per size, and
+    family.json with their paths and certificates.
 
     The dataset gives the sequences on which extracted and live student are compared.
     Raises: UserError where a size was not trained.

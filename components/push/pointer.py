@@ -45,8 +45,8 @@ class Pointer:
 
     `digest` is the content digest of the version's files, `version` its first 16 digits, `previous` what the pointer
     named before (None: nothing), `path` the version's folder relative to <target>/<size>. `pinned` versions are never
-    deleted; `retired` ones are being deleted and may be half gone. `history` holds the last HISTORY_LENGTH moves, oldest
-    first. `generation` is the store's, of the file that this was read from.
+    deleted; `retired` ones are being deleted and may be half gone. `history` holds the last HISTORY_LENGTH moves,
+    oldest first. `generation` is the store's, of the file that this was read from.
     """
 
     size: str

@@ -4,8 +4,8 @@
 
 The reference holds input_ids (1, n) and the logits (n, vocabulary) that the model gave for them when it was made.
 `push` runs this file in a process of its own before it moves a pointer. It prints one line of JSON, {"generated",
-"max_difference", "tolerance", "peak_memory_bytes", "seconds"}; the exit status is 0 only if the model loaded, generated, and gave the
-recorded logits.
+"max_difference", "tolerance", "peak_memory_bytes", "seconds"}; the exit status is 0 only if the model loaded,
+generated, and gave the recorded logits.
 """
 
 import json

@@ -55,7 +55,7 @@ def test_every_recipe_parses_and_survives_the_json_that_pipelines_pass(path):
         ("train.sizes", {"s": 16, "xl": 8}, r"train.sizes must be positive, ascending and different"),
         ("train.sizes", {"s": 8, "xl": 20}, r"train.sizes must be multiples of 8 .* got xl: 20"),
         ("train.sizes", {"../s": 8, "xl": 16}, r"train.sizes are folders' names: .* got '../s'"),
-        ("train.sizes", {"teacher": 8, "xl": 16}, r"not 'teacher' in a family"),
+        ("train.sizes", {"teacher": 8, "xl": 16}, r"not 'teacher' or 'references' in a family"),
         ("train.sizes", {}, r"train.sizes must name at least one size"),
         ("train.sizes", [1], r"train.sizes must be a mapping, got \[1\]"),
         ("train.student", "m", r"train.student must be one of s, xl, got 'm'"),

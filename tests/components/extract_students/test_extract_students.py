@@ -1,7 +1,9 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import byte_tokenizer, tiny_gpt2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -11,6 +13,7 @@ from matta_core.artifacts import Artifact, finish_artifact, is_finished
 from matta_core.config import ExtractStudentsConfig
 from matta_core.errors import UserError
 from matta_core.models import save_model
+from matta_core.nesting import Granularity, live_student
 
 # Names whose alphabetical order is not that of their widths.
 SIZES = {"small": 8, "medium": 16, "large": 32}
@@ -59,6 +62,20 @@ def test_every_student_is_certified_bit_for_bit(checkpoint, dataset, tmp_path):
         assert certificate["bitwise_equal"] is True
         assert certificate["max_abs_difference"] == 0.0
         assert certificate["sequences"] == 4
+
+
+def test_every_student_has_a_reference_of_the_live_students_logits(checkpoint, dataset, tmp_path):
+    students = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    ta = AutoModelForCausalLM.from_pretrained(checkpoint.path / "ta")
+    first = pq.read_table(sorted((dataset.path / "validation").glob("*.parquet"))[0]).column("input_ids")[0].as_py()
+    for name, entry in family(students)["students"].items():
+        reference = load_file(students.path / entry["reference"])
+        assert entry["reference"] == f"references/{name}.safetensors"
+        assert reference["input_ids"].tolist() == [first[: extract.REFERENCE_TOKENS]]
+        live = live_student(ta, Granularity(name, SIZES[name])).eval()
+        with torch.no_grad():
+            logits = live(input_ids=reference["input_ids"]).logits[0]
+        assert torch.equal(reference["logits"], logits)
 
 
 def test_a_failing_certificate_seals_nothing(checkpoint, dataset, tmp_path, monkeypatch):
