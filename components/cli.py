@@ -40,8 +40,13 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None =
         raise UserError(f"{error} (in {path})") from None
 
 
-def step_parser(step: str, description: str, section: type[Section] | None) -> argparse.ArgumentParser:
-    """A parser with --recipe, --set and --output; its help lists the section's settings."""
+def step_parser(
+    step: str, description: str, section: type[Section] | None, *, output_required: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with --recipe, --set and --output; its help lists the section's settings.
+
+    `output_required=False`: for a step whose command can also do without (the command then asks for it itself).
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m components.{step}",
         description=description,
@@ -57,7 +62,7 @@ def step_parser(step: str, description: str, section: type[Section] | None) -> a
     parser.add_argument(
         "--output",
         type=Path,
-        required=True,
+        required=output_required,
         help="the artifact's directory; finished work in it is reused, unfinished work is resumed; "
         "{key} in it becomes the step's key",
     )

@@ -115,7 +115,7 @@ def _without_sections(value: Any) -> Any:
 
 def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     choices = bounds.get("choices")
-    if choices and value not in choices:
+    if choices and value is not None and value not in choices:  # None: not set, where the type allows it
         return f"must be one of {', '.join(choices)}, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

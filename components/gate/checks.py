@@ -1,148 +1,173 @@
-"""The checks that a student must pass to be served. Whatever cannot be checked is a "no", with the reason.
+"""What a student must pass by itself and within its family. Whatever cannot be checked is a "no", with the reason.
 
-A check is {"check", "threshold", "value", "passed", "why"} in strict JSON: a NaN becomes the string "nan".
+A check is {"check", "task", "slice", "threshold", "value", "passed", "why"} in strict JSON: a NaN becomes "nan".
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from matta_core.config import GateConfig, Thresholds
+from components.gate.evaluation import Report
+from components.gate.policy import tasks_asked
+from matta_core.config import GateConfig, GatePolicy
 
 Check = dict[str, Any]
 
-# The largest value that each metric can have; a value beyond it is no measurement.
-_METRICS = {"bits_per_byte": math.inf, "accuracy": 1.0}
 
-
-def decide(config: GateConfig, family: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge every student of a family (family.json) by its evaluation (results.json), each on its own.
-
-    Returns the content of decision.json; `blessed` names students in ascending order of size.
-    """
-    members, models = family["students"], results["models"]
-    sizes = ascending(family)
-    students = {}
-    for smaller, name in zip([None, *sizes], sizes, strict=False):
-        bounds = thresholds_of(config, name)
-        checks = [_measured(models, name, metric) for metric in _METRICS]
-        checks.append(_certified(members[name]))
-        checks += _within_bounds(bounds, members[name], models, name)
-        if smaller is not None and config.monotone_tolerance is not None:
-            checks.append(_monotone(models, smaller, name, config.monotone_tolerance))
-        students[name] = {"blessed": all(check["passed"] for check in checks), "checks": checks}
+def check(
+    name: str,
+    passed: bool,
+    why: str,
+    *,
+    task: str | None = None,
+    slice_name: str | None = None,
+    threshold: Any = None,
+    value: Any = None,
+) -> Check:
     return {
-        "students": students,
-        "blessed": [name for name in sizes if students[name]["blessed"]],
-        "evaluation_set": results["evaluation_set"],
+        "check": name,
+        "task": task,
+        "slice": slice_name,
+        "threshold": strict(threshold),
+        "value": strict(value),
+        "passed": passed,
+        "why": why,
     }
 
 
-def ascending(family: Mapping[str, Any]) -> list[str]:
-    """The names of a family's students by size."""
-    members = family["students"]
-    return sorted(members, key=lambda name: members[name]["parameters"])
+def strict(value: Any) -> Any:
+    """A scalar as strict JSON has it; anything else as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else repr(value)[:200]
 
 
-def thresholds_of(config: GateConfig, name: str) -> Thresholds:
-    """The general bounds, with the student's own in the place of those that it sets."""
-    own = config.per_student.get(name, Thresholds())
-    set_here = {key: value for key, value in dataclasses.asdict(own).items() if value is not None}
-    return dataclasses.replace(config.thresholds, **set_here)
+def measured(report: Report, student: str) -> Iterator[Check]:
+    """Every task of the evaluation gave the student a figure that its rows bear out, whether or not it is asked for."""
+    for task in report.tasks:
+        stated = report.stated(student, task) or {}
+        if problem := report.problem(student, task):
+            yield check("measured", False, problem, task=task, value=stated.get("value"))
+            continue
+        value = report.value(student, task)
+        why = f"{task} is {value:.4g} over {report.tasks[task].num_documents} documents, as its rows give it"
+        yield check("measured", True, why, task=task, value=value)
 
 
-def _measured(models: Mapping[str, Any], name: str, metric: str) -> Check:
-    value, problem = _figure(models, name, metric)
-    error, error_problem = _figure(models, name, metric, "standard_error")
-    why = problem or error_problem or f"{_words(metric)} is {value:.4g}, standard error {error:.2g}"
-    return _check(f"measured_{metric}", None, value, not (problem or error_problem), why)
+def enough_documents(report: Report, policy: GatePolicy, *, compared: bool) -> Iterator[Check]:
+    """Every task that the policy names has enough documents to decide by."""
+    for task in tasks_asked(policy, compared=compared):
+        yield from _documents(report, policy, task)
 
 
-def _certified(member: Mapping[str, Any]) -> Check:
-    equal = (member.get("certificate") or {}).get("bitwise_equal")
+def _documents(report: Report, policy: GatePolicy, task: str) -> Iterator[Check]:
+    least, asked = policy.min_documents or 0, report.tasks.get(task)
+    if asked is None or asked.problem:
+        return  # the checks that need it say so
+    number = asked.num_documents
+    why = f"{task} has {number} documents, {least} are enough"
+    if number < least:
+        why = (
+            f"{task} has {number} documents, fewer than min_documents = {least}: evaluate more, or lower it where so "
+            f"few are meant"
+        )
+    yield check("documents", number >= least, why, task=task, threshold=least, value=number)
+
+
+def bounds(report: Report, policy: GatePolicy, student: str) -> Iterator[Check]:
+    """`minimum` and `maximum`; a figure that equals its bound keeps it."""
+    for name, settings in (("minimum", policy.minimum), ("maximum", policy.maximum)):
+        for task, bound in (settings or {}).items():
+            if problem := report.problem(student, task):
+                yield check(name, False, problem, task=task, threshold=bound)
+                continue
+            value = report.value(student, task)
+            passed = value >= bound if name == "minimum" else value <= bound
+            kept, broken = ("reaches", "is below") if name == "minimum" else ("is within", "is above")
+            why = f"{task} {value:.4g} {kept if passed else broken} the {name} {bound:g}"
+            yield check(name, passed, why, task=task, threshold=bound, value=value)
+
+
+def ceilings(policy: GatePolicy, member: Mapping[str, Any], model: Any) -> Iterator[Check]:
+    """Costs, from family.json and, where measured, from results.json (batch 1)."""
+    model = model if isinstance(model, Mapping) else {}
+    costs = {
+        "max_parameters": (policy.max_parameters, member.get("parameters"), "parameters"),
+        "max_bytes": (policy.max_bytes, member.get("bytes"), "bytes of weights"),
+        "max_flops_per_token": (policy.max_flops_per_token, member.get("flops_per_token"), "FLOPs per token"),
+        "max_prefill_seconds": (policy.max_prefill_seconds, _timed(model, "prefill", "seconds"), "seconds of prefill"),
+        "max_decode_seconds": (
+            policy.max_decode_seconds,
+            _timed(model, "decode", "seconds_per_token"),
+            "seconds per generated token",
+        ),
+        "max_memory_bytes": (policy.max_memory_bytes, model.get("peak_memory_bytes"), "bytes of memory at the peak"),
+    }
+    for name, (most, value, words) in costs.items():
+        if most is None:
+            continue
+        if not is_number(value) or not math.isfinite(value) or value <= 0:
+            why = f"{words}: not measured, got {value!r:.80}. Evaluate it, or set gate's {name} to null"
+            yield check(name, False, why, threshold=most, value=value)
+            continue
+        passed = value <= most
+        why = f"{value:,.6g} {words}, {'within' if passed else 'above'} the ceiling {most:,.6g}"
+        yield check(name, passed, why, threshold=most, value=value)
+
+
+def certified(member: Mapping[str, Any]) -> Check:
+    certificate = member.get("certificate")
+    equal = certificate.get("bitwise_equal") if isinstance(certificate, Mapping) else None
     why = (
         "the extracted student's logits equal the live student's bit for bit"
         if equal is True
-        else f"the certificate does not say that extracted equals live: bitwise_equal is {equal!r}"
+        else f"the certificate does not say that extracted equals live: bitwise_equal is {equal!r:.80}"
     )
-    return _check("certificate", True, equal, equal is True, why)
+    return check("certificate", equal is True, why, threshold=True, value=equal)
 
 
-def _within_bounds(bounds: Thresholds, member: Mapping[str, Any], models: Mapping[str, Any], name: str) -> list[Check]:
-    parameters = member["parameters"]
-    checks = []
-    if (most := bounds.max_bits_per_byte) is not None:
-        value, problem = _figure(models, name, "bits_per_byte")
-        passed = problem is None and value <= most
-        why = problem or f"bits per byte {value:.4g} {'is within' if passed else 'is above'} the bound {most:g}"
-        checks.append(_check("max_bits_per_byte", most, value, passed, why))
-    if (least := bounds.min_accuracy) is not None:
-        value, problem = _figure(models, name, "accuracy")
-        passed = problem is None and value >= least
-        why = problem or f"accuracy {value:.4g} {'reaches' if passed else 'is below'} the bound {least:g}"
-        checks.append(_check("min_accuracy", least, value, passed, why))
-    if (most := bounds.max_parameters) is not None:
-        passed = parameters <= most
-        why = f"{parameters:,} parameters {'are within' if passed else 'are above'} the bound {most:,}"
-        checks.append(_check("max_parameters", most, parameters, passed, why))
-    return checks
+def monotone(
+    config: GateConfig, report: Report, policy: GatePolicy, student: str, smaller: Sequence[str]
+) -> Iterator[Check]:
+    """A larger student must not be worse than the next smaller one, beyond noise; the larger is charged.
 
-
-def _monotone(models: Mapping[str, Any], smaller: str, name: str, tolerance: float) -> Check:
-    """A larger student must not be worse than the next smaller one; the larger is charged.
-
-    The standard error of the difference is taken as sqrt(se_a^2 + se_b^2), as of independent errors. Both
-    read the same documents, so the true one is smaller and the check is lenient: a paired test would be sharper.
-
-    A smaller student without a figure is a "no" for the larger too: the two share their weights.
+    On the same documents, so the standard error is that of the paired difference. `smaller`: the smaller students,
+    ascending. One whose figures cannot be used is charged by itself, and passed over here, by name.
     """
-    figures, problems = [], []
-    for model in (smaller, name):
-        for part in ("value", "standard_error"):
-            figure, problem = _figure(models, model, "bits_per_byte", part)
-            figures.append(figure)
-            problems += [f"{model}: {problem}"] if problem else []
-    if problems:
-        why = f"cannot be compared with {smaller}, the next smaller: {'; '.join(problems)}"
-        return _check("monotone", None, figures[2], False, why)
-    smaller_value, smaller_error, value, error = figures
-    error_of_difference = math.hypot(smaller_error, error)
-    threshold = smaller_value + tolerance * error_of_difference
-    passed = value <= threshold
+    task, tolerance = config.monotone_task, config.monotone_tolerance
+    if tolerance is None or not smaller:
+        return
+    if problem := report.problem(student, task):
+        remedy = "" if task in report.tasks else " (gate.monotone_task; gate.monotone_tolerance: null switches it off)"
+        yield check("monotone", False, problem + remedy, task=task)
+        return
+    yield from _documents(report, policy, task)
+    usable = [name for name in smaller if report.problem(name, task) is None]
+    if not usable:
+        why = f"no smaller student has a usable figure in {task}: nothing to be worse than"
+        yield check("monotone", True, why, task=task)
+        return
+    pair = report.pair(student, usable[-1], task)
+    if pair.num_documents < 2:
+        yield check("monotone", False, f"{task} has one document, which gives no standard error", task=task)
+        return
+    between = smaller[smaller.index(usable[-1]) + 1 :]
+    passed_over = f" with a usable figure (not {', '.join(between)})" if between else ""
+    lowest = -tolerance * pair.standard_error
+    passed = pair.difference >= lowest
+    direction = "better" if pair.difference >= 0 else "worse"
     why = (
-        f"bits per byte {value:.4f} {'is within' if passed else 'is above'} {threshold:.4f}: "
-        f"the {smaller_value:.4f} of {smaller}, the next smaller, plus {tolerance:g} standard errors of the "
-        f"difference ({error_of_difference:.4f}, errors taken as independent)"
+        f"{task}: {abs(pair.difference):.4g} {direction} than {usable[-1]}, the next smaller{passed_over}; up to "
+        f"{-lowest:.4g} worse is allowed, {tolerance:g} standard errors of the paired difference"
     )
-    return _check("monotone", threshold, value, passed, why)
+    yield check("monotone", passed, why, task=task, threshold=lowest, value=pair.difference)
 
 
-def _figure(models: Mapping[str, Any], name: str, metric: str, part: str = "value") -> tuple[Any, str | None]:
-    """A metric of one model, and why it cannot be used (None: it can)."""
-    if not isinstance(model := models.get(name), Mapping):
-        return None, f"{name} was not evaluated"
-    entry = model.get(metric)
-    value = entry.get(part) if isinstance(entry, Mapping) else None
-    words = _words(metric) + ("" if part == "value" else ", standard error")
-    if value is None:
-        return None, f"{words}: missing"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value, f"{words}: {value!r} is not a number"
-    if not math.isfinite(value):
-        return value, f"{words}: {value} is not finite"
-    if not 0 <= value <= _METRICS[metric]:
-        return value, f"{words}: {value} is out of range"
-    return value, None
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _check(check: str, threshold: Any, value: Any, passed: bool, why: str) -> Check:
-    if isinstance(value, float) and not math.isfinite(value):
-        value = str(value)
-    elif isinstance(value, list | dict):
-        value = repr(value)
-    return {"check": check, "threshold": threshold, "value": value, "passed": passed, "why": why}
+def _timed(model: Mapping[str, Any], phase: str, figure: str) -> Any:
+    batches = model.get(phase)
+    batch = batches.get("1") if isinstance(batches, Mapping) else None
+    return batch.get(figure) if isinstance(batch, Mapping) else None

@@ -24,5 +24,6 @@ def gate(
         artifact = gate(settings, evaluation.path, students.path, output=output_path(store, "gate", decision.path))
         publish(decision, artifact)
         metrics.log_metric("blessed_students", len(artifact.metadata["blessed"]))
-        for name in artifact.metadata["blessed"]:
-            metrics.log_metric(f"blessed/{name}", 1)
+        for verdict, value in (("blessed", 1), ("held", 0)):
+            for name in artifact.metadata[verdict]:
+                metrics.log_metric(f"blessed/{name}", value)

@@ -8,14 +8,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from components.gate.comparison import PairedDocuments, figure_of
-from matta_core.artifacts import Artifact
+from matta_core.artifacts import Artifact, digest_of
 from matta_core.errors import UserError
 
 # The values that a task's unit can have; a value beyond them is no measurement.
@@ -48,16 +47,27 @@ class Task:
 
 
 class Report:
-    """A report's tasks, and every model's figures as far as they hold."""
+    """A report's tasks, and every model's figures as far as they hold.
 
-    def __init__(self, path: Path, results: Mapping[str, Any], questions: Sequence[Mapping[str, Any]]) -> None:
+    All figures are computed anew from the rows; those of results.json must agree, for whole tasks (its slices' figures
+    are not read).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        results: Mapping[str, Any],
+        questions: Sequence[Mapping[str, Any]],
+        problem: str | None = None,
+    ) -> None:
+        """`problem`: why nothing of it can be believed."""
         self.path = path
         self.evaluation_set: str = results["evaluation_set"]
         self.models: Mapping[str, Any] = results["models"]
         self.baselines: Mapping[str, Any] = results["baselines"]
         self.baseline_target = results.get("baseline_target")
         self._questions = questions
-        self.tasks = {name: _task(name, entry, questions) for name, entry in results["tasks"].items()}
+        self.tasks = {name: _task(name, entry, questions, problem) for name, entry in results["tasks"].items()}
         self._rows: dict[str, tuple[list[Any], str | None]] = {}
         self._values: dict[tuple[str, str], tuple[np.ndarray | None, str | None]] = {}
 
@@ -133,25 +143,31 @@ def read_report(artifact: Artifact) -> Report:
     for key, kind in (("evaluation_set", str), ("tasks", Mapping), ("models", Mapping), ("baselines", Mapping)):
         if not isinstance(results.get(key), kind):
             raise UserError(f"{path / 'results.json'} has no usable {key!r}, got {results.get(key)!r:.80}: {again}")
-    if artifact.metadata.get("evaluation_set") != results["evaluation_set"]:
-        raise UserError(
-            f"{path / 'results.json'} is of the evaluation set {results['evaluation_set']}, its manifest says "
-            f"{artifact.metadata.get('evaluation_set')}: {again}"
-        )
     questions = _lines(path / "questions.jsonl")
     for number, question in enumerate(questions, start=1):
         if not isinstance(question, Mapping) or question.get("task") not in results["tasks"]:
             raise UserError(
                 f"{path / 'questions.jsonl'} line {number} is no question of a task in results.json: {again}"
             )
-    return Report(path, results, questions)
+    return Report(path, results, questions, _set_problem(artifact, results))
 
 
-def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]]) -> Task:
+def _set_problem(artifact: Artifact, results: Mapping[str, Any]) -> str | None:
+    """Why the tasks are not those of the evaluation set that the report is said to be of."""
+    stated = results["evaluation_set"]
+    if (sealed := artifact.metadata.get("evaluation_set")) != stated:
+        return f"results.json is of the evaluation set {stated:.16}, the manifest says {sealed!r:.18}"
+    entries = {name: entry if isinstance(entry, Mapping) else {} for name, entry in results["tasks"].items()}
+    if (computed := digest_of({name: str(entry.get("digest")) for name, entry in entries.items()})) != stated:
+        return f"the tasks' digests make the evaluation set {computed:.16}, results.json says {stated:.16}"
+    return None
+
+
+def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem: str | None) -> Task:
     rows = [row for row, question in enumerate(questions) if question["task"] == name]
-    if problem := _task_problem(entry, [questions[row] for row in rows]):
-        return Task(name, problem=problem)
     asked = [questions[row] for row in rows]
+    if problem := problem or _task_problem(entry, asked):
+        return Task(name, problem=problem)
     _, documents = np.unique([question["document"] for question in asked], return_inverse=True)
     names = sorted({f"{kind}={part}" for question in asked for kind, part in question["slices"].items()})
     slices = {
@@ -239,7 +255,7 @@ def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarr
             continue
         if not _is_number(given):
             return f"{key} is missing in results.json" if given is None else f"{key} {given!r:.80} is not a number"
-        if not math.isclose(given, computed, rel_tol=1e-6, abs_tol=1e-9):  # NaN is close to nothing
+        if not math.isclose(given, computed, rel_tol=1e-9, abs_tol=1e-12):  # NaN is close to nothing
             return f"{key} is {given:.6g} in results.json, but its rows give {computed:.6g}"
     return None
 

@@ -1,11 +1,10 @@
 """Which students are good enough to serve: each is judged on its own, with every reason written down."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.gate.checks import ascending, decide
 from components.step import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import GateConfig
@@ -15,13 +14,37 @@ from matta_core.errors import UserError
 def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
     """Decide for every student of `students`, by its figures in `evaluation`, whether it is blessed.
 
-    File of a GateDecision: `decision.json`: {"students": {name: {"blessed", "checks": [{"check", "threshold",
-    "value", "passed", "why"}]}}, "blessed": names in ascending order of size, "evaluation_set"}.
-    That no student is blessed is a result, not an error.
+    File of a GateDecision: `decision.json`:
+    {"evaluation_set", "config": the settings it was made with, "policies": {size: what was asked of it}, "confidence",
+    "hypotheses": the number of comparisons corrected for, "students": {size: {"blessed", "baseline": name or null,
+    "checks": [{"check", "task", "slice", "threshold", "value", "passed", "why"}], "comparisons": [{"task", "slice",
+    "difference", "interval", "p_value", "p_adjusted", "verdict", "documents", "baseline_value", "value"}]}},
+    "blessed": names in ascending order of size, "warnings": sentences}.
+    A difference is positive where the student is better; its interval is simultaneous over all comparisons. That no
+    student is blessed is a result, not an error.
 
-    Raises: UserError where the evaluation was made of another StudentFamily. Its figures say nothing of these
-    students, so there is nothing to decide; and without a decision nothing can be pushed.
+    Raises: UserError where the evaluation was made of another StudentFamily (its figures say nothing of these
+    students, so there is nothing to decide; and without a decision nothing can be pushed), or cannot be read, or a
+    policy has a task on the wrong side.
     """
+    report, family = open_inputs(evaluation, students)
+
+    def work(path: Path) -> dict[str, Any]:
+        decision = decision_of(config, report, family)
+        write_json_atomically(path / "decision.json", decision)
+        return {
+            "blessed": decision["blessed"],
+            "held": [name for name in decision["students"] if name not in decision["blessed"]],
+            "evaluation_set": decision["evaluation_set"],
+        }
+
+    artifact = run_step("gate", "GateDecision", output, config, {"evaluation": report, "students": family}, work)
+    tell(json.loads((artifact.path / "decision.json").read_text()))
+    return artifact
+
+
+def open_inputs(evaluation: str | Path, students: str | Path) -> tuple[Artifact, Artifact]:
+    """The EvaluationReport and the StudentFamily. Raises: UserError where the one was not made of the other."""
     report = open_artifact(evaluation, "EvaluationReport")
     family = open_artifact(students, "StudentFamily")
     if report.inputs.get("students") != family.digest:
@@ -29,26 +52,42 @@ def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, ou
             f"{report.path} was made of the StudentFamily with digest {report.inputs.get('students')}, but "
             f"{family.path} has {family.digest}: evaluate these students, or give those that were evaluated"
         )
+    return report, family
 
-    family_json = json.loads((family.path / "family.json").read_text())
 
-    def work(path: Path) -> dict[str, Any]:
-        decision = decide(config, family_json, json.loads((report.path / "results.json").read_text()))
-        write_json_atomically(path / "decision.json", decision)
-        return {"blessed": decision["blessed"], "evaluation_set": decision["evaluation_set"]}
+def decision_of(config: GateConfig, report: Artifact, family: Artifact) -> dict[str, Any]:
+    """The content of decision.json."""
+    from components.gate.decision import decide  # imports numpy, and scipy when it compares
+    from components.gate.evaluation import read_report
 
-    artifact = run_step("gate", "GateDecision", output, config, {"evaluation": report, "students": family}, work)
-    students = json.loads((artifact.path / "decision.json").read_text())["students"]
-    for name in ascending(family_json):
-        _tell(name, students[name])
-    if not artifact.metadata["blessed"]:
+    return decide(config, json.loads((family.path / "family.json").read_text()), read_report(report))
+
+
+def tell(decision: Mapping[str, Any]) -> None:
+    """A line per student, and the warnings."""
+    for name, verdict in decision["students"].items():
+        say("gate", f"{name}: {_in_short(verdict)}")
+    for warning in decision["warnings"]:
+        say("gate", f"warning: {warning}")
+    if not decision["blessed"]:
         say("gate", "no student is blessed: nothing will be pushed")
-    return artifact
 
 
-def _tell(name: str, verdict: Mapping[str, Any]) -> None:
-    if verdict["blessed"]:
-        say("gate", f"{name}: blessed, {len(verdict['checks'])} checks passed")
-        return
-    reasons = dict.fromkeys(check["why"] for check in verdict["checks"] if not check["passed"])
-    say("gate", f"{name}: NOT blessed: {'; '.join(reasons)}")
+def _in_short(verdict: Mapping[str, Any]) -> str:
+    failed = list(dict.fromkeys(check["why"] for check in verdict["checks"] if not check["passed"]))
+    if failed:
+        more = f"; and {len(failed) - 1} more (gate --explain)" if len(failed) > 1 else ""
+        return f"NOT blessed: {failed[0]}{more}"
+    compared = _verdicts(verdict["comparisons"]) if verdict["baseline"] else "nothing served to compare with"
+    return f"blessed, {len(verdict['checks'])} checks passed; {compared}"
+
+
+def _verdicts(comparisons: Iterable[Mapping[str, Any]]) -> str:
+    """ "better in A, noise in B", of whole tasks."""
+    tasks: dict[str, list[str]] = {"better": [], "worse": [], "noise": []}
+    for comparison in comparisons:
+        if comparison["slice"] is None:
+            tasks[comparison["verdict"]].append(comparison["task"])
+    words = {"better": "better in", "worse": "worse in", "noise": "no difference beyond noise in"}
+    told = ", ".join(f"{words[verdict]} {', '.join(names)}" for verdict, names in tasks.items() if names)
+    return told or "compared in nothing"

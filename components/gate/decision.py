@@ -1,0 +1,100 @@
+"""Every student judged by itself, with every reason written down: the content of decision.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.gate import checks, relative
+from components.gate.checks import Check
+from components.gate.evaluation import Report
+from components.gate.hypotheses import compare, described, plan
+from components.gate.policy import asks_quality, check_directions, effective_policy
+from matta_core.config import GateConfig, GatePolicy
+from matta_core.errors import UserError
+
+
+def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Judge every student of a family (family.json) by an evaluation.
+
+    Returns the content of decision.json; students and `blessed` in ascending order of size.
+    Raises: UserError where a policy has a task under `minimum` in which lower is better, or the reverse.
+    """
+    names = ascending(family)
+    check_directions(config, names, report)
+    policies = {name: effective_policy(config, name) for name in names}
+    planned = plan(policies, report)
+    outcomes = compare(planned, report, config.confidence)
+    students, warnings = {}, []
+    for place, name in enumerate(names):
+        baseline = relative.baseline_of(report, name)
+        found = list(_checks(config, policies[name], report, family["students"][name], names[: place + 1], outcomes))
+        mine = {hypothesis: outcome for hypothesis, outcome in outcomes.items() if hypothesis.student == name}
+        students[name] = {
+            "blessed": all(check["passed"] for check in found),
+            "baseline": baseline,
+            "checks": found,
+            "comparisons": [
+                described(hypothesis, outcome)
+                for hypothesis, outcome in mine.items()
+                if hypothesis.shift == 0 and outcome.problem is None
+            ],
+        }
+        warnings += _warnings(name, policies[name], found, compared=baseline is not None)
+        problems = {outcome.problem: None for outcome in mine.values() if outcome.problem}
+        warnings += [f"{name} is not compared with {baseline}: {problem}" for problem in problems]
+    return {
+        "evaluation_set": report.evaluation_set,
+        "config": config.to_dict(),
+        "policies": {name: policy.to_dict() for name, policy in policies.items()},
+        "confidence": config.confidence,
+        "hypotheses": len(planned),
+        "students": students,
+        "blessed": [name for name in names if students[name]["blessed"]],
+        "warnings": warnings,
+    }
+
+
+def ascending(family: Mapping[str, Any]) -> list[str]:
+    """The names of a family's students by size. Raises: UserError where family.json does not give their sizes."""
+    members = family.get("students")
+    if not isinstance(members, Mapping):
+        raise UserError("family.json names no students: extract them again")
+    for name, member in members.items():
+        if not isinstance(member, Mapping) or not checks.is_number(member.get("parameters")):
+            raise UserError(f"family.json does not give the parameters of {name}: extract the students again")
+    return sorted(members, key=lambda name: members[name]["parameters"])
+
+
+def _checks(
+    config: GateConfig,
+    policy: GatePolicy,
+    report: Report,
+    member: Mapping[str, Any],
+    up_to_this: list[str],
+    outcomes: relative.Outcomes,
+) -> list[Check]:
+    *smaller, name = up_to_this
+    baseline = relative.baseline_of(report, name)
+    found = [*checks.measured(report, name), relative.has_baseline(config, policy, report, name)]
+    found += checks.enough_documents(report, policy, compared=baseline is not None)
+    found += checks.bounds(report, policy, name)
+    if baseline is not None:
+        found += relative.not_inferior(policy, report, name, baseline, outcomes)
+        found += relative.improves(policy, report, name, baseline, outcomes)
+        found += relative.not_inferior_in_slices(policy, report, name, baseline, outcomes)
+    found += checks.ceilings(policy, member, report.models.get(name))
+    found.append(checks.certified(member))
+    found += checks.monotone(config, report, policy, name, smaller)
+    # The documents of a task are asked for by the policy and by the order of sizes: told once.
+    return list({(one["check"], one["task"], one["slice"]): one for one in found}.values())
+
+
+def _warnings(name: str, policy: GatePolicy, found: list[Check], *, compared: bool) -> list[str]:
+    if asks_quality(policy, compared=compared):
+        return []
+    asked = ", ".join(dict.fromkeys(check["check"] for check in found))
+    why = (
+        "its comparisons are left out without a baseline"
+        if asks_quality(policy, compared=True)
+        else ("gate.policy sets no minimum, maximum, non_inferior, improve or slices")
+    )
+    return [f"nothing but {asked} is asked of {name}, whatever its quality: {why}"]

@@ -1,0 +1,128 @@
+"""Every student against what is served, on every task, corrected together.
+
+The hypotheses of a decision are fixed by the students, the tasks and the policies, before any figure is looked at:
+each student that something is served for, on each task; each slice that its policy asks for and that has enough
+documents; and each amount by which its policy asks it to improve. p-values are adjusted by Holm over all of them, and
+intervals are widened by Bonferroni over the same number, so all statements of a decision hold together at the
+decision's confidence. A comparison that cannot be made counts as one that found nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.gate.comparison import RESAMPLES, holm
+from components.gate.evaluation import Report
+from matta_core.config import GatePolicy
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """That a student is better than its baseline by `shift`, in the task's unit; in the whole task, or in a slice."""
+
+    student: str
+    baseline: str
+    task: str
+    slice_name: str | None = None
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a hypothesis. With a `problem` the figures are NaN and p-values 1."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    value: float
+    baseline_value: float
+    documents: int
+    verdict: str
+    problem: str | None = None
+
+
+def plan(policies: Mapping[str, GatePolicy], report: Report) -> list[Hypothesis]:
+    """The hypotheses of a decision, students in the order given."""
+    planned = []
+    for student, policy in policies.items():
+        if not isinstance(baseline := report.baselines.get(student), str):
+            continue
+        planned += [Hypothesis(student, baseline, task) for task in report.tasks]
+        for task, amount in (policy.improve or {}).items():
+            if task in report.tasks and amount > 0:
+                planned.append(Hypothesis(student, baseline, task, shift=amount))
+        for task in policy.slices or {}:
+            large, _ = slices_of(report, task, policy.min_documents or 0)
+            planned += [Hypothesis(student, baseline, task, name) for name in large]
+    return planned
+
+
+def slices_of(report: Report, task: str, min_documents: int) -> tuple[list[str], dict[str, int]]:
+    """The slices of a task with enough documents, and those with fewer, with their number."""
+    if (asked := report.tasks.get(task)) is None:
+        return [], {}
+    counts = {name: asked.documents_in(name) for name in asked.slices}
+    large = [name for name, documents in counts.items() if documents >= min_documents]
+    return large, {name: documents for name, documents in counts.items() if documents < min_documents}
+
+
+def compare(planned: Sequence[Hypothesis], report: Report, confidence: float) -> dict[Hypothesis, Outcome]:
+    """All hypotheses, corrected for their number."""
+    level = (1 - confidence) / max(len(planned), 1)
+    # So many that the least p-value that resampling can give stays far below what the correction asks for.
+    resamples = max(RESAMPLES, math.ceil(20 / level))
+    found = {hypothesis: _one(hypothesis, report, 1 - level, resamples) for hypothesis in planned}
+    adjusted = holm([figures["p_value"] for figures in found.values()])
+    outcomes = {}
+    for (hypothesis, figures), p_adjusted in zip(found.items(), adjusted, strict=True):
+        verdict = "noise"
+        if p_adjusted <= 1 - confidence:
+            verdict = "better" if figures["difference"] > hypothesis.shift else "worse"
+        outcomes[hypothesis] = Outcome(p_adjusted=p_adjusted, verdict=verdict, **figures)
+    return outcomes
+
+
+def _one(hypothesis: Hypothesis, report: Report, confidence: float, resamples: int) -> dict[str, Any]:
+    student, baseline, task, name = hypothesis.student, hypothesis.baseline, hypothesis.task, hypothesis.slice_name
+    problem = report.problem(student, task) or report.problem(baseline, task)
+    documents = 0
+    if problem is None:
+        pair = report.pair(student, baseline, task, name)
+        documents = pair.num_documents
+        if documents < 2:
+            problem = f"{task}: one document says nothing of the others"
+    nothing: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "value", "baseline_value"), math.nan)
+    nothing |= {"p_value": 1.0, "documents": documents}
+    if problem is not None:
+        return nothing | {"problem": problem}
+    low, high = pair.interval(confidence)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return nothing | {"problem": f"{task}: one document has nearly all the weight, which leaves nothing to go by"}
+    return {
+        "difference": pair.difference,
+        "low": low,
+        "high": high,
+        "p_value": pair.p_value(hypothesis.shift, resamples=resamples),
+        "value": report.value(student, task, name),
+        "baseline_value": report.value(baseline, task, name),
+        "documents": documents,
+    }
+
+
+def described(hypothesis: Hypothesis, outcome: Outcome) -> dict[str, Any]:
+    """A comparison as decision.json has it."""
+    return {
+        "task": hypothesis.task,
+        "slice": hypothesis.slice_name,
+        "difference": outcome.difference,
+        "interval": [outcome.low, outcome.high],
+        "p_value": outcome.p_value,
+        "p_adjusted": outcome.p_adjusted,
+        "verdict": outcome.verdict,
+        "documents": outcome.documents,
+        "baseline_value": outcome.baseline_value,
+        "value": outcome.value,
+    }

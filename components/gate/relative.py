@@ -1,0 +1,121 @@
+"""What a student must keep against what is served now under its size."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.gate.checks import Check, check
+from components.gate.evaluation import Report
+from components.gate.hypotheses import Hypothesis, Outcome, slices_of
+from components.gate.policy import asks_comparison
+from matta_core.config import GateConfig, GatePolicy
+
+Outcomes = Mapping[Hypothesis, Outcome]
+
+
+def baseline_of(report: Report, student: str) -> str | None:
+    """The name of the model that is served; None where nothing is, or the report does not say."""
+    name = report.baselines.get(student)
+    return name if isinstance(name, str) else None
+
+
+def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student: str) -> Check:
+    """That there is something to be compared with, or that the recipe says what holds without."""
+    name = report.baselines.get(student)
+    if isinstance(name, str):
+        if not isinstance(entry := report.models.get(name), Mapping):
+            why = f"{name} is said to be served, but was not evaluated: evaluate again"
+            return check("baseline", False, why, value=name)
+        return check("baseline", True, f"compared with {name}, version {entry.get('version')}", value=name)
+    if student not in report.baselines or name is not None:
+        why = f"the evaluation does not say what is served as {student} (got {name!r:.80}): evaluate again"
+        return check("baseline", False, why)
+    served = f"nothing of the size {student} is served under {report.baseline_target}"
+    if config.without_baseline == "refuse":
+        why = f"{served}, and gate.without_baseline is refuse. For a first push set it to bless_on_thresholds"
+        return check("baseline", False, why)
+    skipped = [name for name in ("non_inferior", "improve", "slices") if getattr(policy, name)]
+    left_out = f"; left out: {', '.join(skipped)}" if asks_comparison(policy) else ""
+    why = f"{served}, so it is judged by thresholds alone, as gate.without_baseline says{left_out}"
+    return check("baseline", True, why)
+
+
+def not_inferior(
+    policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes
+) -> Iterator[Check]:
+    """`non_inferior`: the lower end of the simultaneous interval is above minus the margin."""
+    for task, margin in (policy.non_inferior or {}).items():
+        outcome = outcomes.get(Hypothesis(student, baseline, task))
+        if outcome is None or outcome.problem:
+            yield check("non_inferior", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
+            continue
+        passed = outcome.low > -margin
+        why = f"{task}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+        yield check("non_inferior", passed, why, task=task, threshold=-margin, value=outcome.low)
+
+
+def improves(policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes) -> Iterator[Check]:
+    """`improve`: better by more than the amount, and not by chance."""
+    for task, amount in (policy.improve or {}).items():
+        outcome = outcomes.get(Hypothesis(student, baseline, task, shift=amount))
+        if outcome is None or outcome.problem:
+            yield check("improve", False, _cannot(report, student, baseline, task), task=task, threshold=amount)
+            continue
+        passed = outcome.verdict == "better"
+        by = f"by more than {amount:g}" if amount else "at all"
+        why = (
+            f"{task}: {_signed(outcome.difference)}; {'better' if passed else 'not shown to be better'} {by} "
+            f"(p = {outcome.p_adjusted:.2g} after correction)"
+        )
+        yield check("improve", passed, why, task=task, threshold=amount, value=outcome.difference)
+
+
+def not_inferior_in_slices(
+    policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes
+) -> Iterator[Check]:
+    """`slices`: not inferior in any slice of the task's documents."""
+    for task, margin in (policy.slices or {}).items():
+        if report.problem(student, task) or report.problem(baseline, task):
+            yield check("slices", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
+            continue
+        if not report.tasks[task].slices:
+            why = f"{task} has no slices: take it out of the policy's slices"
+            yield check("slices", False, why, task=task, threshold=-margin)
+            continue
+        large, small = slices_of(report, task, policy.min_documents or 0)
+        for name in large:
+            outcome = outcomes[Hypothesis(student, baseline, task, name)]
+            at: dict[str, Any] = {"task": task, "slice_name": name, "threshold": -margin}
+            if outcome.problem:
+                yield check("slices", False, f"{name}: {outcome.problem}", **at)
+                continue
+            passed = outcome.low > -margin
+            why = f"{task}, {name}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+            yield check("slices", passed, why, value=outcome.low, **at)
+        for name, documents in small.items():
+            skip = policy.small_slices == "skip"
+            why = f"{task}, {name}: {documents} documents, fewer than min_documents = {policy.min_documents}: " + (
+                "skipped, as small_slices says" if skip else "too few to decide (small_slices: skip passes over such)"
+            )
+            yield check("slices", skip, why, task=task, slice_name=name, threshold=-margin)
+
+
+def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
+    """Why a comparison is a "no", and the way out where it is what is served that is broken."""
+    if problem := report.problem(student, task):
+        return f"cannot be compared: {problem}"
+    if problem := report.problem(baseline, task):
+        return (
+            f"what is served cannot be compared with: {problem}. To replace a broken model, take the comparison out of "
+            f"gate.per_student.{student} for one run ({{}})"
+        )
+    return f"cannot be compared: {task} has too few documents of any weight"
+
+
+def _interval(outcome: Outcome) -> str:
+    return f"{_signed(outcome.difference)} ({outcome.low:+.4g} to {outcome.high:+.4g}, positive is better)"
+
+
+def _signed(difference: float) -> str:
+    if difference == 0:
+        return "no difference"
+    return f"{abs(difference):.4g} {'better' if difference > 0 else 'worse'} than what is served"
