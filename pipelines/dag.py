@@ -81,7 +81,7 @@ def build_pipeline(recipe: Recipe) -> Callable:
         decided = gate(config=gate_config, store=store, evaluation=evaluation, students=students)
         decided.set_caching_options(False)
         decision = decided.outputs["decision"]
-        pushed = push(config=push_config, store=store, decision=decision, students=students)
+        pushed = push(config=push_config, store=store, decision=decision, students=students, evaluation=evaluation)
         pushed.set_caching_options(False)
         reported = report(
             store=store,

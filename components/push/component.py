@@ -11,14 +11,18 @@ def push(
     store: str,
     decision: dsl.Input[dsl.Artifact],
     students: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
     record: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Push the blessed students to where they are served. Artifact file: push.json."""
+    """Push the blessed students to where they are served.
+
+    Artifact files: push.json; per pushed size serving/, a KServe manifest, and cards/, a model card.
+    """
     from components.push.step import push
     from components.step import exit_on_user_error, output_path, publish
     from matta_core.config import PushConfig
 
     with exit_on_user_error():
         settings = PushConfig.from_json(config, "push")
-        artifact = push(settings, decision.path, students.path, output=output_path(store, "push", record.path))
-        publish(record, artifact)
+        output = output_path(store, "push", record.path)
+        publish(record, push(settings, decision.path, students.path, evaluation.path, output=output))

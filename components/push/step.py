@@ -1,124 +1,218 @@
 """Blessed students go to where they are served: whole, tried out, and by one atomic move of a pointer each."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.push import store
+from components.push import card, registry, serving
+from components.push.pointer import Pointer
+from components.push.release import push_version
+from components.push.retention import retire
+from components.push.store import Store, open_store
+from components.push.validation import validate
+from components.push.versions import version_name
 from components.step import disk_errors_explained, run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import PushConfig
 from matta_core.errors import UserError
 
-QUERY = Path(__file__).with_name("query.py")
+_OF_A_PUSHED_STUDENT = (
+    "version",
+    "path",
+    "digest",
+    "before",
+    "after",
+    "manifest_path",
+    "model_card",
+    "registered",
+    "registry_error",
+)
 
 
-def push(config: PushConfig, decision: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
-    """Push every blessed student to `config.target`; `components.push.store` says what lies there.
+def push(
+    config: PushConfig,
+    decision: str | Path,
+    students: str | Path,
+    evaluation: str | Path,
+    *,
+    output: str | Path,
+) -> Artifact:
+    """Push every blessed student to `config.target`; `components.push.versions` says what lies there.
 
-    Each student on its own, in ascending order of size: copy its files into an immutable version, load and query
-    that version in a fresh process, move the pointer. A push that failed or was killed can be run again: what is
-    there already is checked by checksum and kept. It runs every time, for no digest of an artifact tells what
-    became of the target since; with the same outcome the record is the same.
+    Each student on its own, in ascending order of size: its files into an immutable version, checked by checksum;
+    that version loaded and queried in a fresh process; the pointer moved; versions that need not be kept deleted. A
+    push that failed or was killed can be run again: what is there already is checked and kept. It runs every time,
+    for no digest of an artifact tells what became of the target since; with the same outcome the record is the same.
 
-    File of a PushRecord: `push.json`: {"target", "students": {name: {"pushed", "why", "version", "path", "digest",
-    "before", "after"}}}; `before` and `after` are the versions that the pointer named before and after the move
-    that put this version in its place, whenever that was. For a student that was not blessed all but the first two
-    are null.
+    Files of a PushRecord: `push.json`: {"target", "students": {name: {"pushed", "why", "version", "path", "digest",
+    "before", "after", "manifest_path", "model_card", "registered", "registry_error"}}}; `before` and `after` are the
+    versions that the pointer named before and after the move that put this version in its place, whenever that was;
+    `path` is the version's path or URL; `manifest_path` and `model_card` are relative to the record: a KServe
+    InferenceService `serving/<size>.yaml` and `cards/<size>.md`; `registered` is the version's URL in the model
+    registry, or `registry_error` says why it is in none, which is no failure of the push. For a student that was not
+    blessed all but the first two are null.
 
-    Raises: UserError where the decision was made for another StudentFamily (nothing is pushed), the target cannot
-    be written, a version there is damaged, a model does not load, or another push moved the pointer meanwhile.
+    Raises: UserError where decision, students and evaluation do not belong together (nothing is pushed), or a student
+    could not be pushed: the target cannot be written, a version there is damaged, a model does not load or answers
+    otherwise than recorded, or another push moved the pointer meanwhile. A student that fails does not keep the
+    others from being pushed: all are tried, then the error lists the failures, and there is no record.
     """
     verdict = open_artifact(decision, "GateDecision")
     family = open_artifact(students, "StudentFamily")
-    if verdict.inputs.get("students") != family.digest:
-        raise UserError(
-            f"{verdict.path} was made for the StudentFamily with digest {verdict.inputs.get('students')}, but "
-            f"{family.path} has {family.digest}: nothing was pushed. Run the gate on these students"
-        )
-    target = Path(config.target).resolve()
+    report = open_artifact(evaluation, "EvaluationReport")
+    _check_lineage(verdict, {"students": family, "evaluation": report})
+    target = str(Path(config.target).resolve()) if "://" not in config.target else config.target
 
     def work(path: Path) -> dict[str, Any]:
-        members = json.loads((family.path / "family.json").read_text())["students"]
-        verdicts = json.loads((verdict.path / "decision.json").read_text())["students"]
-        lineage = {"students": family.digest, "decision": verdict.digest}
-        record = {}
-        with disk_errors_explained(target, "push.target"):
-            for name in sorted(members, key=lambda size: members[size]["parameters"]):
-                if verdicts[name]["blessed"]:
-                    model = family.path / members[name]["path"]
-                    record[name] = _push_one(name, model, target / name, lineage, config.load_timeout_seconds)
-                else:
-                    record[name] = _not_pushed(name, verdicts[name]["checks"])
-        write_json_atomically(path / "push.json", {"target": str(target), "students": record})
-        return {"pushed": [name for name in record if record[name]["pushed"]]}
+        facts = _Facts(verdict, family, report)
+        serving.check_names(config.serving, [size for size in facts.ascending if facts.verdicts[size]["blessed"]])
+        registry.check_registry(config)
+        with disk_errors_explained(Path(target), "push.target"):
+            store = open_store(config.target)
+        record, failures = {}, {}
+        for size in facts.ascending:
+            if not facts.verdicts[size]["blessed"]:
+                record[size] = _not_pushed(size, facts.verdicts[size]["checks"])
+                continue
+            try:
+                with disk_errors_explained(Path(target), "push.target"):
+                    pointer = _push_one(config, store, size, facts)
+            except UserError as error:
+                failures[size] = error
+                say("push", f"{size}: NOT pushed: {error}")
+                continue
+            record[size] = _hand_over(config, store, pointer, facts, path)
+            _tidy_up(config, store, size)
+        if failures:
+            told = "; ".join(f"{size}: {error}" for size, error in failures.items())
+            pushed = [size for size in record if record[size]["pushed"]]
+            others = f" (pushed all the same: {', '.join(pushed)})" if pushed else ""
+            raise UserError(f"{told}{others}") from next(iter(failures.values()))
+        write_json_atomically(path / "push.json", {"target": target, "students": record})
+        return {"pushed": [size for size in record if record[size]["pushed"]]}
 
-    return run_step("push", "PushRecord", output, config, {"decision": verdict, "students": family}, work, reuse=False)
+    inputs = {"decision": verdict, "students": family, "evaluation": report}
+    return run_step("push", "PushRecord", output, config, inputs, work, reuse=False)
 
 
-def _push_one(name: str, model: Path, folder: Path, lineage: Mapping[str, str], timeout: float) -> dict[str, Any]:
-    """Copy, try out, move the pointer."""
-    digest = store.content_digest(model)
-    version = store.version_path(folder, digest)
-    before = store.read_pointer(folder)
-    copied = store.install(model, folder, digest, inputs=lineage, metadata={"size": name})
-    if before is not None and before["digest"] == digest and not copied:
-        pointer = before
-        say("push", f"{name}: {version} is current already, and whole")
-    else:
-        _query_in_fresh_process(name, version, timeout)
-        pointer = store.move_pointer(folder, before, digest)
-        say("push", f"{name}: {version} is current (before: {pointer['previous'] or 'none'})")
+class _Facts:
+    """What the three artifacts say of the students."""
+
+    def __init__(self, verdict: Artifact, family: Artifact, report: Artifact) -> None:
+        self.folder = family.path
+        self.family = json.loads((family.path / "family.json").read_text())
+        self.members = self.family["students"]
+        self.ascending = sorted(self.members, key=lambda size: self.members[size]["parameters"])
+        self.decision = json.loads((verdict.path / "decision.json").read_text())
+        self.verdicts = self.decision["students"]
+        self.results = json.loads((report.path / "results.json").read_text())
+        self.decision_digest = verdict.digest
+        self.origin = {"students": family.digest, "decision": verdict.digest, "evaluation": report.digest}
+        # Where the students come from, as far as the artifacts tell: the card's lineage.
+        teacher = self.results["models"].get("teacher", {}).get("digest")
+        self.lineage = {**family.inputs, **self.origin, **({"teacher": teacher} if teacher else {})}
+
+
+def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:
+    for name, artifact in inputs.items():
+        if verdict.inputs.get(name) != artifact.digest:
+            raise UserError(
+                f"{verdict.path} was made for the {artifact.kind} with digest {verdict.inputs.get(name)}, but "
+                f"{artifact.path} has {artifact.digest}: nothing was pushed. Run the gate on these {name}"
+            )
+
+
+def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Pointer:
+    member = facts.members[size]
+    if "reference" not in member:
+        raise UserError(f"{facts.folder} holds no recorded logits of {size}: run extract_students again")
+    pointer = push_version(
+        store,
+        size,
+        facts.folder / member["path"],
+        facts.folder / member["reference"],
+        try_out=partial(
+            validate,
+            store,
+            size,
+            timeout_seconds=config.load_timeout_seconds,
+            max_memory_bytes=config.max_load_memory_bytes,
+        ),
+        inputs=facts.origin,
+        metadata={"size": size},
+        decision=facts.decision_digest,
+    )
+    say("push", f"{size}: {pointer.version} is current, and whole (before: {pointer.previous or 'none'})")
+    return pointer
+
+
+def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts, path: Path) -> dict[str, Any]:
+    """Manifest, card and registration of a pushed student; its part of push.json."""
+    size, version = pointer.size, pointer.version
+    name = serving.service_name(config.serving, size)
+    location = store.location(version_name(size, version))
+    texts = {
+        f"serving/{size}.yaml": serving.manifest(config.serving, store, size, version, pointer.digest),
+        f"cards/{size}.md": card.model_card(
+            card.Facts(
+                name=name,
+                size=size,
+                version=version,
+                digest=pointer.digest,
+                location=location,
+                member=facts.members[size],
+                family=facts.family,
+                results=facts.results,
+                verdict=facts.verdicts[size],
+                confidence=facts.decision["confidence"],
+                lineage=facts.lineage,
+            )
+        ),
+    }
+    for file, text in texts.items():
+        (path / file).parent.mkdir(exist_ok=True)
+        (path / file).write_text(text, encoding="utf-8")
+    manifest_path, model_card = texts
+    registered, problem = None, None
+    if config.registry is not None:
+        properties = {"content_digest": pointer.digest, "parameters": facts.members[size]["parameters"]} | facts.origin
+        try:
+            registered = registry.register(config, name, version, location, properties)
+            say("push", f"{size}: registered as {registered}")
+        except UserError as error:
+            problem = str(error)
+            say("push", f"{size}: pushed, but NOT registered: {error}. The next push tries again")
     return {
         "pushed": True,
         "why": "blessed",
-        "version": version.name,
-        "path": str(version),
-        "digest": digest,
-        "before": pointer["previous"],
-        "after": pointer["version"],
+        "version": version,
+        "path": location,
+        "digest": pointer.digest,
+        "before": pointer.previous,
+        "after": version,
+        "manifest_path": manifest_path,
+        "model_card": model_card,
+        "registered": registered,
+        "registry_error": problem,
     }
 
 
-def _not_pushed(name: str, checks: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _not_pushed(size: str, checks: list[Mapping[str, Any]]) -> dict[str, Any]:
     reasons = dict.fromkeys(check["why"] for check in checks if not check["passed"])
     why = f"not blessed: {'; '.join(reasons)}"
-    say("push", f"{name}: not pushed, {why}")
-    return {"pushed": False, "why": why} | dict.fromkeys(("version", "path", "digest", "before", "after"))
+    say("push", f"{size}: not pushed, {why}")
+    return {"pushed": False, "why": why} | dict.fromkeys(_OF_A_PUSHED_STUDENT)
 
 
-def _query_in_fresh_process(name: str, version: Path, timeout: float) -> None:
-    """Load the files as they lie in the target with stock transformers, and generate.
-
-    Raises: UserError with the last line of what went wrong, or where it takes longer than `timeout` seconds.
-    """
-    started = time.monotonic()
+def _tidy_up(config: PushConfig, store: Store, size: str) -> None:
+    """What cannot be deleted now is deleted by the next push: no reason to call this one failed."""
     try:
-        result = subprocess.run(
-            [sys.executable, str(QUERY), str(version)],
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"{version} did not load and generate within push.load_timeout_seconds = {timeout:g}: the pointer was "
-            f"not moved. Raise the limit, or look at the model"
-        ) from None
-    if result.returncode != 0:
-        reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1].rstrip(".")
-        raise UserError(
-            f"{version} does not load and generate in a fresh process: {reason}. The pointer was not moved. "
-            f"To see all of it: HF_HUB_OFFLINE=1 {sys.executable} {QUERY} {version}"
-        )
-    say(
-        "push",
-        f"{name}: loaded in a fresh process in {time.monotonic() - started:.1f} s; it says {result.stdout.strip()}",
-    )
+        with disk_errors_explained(Path(store.url), "push.target"):
+            deleted = retire(store, size, config.keep_versions)
+    except UserError as error:
+        say("push", f"{size}: old versions are left for the next push to delete: {error}")
+        return
+    if deleted:
+        say("push", f"{size}: deleted {', '.join(deleted)} (push.keep_versions = {config.keep_versions})")

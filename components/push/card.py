@@ -1,0 +1,175 @@
+"""The model card of a pushed student, in Hugging Face's form: Markdown under a header of metadata.
+
+It goes into the PushRecord and not into the version: a version is named by the content of the model's files, and holds
+these alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is made of."""
+
+    name: str
+    size: str
+    version: str
+    digest: str
+    location: str
+    member: Mapping[str, Any]  # of family.json
+    family: Mapping[str, Any]  # family.json
+    results: Mapping[str, Any]  # results.json of the evaluation
+    verdict: Mapping[str, Any]  # the student's part of decision.json
+    confidence: float
+    lineage: Mapping[str, str]  # digests of the artifacts that it comes from
+
+
+def model_card(facts: Facts) -> str:
+    """The card, complete, as text."""
+    return f"---\n{_metadata(facts)}\n---\n\n" + "\n".join(_body(facts)) + "\n"
+
+
+def _metadata(facts: Facts) -> str:
+    tasks = facts.results["tasks"]
+    figures = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=f"{task} ({tasks[task]['version']})",
+            metric_type=tasks[task]["metric"],
+            metric_value=figure["value"],
+        )
+        for task, figure in _figures(facts).items()
+        if figure["value"] is not None
+    ]
+    card = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["matta", "matryoshka", "distillation"],
+        model_name=facts.name,
+        eval_results=figures or None,
+    )
+    return card.to_yaml()
+
+
+def _body(facts: Facts) -> Iterator[str]:
+    member, role = facts.member, "the TA itself" if facts.size == facts.family["ta"] else "a slice of the TA's weights"
+    teacher = facts.results["models"].get("teacher", {})
+    yield f"# {facts.name}, version {facts.version}"
+    yield ""
+    yield (
+        f"A language model trained with MatTA (Verma et al., KDD 2025, arXiv 2505.23337): {role}, a model that was "
+        f"trained together with the students nested in it, from the labels of the data and from a larger Teacher. "
+        f"It is an ordinary transformers checkpoint, equal bit for bit to the student that was trained."
+    )
+    yield ""
+    yield from _table(
+        ("", ""),
+        [
+            ("Size", f"{facts.size} (of {', '.join(facts.family['students'])})"),
+            ("Parameters", f"{member['parameters']:,}"),
+            ("Weights", f"{member['bytes']:,} bytes"),
+            ("Compute", f"{member['flops_per_token']:,.0f} FLOPs per token"),
+            ("Content digest", f"`{facts.digest}`"),
+            *((f"{name.capitalize()} digest", f"`{digest}`") for name, digest in facts.lineage.items()),
+            ("Teacher", f"{teacher['parameters']:,} parameters" if teacher.get("parameters") else "not evaluated"),
+        ],
+    )
+    yield ""
+    yield "## Figures"
+    yield ""
+    yield f"± is one standard error over documents. Evaluation set `{facts.results['evaluation_set']}`."
+    yield ""
+    yield from _table(("Task", "Metric", "Better", "Value", "Questions", "Documents"), list(_figure_rows(facts)))
+    yield ""
+    yield from _comparison(facts)
+    yield "## Limits"
+    yield ""
+    yield (
+        "- The figures are of the tasks and documents above, and say nothing of other text, of other languages, or of "
+        "use as an assistant: the model was not tuned to follow instructions and not examined for bias or harm."
+    )
+    yield "- It repeats what its data held, errors and private matters included, and states what is not true."
+    yield "- It carries no licence of its own: that of its data, its Teacher and its first weights applies."
+    yield ""
+    yield "## Use"
+    yield ""
+    if facts.location.startswith("gs://"):
+        yield f"```sh\ngcloud storage cp --recursive {facts.location} .\n```"
+        path = facts.version
+    else:
+        path = facts.location
+    yield "```python"
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield ""
+    yield f'model = AutoModelForCausalLM.from_pretrained("{path}")'
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{path}")'
+    yield "```"
+
+
+def _figures(facts: Facts) -> Mapping[str, Any]:
+    return facts.results["models"].get(facts.size, {}).get("tasks", {})
+
+
+def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
+    for task, figure in _figures(facts).items():
+        described = facts.results["tasks"][task]
+        yield (
+            task,
+            described["metric"],
+            "higher" if described["higher_is_better"] else "lower",
+            _with_error(figure["value"], figure["standard_error"]),
+            str(figure["questions"]),
+            str(figure["documents"]),
+        )
+
+
+def _comparison(facts: Facts) -> Iterator[str]:
+    yield "## Compared with what was served"
+    yield ""
+    baseline = facts.verdict.get("baseline")
+    if baseline is None:
+        yield "Nothing of this size was served when it was evaluated: it was judged by thresholds alone."
+        yield ""
+        return
+    served = facts.results["models"].get(baseline, {})
+    yield (
+        f"Version {served.get('version')} was served. Differences are positive where this model is better; the "
+        f"intervals hold together at {facts.confidence:.0%}."
+    )
+    yield ""
+    rows = [
+        (
+            f"{one['task']} {one['slice'] or ''}".strip(),
+            _number(one["baseline_value"]),
+            _number(one["value"]),
+            _number(one["difference"], "+"),
+            f"{_number(one['interval'][0], '+')} to {_number(one['interval'][1], '+')}",
+            one["verdict"],
+        )
+        for one in facts.verdict.get("comparisons", [])
+    ]
+    if rows:
+        yield from _table(("Task", "Served", "This", "Difference", "Interval", "Verdict"), rows)
+    else:
+        yield "No comparison was asked of it, or none could be made."
+    yield ""
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return f"{_number(value)} ± {_number(error)}" if value is not None else "no finite number"
+
+
+def _number(value: Any, sign: str = "") -> str:
+    return f"{value:{sign}.4g}" if isinstance(value, int | float) else str(value)

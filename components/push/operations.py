@@ -1,0 +1,100 @@
+"""What an operator does with what was pushed: look at its history, roll back, pin, unpin. Each needs a target alone."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+
+from components.push.pointer import HISTORY_LENGTH, Pointer, change_pointer, read_pointer
+from components.push.release import roll_back
+from components.push.store import Store, open_store
+from components.push.validation import validate
+from components.push.versions import version_digest, versions_there
+from components.step import say
+from matta_core.config import PushConfig
+from matta_core.errors import UserError
+
+
+def history(config: PushConfig, size: str) -> Iterator[str]:
+    """Lines for a person: every move of the size's pointer, oldest first, and what of it is still there.
+
+    Raises: UserError where nothing of the size was pushed.
+    """
+    store = open_store(config.target)
+    pointer = _pointer(store, size)
+    there = versions_there(store, size)
+    yield f"{size} under {store.url}, oldest first (the last {HISTORY_LENGTH} moves are kept):"
+    for number, move in enumerate(pointer.history, start=1):
+        marks = ["current"] if number == len(pointer.history) else []
+        marks += ["pinned"] if move.version in pointer.pinned else []
+        marks += [] if move.version in there and move.version not in pointer.retired else ["deleted"]
+        decision = f", decision {move.decision[:16]}" if move.decision else ""
+        told = f"  {move.moved_at}  {move.version}  {move.why} by {move.moved_by}{decision}"
+        yield told + (f"  [{', '.join(marks)}]" if marks else "")
+    if never := sorted(set(there) - {move.version for move in pointer.history} - set(pointer.retired)):
+        yield f"  there, but served at no time in this history: {', '.join(never)}"
+
+
+def rollback(config: PushConfig, size: str, to: str | None = None) -> Pointer:
+    """Make the version before the current, or the version `to`, current again, after it was tried out like a push.
+
+    Raises: UserError as `release.roll_back` and `validation.validate`; then the pointer is as it was.
+    """
+    store = open_store(config.target)
+    before = _pointer(store, size)
+    pointer = roll_back(
+        store,
+        size,
+        to,
+        try_out=partial(
+            validate,
+            store,
+            size,
+            timeout_seconds=config.load_timeout_seconds,
+            max_memory_bytes=config.max_load_memory_bytes,
+        ),
+    )
+    if pointer.history[-1].id == before.history[-1].id:
+        say("push", f"{size}: {pointer.version} was current already")
+    else:
+        say("push", f"{size}: {pointer.version} is current (before: {pointer.previous})")
+    return pointer
+
+
+def pin(config: PushConfig, size: str, version: str) -> Pointer:
+    """Keep a version from being deleted, until it is unpinned. What is served stays as it is.
+
+    Raises: UserError where there is no such version, or it is being deleted.
+    """
+    store = open_store(config.target)
+
+    def change(pointer: Pointer) -> Pointer:
+        if version in pointer.retired:
+            raise UserError(f"{version} of size {size!r} is being deleted: it cannot be pinned any more")
+        version_digest(store, size, version)  # it is there: read after the pointer, so that no deletion goes unseen
+        return dataclasses.replace(pointer, pinned=tuple(sorted({*pointer.pinned, version})))
+
+    pointer = change_pointer(store, size, change)
+    say("push", f"{size}: {version} is pinned: it is not deleted")
+    return pointer
+
+
+def unpin(config: PushConfig, size: str, version: str) -> Pointer:
+    """Let a pinned version be deleted when its time comes. Raises: UserError where it is not pinned."""
+    store = open_store(config.target)
+
+    def change(pointer: Pointer) -> Pointer:
+        if version not in pointer.pinned:
+            pinned = ", ".join(pointer.pinned) or "none"
+            raise UserError(f"{version} of size {size!r} is not pinned; pinned are: {pinned}")
+        return dataclasses.replace(pointer, pinned=tuple(one for one in pointer.pinned if one != version))
+
+    pointer = change_pointer(store, size, change)
+    say("push", f"{size}: {version} is not pinned any more")
+    return pointer
+
+
+def _pointer(store: Store, size: str) -> Pointer:
+    pointer = read_pointer(store, size)
+    if pointer is None:
+        raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet")
+    return pointer

@@ -1,0 +1,93 @@
+"""The two ways in which a pointer moves: to a version that is pushed, and back to one that was served before."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.push.pointer import POINTER, Pointer, describe, move_pointer, read_pointer, same_move
+from components.push.retention import finish_deletion
+from components.push.store import ConflictError, Store
+from components.push.versions import content_digest, install, version_digest, version_name
+from matta_core.errors import UserError
+
+
+def push_version(
+    store: Store,
+    size: str,
+    model: Path,
+    reference: Path,
+    *,
+    try_out: Callable[[str], None],
+    inputs: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    decision: str | None,
+) -> Pointer:
+    """Install a model's version, try it out, make it current; return the pointer that names it.
+
+    A version that is current already, and whole, is left as it is: pushing again changes nothing. The pointer is read
+    before anything is installed and moved only if it is still the same, to the letter, so nothing that happened to
+    the version in between (see `retention`) goes unseen.
+
+    Raises: UserError that says who moved the pointer meanwhile, or what `try_out(version)` or the store raised.
+    """
+    digest = content_digest(model)
+    version = digest[:16]
+    before = read_pointer(store, size)
+    tried = False
+    while True:
+        if before is not None and version in before.retired:
+            finish_deletion(store, size, version)
+            before = read_pointer(store, size)
+            continue
+        installed = install(store, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
+        current = before is not None and before.digest == digest
+        if installed or not (tried or current):
+            try_out(version)
+            tried = True
+        if before is not None and current:
+            return before
+        try:
+            return move_pointer(store, size, before, digest, why="push", decision=decision)
+        except ConflictError:
+            now = read_pointer(store, size)
+            if not same_move(before, now) and (now is None or now.digest != digest):
+                raise UserError(
+                    f"{store.location(f'{size}/{POINTER}')} was moved while {version} was being pushed: "
+                    f"{describe(before)} was expected, {describe(now)} won. Nothing is lost, "
+                    f"{store.location(version_name(size, version))} stays: push again if it is to take the place"
+                ) from None
+            before = now
+
+
+def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str], None]) -> Pointer:
+    """Make a version current again that lies in the store: `to`, or the one before the current.
+
+    A rollback is a move like any other: the version that it replaces becomes the previous one, and a second rollback
+    without `to` undoes the first. With `to` it can be repeated without harm.
+
+    Raises: UserError where there is no such version, it does not pass `try_out(version)`, or another process moved
+    the pointer meanwhile.
+    """
+    before = read_pointer(store, size)
+    while True:
+        if before is None:
+            raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet: there is nothing to roll back")
+        version = to or before.previous
+        if version is None:
+            raise UserError(f"{before.version} is the first version of size {size!r}: there is none before it")
+        if version == before.version:
+            return before
+        if version in before.retired:
+            raise UserError(f"{version} of size {size!r} is being deleted: roll back to another one, or push it again")
+        digest = version_digest(store, size, version)
+        try_out(version)
+        try:
+            return move_pointer(store, size, before, digest, why="rollback")
+        except ConflictError:
+            now = read_pointer(store, size)
+            if not same_move(before, now):
+                raise UserError(
+                    f"{store.location(f'{size}/{POINTER}')} was moved during the rollback: {describe(before)} was "
+                    f"expected, {describe(now)} won. Look at --history {size}, and decide again"
+                ) from None
+            before = now
