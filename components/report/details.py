@@ -22,6 +22,7 @@ from components.report.summary import Summary, figure
 from components.report.table import decode_seconds, named_models
 
 MOST_SLICES = 12  # of one kind are shown: those of the most documents
+LENGTHS = ("short", "medium", "long")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def slice_grid(summary: Summary, results: Mapping[str, Any], task: str, number: 
         documents: dict[str, int] = {}
         for of_model in slices.values():
             documents = {name: entry["documents"] for name, entry in of_model.get(kind, {}).items()} | documents
-        shown = sorted(documents, key=lambda name: -(documents[name] or 0))[:MOST_SLICES]
+        by_size = sorted(documents, key=lambda name: -(documents[name] or 0))
+        shown = [name for name in LENGTHS if name in documents] if kind == "length" else by_size[:MOST_SLICES]
         left_out += len(documents) - len(shown)
         rows += [
             (

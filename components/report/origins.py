@@ -46,7 +46,7 @@ def serving_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> G
                 entry["path"],
                 place(entry["manifest_path"], folder),
                 place(entry["model_card"], folder),
-                entry["registered"] or UNKNOWN,
+                entry["registered"] or _not_registered(entry["registry_error"]),
             )
             for size, entry in entries
             if entry["pushed"]
@@ -103,6 +103,10 @@ def lineage_grid(artifacts: Mapping[str, Artifact]) -> Grid:
         ),
         rows,
     )
+
+
+def _not_registered(error: str | None) -> str:
+    return UNKNOWN if error is None else f"NOT registered: {error}"
 
 
 def place(path: str | None, folder: Path) -> str:

@@ -94,7 +94,7 @@ def sections(
         SectionOfReport("models", "Models", [Part(grids=(models_grid(summary, table_tasks(summary)),))]),
         SectionOfReport("quality", "Quality against cost", quality_parts(summary)),
         SectionOfReport("served", "Compared with what is served", [_served(summary, decision)]),
-        SectionOfReport("gate", "The gate's reasons", [Part(grids=(reasons_grid(summary, decision),))]),
+        SectionOfReport("gate", "The gate's reasons", [_reasons(summary, decision)]),
         SectionOfReport("pushed", "What was pushed", [Part(grids=tuple(grid for grid in pushed if grid.rows))]),
         SectionOfReport("tasks", "Task by task", per_task),
         SectionOfReport("speed", "Latency, throughput and memory", [Part(grids=(speed_grid(summary),))]),
@@ -162,6 +162,11 @@ def _served(summary: Summary, decision: Mapping[str, Any]) -> Part:
     if versions:
         text.append(f"Served under {summary['baseline_target']} when this run evaluated: {'; '.join(versions)}.")
     return Part(text=tuple(text), grids=(grid,) if grid.rows else ())
+
+
+def _reasons(summary: Summary, decision: Mapping[str, Any]) -> Part:
+    warnings = tuple(f"Warning: {warning}." for warning in decision["warnings"])
+    return Part(text=warnings, grids=(reasons_grid(summary, decision),))
 
 
 def _training(curves: Curves) -> Part:

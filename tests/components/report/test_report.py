@@ -140,6 +140,12 @@ def test_paths_of_manifest_and_card_are_told_whole(tmp_path, make_run):
         assert f"`{path}`" in tables
 
 
+def test_warnings_of_the_gate_and_failures_to_register_are_told(tmp_path, make_run):
+    for text in files_of(make_run(tmp_path), tmp_path):
+        assert "Warning: nothing but certificate is asked of xl, whatever its quality." in text
+        assert "NOT registered: the registry answered 503" in text
+
+
 def test_both_show_the_lineage_by_digest(tmp_path, make_run):
     run = make_run(tmp_path)
     for text in files_of(run, tmp_path):
