@@ -17,7 +17,7 @@ TINY = {
     "train.eval_every_steps": 4,
     "train_teacher.warmup_steps": 1,
     "train.warmup_steps": 1,
-    "gate.thresholds.max_bits_per_byte": 20,
+    "gate.policy.maximum": "{matta_bits_per_byte: 20}",
     "gate.per_student": "{m: {max_parameters: 1}}",
 }
 
@@ -47,8 +47,8 @@ def test_the_pipeline_runs_goes_on_after_a_mistake_and_reuses_what_is_finished(t
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert list(summary["students"]) == ["s", "m", "l", "xl"]
     fields = {
-        "path", "parameters", "bytes", "flops_per_token", "tokens_per_second", "bits_per_byte", "accuracy",
-        "blessed", "pushed_to",
+        "path", "parameters", "bytes", "flops_per_token", "tasks", "prefill", "decode", "peak_memory_bytes",
+        "blessed", "held_because", "pushed_to", "baseline", "comparisons",
     }  # fmt: skip
     for name, student in summary["students"].items():
         assert fields <= student.keys()
@@ -57,12 +57,14 @@ def test_the_pipeline_runs_goes_on_after_a_mistake_and_reuses_what_is_finished(t
         assert (student["pushed_to"] is None) is (name == "m")
     pushed = AutoModelForCausalLM.from_pretrained(summary["students"]["s"]["pushed_to"])
     assert pushed.num_parameters() == summary["students"]["s"]["parameters"]
-    assert {"path", "bits_per_byte"} <= summary["ta"].keys() & summary["teacher"].keys()
+    assert fields <= summary["ta"].keys() & summary["teacher"].keys()
+    assert summary["teacher"]["tasks"]["matta_bits_per_byte"]["value"] > 0
     assert set(summary["seconds"]) == {
         "prepare_data", "train_teacher", "score_teacher", "train", "extract_students", "evaluate", "gate", "push",
     }  # fmt: skip
     assert summary["total_seconds"] == pytest.approx(sum(summary["seconds"].values()), abs=0.01)
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+    assert "## The gate's reasons" in (tmp_path / "run" / "summary.md").read_text()
 
     second = run(tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr

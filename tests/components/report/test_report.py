@@ -6,8 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from kfp import dsl
 
 import components.report
+from components.report.component import report as wrapper
 from components.report.step import report
 from matta_core.artifacts import MANIFEST
 from matta_core.errors import UserError
@@ -181,6 +183,24 @@ def test_a_finished_report_is_reused_and_one_of_a_moved_run_is_made_anew(tmp_pat
     again = report(**moved, name="demo", output=tmp_path / "report-{key}")
     summary = json.loads((again.path / "summary.json").read_text())
     assert summary["students"]["s"]["path"] == str(tmp_path / "b" / "students" / "s")
+
+
+def test_kubeflow_gets_the_page_the_tables_and_scalars(tmp_path, make_run):
+    run = make_run(tmp_path)
+    given = {"push_record": "record"}
+    inputs = {given.get(name, name): dsl.Artifact(uri=str(path)) for name, path in run.items()}
+    page, tables, metrics, made = dsl.HTML(), dsl.Markdown(), dsl.Metrics(), dsl.Artifact()
+    for output, name in ((page, "page"), (tables, "tables"), (made, "made")):
+        output.uri = str(tmp_path / name)
+    wrapper.python_func(
+        store="", name="demo", **inputs, page=page, tables=tables, metrics=metrics, report=made,
+        teacher_checkpoint=None, scores=None,
+    )  # fmt: skip
+    assert (tmp_path / "page").read_text() == (tmp_path / "made" / "report.html").read_text()
+    assert (tmp_path / "tables").read_text().startswith("# MatTA: demo")
+    assert metrics.metadata["matta_bits_per_byte/s"] == 2.31
+    assert (metrics.metadata["pushed/s"], metrics.metadata["pushed/m"]) == (1.0, 0.0)
+    assert made.metadata["kind"] == "Report"
 
 
 def luminance(colour):
