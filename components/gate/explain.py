@@ -73,8 +73,9 @@ def _compared(comparison: Mapping[str, Any], baseline: str) -> str:
     }[comparison["verdict"]]
     return (
         f"{where}: {comparison['value']:.4g}, {baseline} {comparison['baseline_value']:.4g}; difference "
-        f"{comparison['difference']:+.4g} ({low:+.4g} to {high:+.4g}, positive is better), p = {comparison['p_value']:.2g}, corrected "
-        f"{comparison['p_adjusted']:.2g}, {comparison['documents']} documents: {verdict}"
+        f"{comparison['difference']:+.4g} ({low:+.4g} to {high:+.4g}, positive is better), p = "
+        f"{comparison['p_value']:.2g}, corrected {comparison['p_adjusted']:.2g}, {comparison['documents']} documents: "
+        f"{verdict}"
     )
 
 
