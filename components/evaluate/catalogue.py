@@ -6,6 +6,7 @@ question: an accuracy, an exact match, or bits per byte. A perplexity or an F1 o
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,6 @@ def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[Evaluati
     Raises: UserError that names the setting: an unknown task, a group of tasks, a file that cannot be read or has
     other columns, a metric that the task has not or that is no mean over questions.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tasks = []
     for name, config in configs.items():
         task = _load(name, config, folder)
@@ -78,14 +78,13 @@ def definition(name: str) -> Path:
     """
     line = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
     for file in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")):
-        if line.search(file.read_text(encoding="utf-8")):
-            found = TaskManager(include_path=file.parent, include_defaults=False)
-            break
-    else:
-        found = TaskManager()
-    if name in found.all_subtasks:
-        return Path(found.task_index[name].yaml_path)
-    if name in found.all_tasks:
+        text = file.read_text(encoding="utf-8")
+        if line.search(text) and not re.search(r"^group:", text, re.MULTILINE):
+            return file
+    index = _whole_index()
+    if name in index.all_subtasks:
+        return Path(index.task_index[name].yaml_path)
+    if name in index.all_tasks:
         raise UserError(
             f"evaluate.tasks.{name} is a group of lm-eval tasks, which have questions of several kinds: "
             f"name its tasks one by one (`lm_eval ls subtasks` lists them)"
@@ -93,14 +92,27 @@ def definition(name: str) -> Path:
     raise UserError(f"evaluate.tasks.{name}: lm-eval has no such task; `lm_eval ls subtasks` lists those that it has")
 
 
+@cache
+def _whole_index() -> TaskManager:
+    return TaskManager()
+
+
 def _load(name: str, config: TaskConfig, folder: Path) -> Task:
     """lm-eval's own object, made from its definition with what the recipe says otherwise."""
+    specification = folder / name / f"{name}.yaml"
+    specification.parent.mkdir(parents=True, exist_ok=True)
+
+    def specify(**overrides: Any) -> None:
+        text = yaml.safe_dump({"include": str(source), "task": name, **overrides})
+        specification.write_text(text, encoding="utf-8")
+
     source = definition(name)
-    overrides: dict[str, Any] = {} if config.num_fewshot is None else {"num_fewshot": config.num_fewshot}
+    specify()
+    settings = TaskManager(include_path=specification.parent, include_defaults=False).task_index[name].cfg
+    overrides = {} if config.num_fewshot is None else {"num_fewshot": config.num_fewshot}
     if config.data_files is not None:
-        overrides |= _from_file(name, source, config, folder)
-    specification = folder / f"{name}.yaml"
-    specification.write_text(yaml.safe_dump({"include": str(source), "task": name, **overrides}), encoding="utf-8")
+        overrides |= _from_file(name, settings | overrides, config.data_files, specification.parent)
+    specify(**overrides)
     try:
         task = TaskManager(include_defaults=False).load([str(specification)])["tasks"][name]
     except Exception as error:  # lm-eval, datasets and the task's own code raise anything
@@ -120,19 +132,17 @@ def _load(name: str, config: TaskConfig, folder: Path) -> Task:
     return task
 
 
-def _from_file(name: str, source: Path, config: TaskConfig, folder: Path) -> dict[str, Any]:
-    """The task's definition with a local file as its only split."""
+def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: Path) -> dict[str, Any]:
+    """What to say otherwise in a task's definition so that a local file is its only split."""
     where = f"evaluate.tasks.{name}.data_files"
-    file = Path(str(config.data_files)).expanduser().resolve()
+    file = Path(data_files).expanduser().resolve()
     if file.suffix not in _READERS:
-        raise UserError(f"{where} must end in {', '.join(_READERS)}, got {config.data_files}")
+        raise UserError(f"{where} must end in {', '.join(_READERS)}, got {data_files}")
     if not file.is_file():
         raise UserError(f"{where}: there is no file {file}: correct the path")
-    index = TaskManager(include_path=source.parent, include_defaults=False).task_index
-    settings = index[name].cfg or {}
     if "class" in settings:
         raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")
-    shots = settings.get("num_fewshot") if config.num_fewshot is None else config.num_fewshot
+    shots = settings.get("num_fewshot")
     if shots and "samples" not in (settings.get("fewshot_config") or {}):
         raise UserError(
             f"{where}: the {shots} examples of its prompt come from another split, which is not in the file: "
@@ -144,7 +154,7 @@ def _from_file(name: str, source: Path, config: TaskConfig, folder: Path) -> dic
         "dataset_name": None,
         "custom_dataset": None,
         "dataset_kwargs": {
-            "data_files": {split: str(agieval.convert(name, file, folder / f"{name}.jsonl"))},
+            "data_files": {split: str(agieval.convert(name, file, folder / "converted.jsonl"))},
             "cache_dir": str(folder / "datasets"),
         },
         "training_split": None,

@@ -1,0 +1,167 @@
+"""lm-eval's tasks by name, from local files. What the hub gives cannot be tried here: no test asks the network."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from components.evaluate import agieval
+from components.evaluate.catalogue import definition, load_tasks
+from components.evaluate.questions import build
+from matta_core.config import TaskConfig
+from matta_core.errors import UserError
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "eval"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the tasks' own files are not at {SHARED}")
+
+ORIGINAL = {
+    "passage": None,
+    "question": "What is 1+1?",
+    "options": ["(A)1", "(B)2", "(C)3"],
+    "label": "B",
+    "other": None,
+}
+
+
+def load(tmp_path, name, rows=None, suffix=".jsonl", **config):
+    if rows is not None:
+        file = tmp_path / f"rows{suffix}"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config["data_files"] = str(file)
+    (task,) = load_tasks({name: TaskConfig(**config)}, tmp_path / "work")
+    return task
+
+
+def asked(task):
+    build([task])
+    return [instance.args for instance in task.task.instances]
+
+
+@needs_shared
+def test_lambada_from_its_file_is_the_task_as_lm_eval_defines_it(tmp_path):
+    task = load(tmp_path, "lambada_openai", data_files=str(SHARED / "lambada_test.jsonl"), limit=20)
+    assert (task.metric, task.unit, task.higher_is_better, task.version) == ("acc", "accuracy", True, "1.0")
+    texts = [json.loads(line)["text"] for line in (SHARED / "lambada_test.jsonl").read_text().splitlines()]
+    assert len(task.task.eval_docs) == len(texts) == 5153
+    pairs = asked(task)
+    assert len(pairs) == 20
+    for text, (context, target) in zip(texts, pairs, strict=False):
+        assert context + target == text
+        assert target == " " + text.split(" ")[-1]
+
+
+@needs_shared
+def test_agieval_from_its_file_is_the_task_as_lm_eval_defines_it(tmp_path):
+    file = SHARED / "agieval_sat_math.jsonl"
+    task = load(tmp_path, "agieval_sat_math", data_files=str(file))
+    assert (task.metric, task.unit, len(task.task.eval_docs)) == ("acc", "accuracy", 220)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    requests = iter(asked(task))
+    for row, doc in zip(rows, task.task.eval_docs, strict=True):
+        for option in row["options"]:
+            context, target = next(requests)
+            assert context.startswith(f"{row['passage']}Q: {row['question']}")
+            assert target == " " + option
+        assert row["options"][doc["gold"][0]].startswith(f"({row['label']})")
+
+
+def test_agievals_prompt_is_the_published_one():
+    assert agieval.as_on_the_hub(ORIGINAL | {"passage": "A story. "}) == {
+        "query": "A story. Q: What is 1+1? Answer Choices: (A)1 (B)2 (C)3\nA: Among A through C, the answer is",
+        "choices": ["(A)1", "(B)2", "(C)3"],
+        "gold": [1],
+        "passage": "A story. ",
+    }
+
+
+def test_agieval_rows_as_on_the_hub_are_taken_as_they_are(tmp_path):
+    converted = agieval.as_on_the_hub(ORIGINAL)
+    (tmp_path / "original").mkdir()
+    ours = load(tmp_path / "original", "agieval_sat_math", [ORIGINAL] * 2)
+    theirs = load(tmp_path, "agieval_sat_math", [{key: converted[key] for key in ("query", "choices", "gold")}] * 2)
+    assert asked(ours) == asked(theirs)
+
+
+@pytest.mark.parametrize("bad", [{"label": "Z"}, {"label": "D"}, {"label": None}, {"options": None}])
+def test_an_agieval_row_that_is_none_is_named(tmp_path, bad):
+    with pytest.raises(UserError, match=r"data_files: .*rows.jsonl:2 is no row of AGIEval"):
+        load(tmp_path, "agieval_sat_math", [ORIGINAL, ORIGINAL | bad])
+
+
+def test_the_definition_is_that_of_lm_evals_own_index():
+    assert definition("agieval_sat_math").name == "sat-math.yaml"
+    assert definition("lambada_openai").parent.name == "lambada"
+
+
+@pytest.mark.slow  # it reads all of lm-eval's definitions
+def test_definitions_found_in_the_text_are_those_of_the_index():
+    index = TaskManager().task_index
+    for name in ("hellaswag", "arc_easy", "piqa", "mmlu_abstract_algebra", "gsm8k", "wikitext", "blimp_npi_present_1"):
+        assert index[name].kind.name == "TASK"
+        assert definition(name) == index[name].yaml_path
+
+
+@pytest.mark.slow  # it reads all of lm-eval's definitions
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lambada", "evaluate.tasks.lambada is a group of lm-eval tasks"),
+        ("mmlu", "evaluate.tasks.mmlu is a group of lm-eval tasks"),
+        ("lambada_opanai", "evaluate.tasks.lambada_opanai: lm-eval has no such task; `lm_eval ls subtasks` lists"),
+    ],
+)
+def test_a_name_that_is_no_task_is_a_mistake(name, message):
+    with pytest.raises(UserError, match=message):
+        definition(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("lambada_openai", {"data_files": "/nowhere/x.jsonl"}, r"data_files: there is no file /nowhere/x.jsonl"),
+        ("lambada_openai", {"data_files": "/nowhere/x.csv"}, r"data_files must end in .json, .jsonl, .parquet, got"),
+        (
+            "lambada_openai",
+            {"rows": [{"words": "a b"}]},
+            r"cannot load it \(UndefinedError: 'text' is undefined\): the file",
+        ),
+        (
+            "lambada_openai",
+            {"rows": [{"text": "a b"}], "metric": "perplexity"},
+            r"metric must be one of acc, got 'perplexity'",
+        ),
+        ("lambada_openai", {"rows": [{"text": "a b"}], "metric": "f1"}, r"metric must be one of acc, got 'f1'"),
+        (
+            "lambada_openai",
+            {"rows": [{"text": "a b"}], "num_fewshot": 2},
+            r"the 2 examples of its prompt come from another",
+        ),
+        (
+            "gsm8k",
+            {"rows": [{"question": "a", "answer": "b"}]},
+            r"the 5 examples of its prompt .*num_fewshot to 0, or leave",
+        ),
+        ("squadv2", {"rows": [{"question": "a"}]}, r"squadv2 is a program that fetches its data itself"),
+    ],
+)
+def test_what_cannot_be_had_is_a_mistake_that_names_the_setting(tmp_path, name, config, message):
+    with pytest.raises(UserError, match=f"^evaluate.tasks.{name}.*{message}"):
+        load(tmp_path, name, **config)
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    file = tmp_path / "broken.jsonl"
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"lambada_openai.data_files = .*broken.jsonl: lm-eval cannot load it"):
+        load(tmp_path, "lambada_openai", data_files=str(file))
+
+
+def test_another_metric_of_the_task_can_be_chosen(tmp_path):
+    task = load(tmp_path, "agieval_sat_math", [ORIGINAL] * 2, metric="acc_norm")
+    assert (task.metric, task.unit) == ("acc_norm", "accuracy")
+
+
+def test_a_task_that_writes_says_how_much(tmp_path):
+    task = load(tmp_path, "gsm8k", [{"question": "a", "answer": "b #### 2"}] * 2, num_fewshot=0)
+    assert (task.metric, task.unit, task.new_tokens) == ("exact_match", "exact match", 256)
