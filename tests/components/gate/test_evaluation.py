@@ -168,8 +168,16 @@ junk = st.one_of(
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
-        [(), ("tasks",), ("tasks", BITS), ("tasks", TOKEN, "value"), ("tasks", BITS, "standard_error")]
-        + [("prefill",), ("decode", "1"), ("peak_memory_bytes",)]
+        [
+            (),
+            ("tasks",),
+            ("tasks", BITS),
+            ("tasks", TOKEN, "value"),
+            ("tasks", BITS, "standard_error"),
+            ("prefill",),
+            ("decode", "1"),
+            ("peak_memory_bytes",),
+        ]
     ),
     value=junk,
 )

@@ -1,0 +1,348 @@
+"""Policies: every student is judged on its own, against its own settings and its own baseline."""
+
+import json
+
+import numpy as np
+import pytest
+from gate_support import BITS, TOKEN, Evaluation, failed
+
+from components.gate.policy import MIN_DOCUMENTS, effective_policy
+from matta_core.config import GateConfig
+from matta_core.errors import UserError
+
+ALL = ["s", "m", "l"]
+
+
+def check_of(decision, student, name, task=None, slice_name=None):
+    (found,) = [
+        check
+        for check in decision["students"][student]["checks"]
+        if (check["check"], check["slice"]) == (name, slice_name) and task in (None, check["task"])
+    ]
+    return found
+
+
+def comparison_of(decision, student, task, slice_name=None):
+    (found,) = [
+        comparison
+        for comparison in decision["students"][student]["comparisons"]
+        if (comparison["task"], comparison["slice"]) == (task, slice_name)
+    ]
+    return found
+
+
+def test_a_students_own_setting_takes_the_whole_place_of_the_general_one():
+    config = GateConfig.from_dict(
+        {
+            "policy": {"minimum": {TOKEN: 0.4}, "maximum": {BITS: 2.0}, "max_bytes": 100, "min_documents": 12},
+            "per_student": {"s": {"maximum": {BITS: 2.5}, "small_slices": "skip"}, "m": {"minimum": {}}},
+        },
+        "gate",
+    )
+    s, m, other = (effective_policy(config, name) for name in ("s", "m", "l"))
+    assert (s.minimum, s.maximum, s.max_bytes, s.min_documents) == ({TOKEN: 0.4}, {BITS: 2.5}, 100, 12)
+    assert (s.small_slices, m.small_slices) == ("skip", "refuse")
+    assert m.minimum == {}
+    assert other.maximum == {BITS: 2.0}
+    assert effective_policy(GateConfig(), "s").min_documents == MIN_DOCUMENTS == 30
+
+
+def test_each_student_is_blessed_on_its_own(evaluation):
+    decision = evaluation.decide(
+        policy={"maximum": {BITS: 2.3}}, per_student={"s": {"maximum": {BITS: 2.5}}, "m": {"max_parameters": 1}}
+    )
+    assert decision["blessed"] == ["s", "l"]
+    assert failed(decision, "m") == [("max_parameters", None)]
+    assert decision["policies"]["m"]["maximum"] == {BITS: 2.3}
+    assert decision["policies"]["m"]["max_parameters"] == 1
+
+
+def test_bounds_are_kept_where_the_figure_equals_them(evaluation):
+    figures = evaluation.results["models"]["s"]["tasks"]
+    bits, accuracy = figures[BITS]["value"], figures[TOKEN]["value"]
+    per_student = {"s": {"maximum": {BITS: bits}, "minimum": {TOKEN: accuracy}, "max_parameters": 1000}}
+    decision = evaluation.decide(per_student=per_student, policy={"maximum": {BITS: 9}})
+    assert failed(decision, "s") == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            {"minimum": {BITS: 2.0}},
+            r"gate.policy.minimum has matta_bits_per_byte: 2, .*lower is better: move it to max",
+        ),
+        (
+            {"maximum": {TOKEN: 0.9}},
+            r"gate.policy.maximum has matta_last_token: 0.9, .*higher is better: move it to min",
+        ),
+    ],
+)
+def test_a_bound_on_the_wrong_side_is_a_mistake(evaluation, policy, message):
+    with pytest.raises(UserError, match=message):
+        evaluation.decide(policy=policy)
+
+
+def test_a_students_own_bound_on_the_wrong_side_names_the_student(evaluation):
+    with pytest.raises(UserError, match=r"gate.per_student.m.minimum has matta_bits_per_byte"):
+        evaluation.decide(per_student={"m": {"minimum": {BITS: 1.0}}})
+
+
+@pytest.mark.parametrize("setting", ["minimum", "maximum", "non_inferior", "improve", "slices"])
+def test_a_task_that_was_not_evaluated_is_a_no_with_the_remedy(evaluation, setting):
+    decision = evaluation.decide(per_student={"m": {setting: {"lambada_openai": 0.1}}})
+    assert decision["blessed"] == ["s", "l"]
+    assert failed(decision, "m") == [(setting, "lambada_openai")]
+    why = check_of(decision, "m", setting)["why"]
+    assert "lambada_openai was not evaluated: add it to evaluate.tasks, or take it out of the policy" in why
+
+
+def test_non_inferiority_holds_the_lower_end_of_the_interval_against_the_margin(evaluation):
+    evaluation.shift("m", BITS, 0.22)  # about 0.02 worse than what is served
+    low, high = comparison_of(evaluation.decide(), "m", BITS)["interval"]
+    assert low < -0.02 < high < 0
+
+
+@pytest.mark.parametrize(("beyond", "blessed"), [(1.001, True), (0.999, False)])
+def test_a_margin_just_beyond_the_interval_blesses_and_just_within_refuses(tmp_path, beyond, blessed):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = Evaluation(tmp_path / "first"), Evaluation(tmp_path / "second")
+    for evaluation in (first, second):
+        evaluation.shift("m", BITS, 0.22)
+    low = comparison_of(first.decide(), "m", BITS)["interval"][0]
+    decision = second.decide(per_student={"m": {"non_inferior": {BITS: -low * beyond}}}, monotone_tolerance=None)
+    assert decision["students"]["m"]["blessed"] is blessed
+    assert check_of(decision, "m", "non_inferior")["value"] == low
+
+
+def test_improve_asks_for_more_than_noise_beyond_the_amount(evaluation):
+    per_student = {"s": {"improve": {BITS: 0.15}}, "m": {"improve": {BITS: 0.2}}, "l": {"improve": {TOKEN: 0}}}
+    decision = evaluation.decide(per_student=per_student)
+    assert decision["blessed"] == ["s"]
+    assert "better by more than 0.15" in check_of(decision, "s", "improve")["why"]
+    assert "not shown to be better by more than 0.2" in check_of(decision, "m", "improve")["why"]
+    assert "not shown to be better at all" in check_of(decision, "l", "improve")["why"]
+
+
+def test_a_difference_that_is_noise_is_called_noise(evaluation):
+    evaluation.shift("m", BITS, 0.4)
+    evaluation.values["l"] = list(evaluation.values["baseline-l"])  # identical
+    evaluation.refigure("l")
+    decision = evaluation.decide(monotone_tolerance=None)
+    assert comparison_of(decision, "s", BITS)["verdict"] == "better"
+    assert comparison_of(decision, "m", BITS)["verdict"] == "worse"
+    for student in ALL:
+        assert comparison_of(decision, student, TOKEN)["verdict"] == "noise"
+    same = comparison_of(decision, "l", BITS)
+    assert (same["verdict"], same["difference"], same["p_value"]) == ("noise", 0.0, 1.0)
+
+
+def test_what_is_corrected_for_is_every_comparison_of_the_decision(evaluation):
+    policy = {"improve": {BITS: 0.1}, "slices": {TOKEN: 0.9}, "min_documents": 6, "small_slices": "skip"}
+    decision = evaluation.decide(per_student={"s": policy})
+    # Three students on two tasks; s: an amount, and four slices (source=few has five documents).
+    assert decision["hypotheses"] == 6 + 1 + 4
+    compared = comparison_of(decision, "s", BITS)
+    assert compared["p_adjusted"] >= compared["p_value"]
+    assert comparison_of(decision, "s", TOKEN, "length=long")["documents"] == 13
+
+
+def test_more_comparisons_widen_every_interval(tmp_path):
+    widths = []
+    for number, policy in enumerate([{}, {"slices": {BITS: 1.0}, "min_documents": 5}]):
+        (tmp_path / str(number)).mkdir()
+        low, high = comparison_of(Evaluation(tmp_path / str(number)).decide(policy=policy), "s", BITS)["interval"]
+        widths.append(high - low)
+    assert widths[1] > widths[0]
+
+
+def test_a_loss_in_one_slice_alone_is_found(evaluation):
+    for place in evaluation.places(BITS):
+        if evaluation.questions[place]["slices"]["length"] == "long":
+            evaluation.values["m"][place] += 0.4
+        else:
+            evaluation.values["m"][place] -= 0.4
+    evaluation.refigure("m")
+    asked = {"non_inferior": {BITS: 0.1}, "slices": {BITS: 0.1}, "min_documents": 10, "small_slices": "skip"}
+    decision = evaluation.decide(policy=asked, monotone_tolerance=None)
+    assert decision["blessed"] == ["s", "l"]
+    (found,) = [check for check in decision["students"]["m"]["checks"] if not check["passed"]]
+    assert (found["check"], found["slice"]) == ("slices", "length=long")
+
+
+@pytest.mark.parametrize(("small_slices", "blessed"), [("refuse", []), ("skip", ALL)])
+def test_a_slice_with_too_few_documents_is_refused_or_skipped_by_name(evaluation, small_slices, blessed):
+    policy = {"slices": {BITS: 0.1}, "min_documents": 10, "small_slices": small_slices}
+    decision = evaluation.decide(policy=policy)
+    assert decision["blessed"] == blessed
+    check = check_of(decision, "s", "slices", BITS, "source=few")
+    assert check["passed"] is (small_slices == "skip")
+    assert "source=few: 5 documents, fewer than min_documents = 10" in check["why"]
+
+
+def test_a_task_without_slices_cannot_be_asked_for_them(evaluation):
+    for question in evaluation.questions:
+        question["slices"] = {}
+    decision = evaluation.decide(per_student={"s": {"slices": {BITS: 0.1}}})
+    assert decision["blessed"] == ["m", "l"]
+    assert "has no slices" in check_of(decision, "s", "slices")["why"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "kept", "broken"),
+    [
+        ("max_parameters", 2000, 1999),
+        ("max_bytes", 8000, 7999),
+        ("max_flops_per_token", 4000, 3999),
+        ("max_prefill_seconds", 0.01, 0.0099),
+        ("max_decode_seconds", 0.002, 0.0019),
+        ("max_memory_bytes", 1_000_000, 999_999),
+    ],
+)
+def test_ceilings_are_kept_where_the_cost_equals_them(tmp_path, setting, kept, broken):
+    for ceiling, blessed in ((kept, True), (broken, False)):
+        (tmp_path / str(blessed)).mkdir()
+        decision = Evaluation(tmp_path / str(blessed)).decide(per_student={"m": {setting: ceiling}})
+        assert decision["students"]["m"]["blessed"] is blessed
+        assert check_of(decision, "m", setting)["threshold"] == ceiling
+
+
+def test_a_cost_that_was_not_measured_is_a_no(evaluation):
+    evaluation.results["models"]["m"]["peak_memory_bytes"] = None
+    del evaluation.results["models"]["l"]["prefill"]["1"]
+    decision = evaluation.decide(policy={"max_memory_bytes": 10**9, "max_prefill_seconds": 1.0})
+    assert decision["blessed"] == ["s"]
+    assert "bytes of memory at the peak: not measured, got None" in check_of(decision, "m", "max_memory_bytes")["why"]
+    assert failed(decision, "l") == [("max_prefill_seconds", None)]
+
+
+@pytest.mark.parametrize("equal", [False, None, "true", 1])
+def test_only_a_certificate_that_is_true_passes(evaluation, equal):
+    evaluation.family["students"]["m"]["certificate"]["bitwise_equal"] = equal
+    decision = evaluation.decide()
+    assert decision["blessed"] == ["s", "l"]
+    assert failed(decision, "m") == [("certificate", None)]
+
+
+def test_a_larger_student_worse_than_the_next_smaller_is_charged_and_the_smaller_is_not(evaluation):
+    evaluation.shift("m", BITS, 0.5)
+    decision = evaluation.decide()
+    assert failed(decision, "m") == [("monotone", BITS)]
+    assert decision["blessed"] == ["s", "l"]
+    assert "worse than s, the next smaller" in check_of(decision, "m", "monotone")["why"]
+
+
+def test_the_monotone_tolerance_counts_standard_errors_of_the_paired_difference(tmp_path):
+    """The documents differ by 0.3 in hardness, which both models share: unpaired, 0.03 worse would be far within."""
+    blessed = {}
+    for tolerance in (1.9, 2.1, None):
+        (tmp_path / str(tolerance)).mkdir()
+        evaluation = Evaluation(tmp_path / str(tolerance))
+        places = evaluation.places(BITS)
+        weights = np.array([evaluation.questions[place]["weight"] for place in places])
+        s = np.array(evaluation.values["s"])[places]
+        noise = np.random.default_rng(0).normal(0, 0.05, len(places))
+        noise -= (weights * noise).sum() / weights.sum()
+        error = np.sqrt(len(places) / (len(places) - 1) * ((weights * noise) ** 2).sum()) / weights.sum()
+        for place, value in zip(places, s + noise + 2.0 * error, strict=True):
+            evaluation.values["m"][place] = value
+        evaluation.refigure("m")
+        decision = evaluation.decide(monotone_tolerance=tolerance)
+        blessed[tolerance] = decision["students"]["m"]["blessed"]
+    assert blessed == {1.9: False, 2.1: True, None: True}
+
+
+def test_a_smaller_student_without_figures_is_passed_over_by_name(evaluation):
+    del evaluation.results["models"]["m"]
+    decision = evaluation.decide()
+    assert decision["blessed"] == ["s", "l"]
+    assert "than s, the next smaller with a usable figure (not m)" in check_of(decision, "l", "monotone")["why"]
+
+
+def test_a_smallest_student_without_figures_charges_itself_alone(evaluation):
+    del evaluation.results["models"]["s"]
+    decision = evaluation.decide()
+    assert decision["blessed"] == ["m", "l"]
+    assert "no smaller student has a usable figure" in check_of(decision, "m", "monotone")["why"]
+
+
+def test_a_monotone_task_that_was_not_evaluated_is_a_no_where_it_is_needed(evaluation):
+    decision = evaluation.decide(monotone_task="lambada_openai")
+    assert decision["blessed"] == ["s"]  # nothing is smaller than s
+    assert "gate.monotone_task" in check_of(decision, "m", "monotone")["why"]
+
+
+def test_sizes_are_ordered_by_parameters_whatever_their_names(evaluation):
+    evaluation.family["students"]["s"]["parameters"] = 9000
+    evaluation.shift("s", BITS, -1.0)
+    assert evaluation.decide()["blessed"] == ["m", "l", "s"]
+
+
+def test_without_a_baseline_a_student_is_refused_and_told_how_to_begin(evaluation):
+    evaluation.without_baselines("m")
+    decision = evaluation.decide(policy={"maximum": {BITS: 9.0}})
+    assert decision["blessed"] == ["s", "l"]
+    assert failed(decision, "m") == [("baseline", None)]
+    why = check_of(decision, "m", "baseline")["why"]
+    assert "nothing of the size m is served under pushed" in why
+    assert "For a first push set it to bless_on_thresholds" in why
+    assert decision["students"]["m"]["comparisons"] == []
+
+
+def test_without_a_baseline_thresholds_alone_can_decide_and_what_is_left_out_is_said(evaluation):
+    evaluation.without_baselines()
+    decision = evaluation.decide(
+        without_baseline="bless_on_thresholds",
+        policy={"maximum": {BITS: 2.3}, "non_inferior": {TOKEN: 0.0}, "improve": {BITS: 1.0}},
+    )
+    assert decision["blessed"] == ["m", "l"]
+    assert failed(decision, "s") == [("maximum", BITS)]
+    assert decision["hypotheses"] == 0
+    assert check_of(decision, "m", "baseline")["why"].endswith("; left out: non_inferior, improve")
+
+
+def test_a_policy_that_asks_nothing_is_told_loudly(evaluation):
+    decision = evaluation.decide(per_student={"m": {"maximum": {BITS: 9.0}}})
+    assert [warning.split(" is asked of ")[1][:1] for warning in decision["warnings"]] == ["s", "l"]
+    assert decision["warnings"][0].startswith("nothing but measured, baseline, certificate is asked of s")
+    assert "gate.policy sets no minimum, maximum, non_inferior, improve or slices" in decision["warnings"][0]
+
+
+def test_a_policy_of_comparisons_alone_asks_nothing_where_nothing_is_served(evaluation):
+    evaluation.without_baselines("s")
+    decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"non_inferior": {BITS: 0.1}})
+    assert decision["blessed"] == ALL
+    (warning,) = decision["warnings"]
+    assert "asked of s" in warning
+    assert "left out without a baseline" in warning
+
+
+def test_a_baseline_that_cannot_be_compared_with_is_told_where_no_policy_asks_for_it(evaluation):
+    evaluation.values["baseline-m"][0] = None
+    decision = evaluation.decide(policy={"maximum": {BITS: 9.0}})
+    assert decision["blessed"] == ALL
+    (warning,) = decision["warnings"]
+    assert warning.startswith("m is not compared with baseline-m: baseline-m, matta_bits_per_byte: question 0")
+    assert [one["task"] for one in decision["students"]["m"]["comparisons"]] == [TOKEN]
+
+
+def test_a_decision_holds_what_it_was_made_with_and_is_strict_json(evaluation):
+    decision = evaluation.decide(policy={"maximum": {BITS: 2.3}}, confidence=0.9)
+    assert decision["config"]["policy"]["maximum"] == {BITS: 2.3}
+    assert (decision["confidence"], decision["evaluation_set"]) == (0.9, evaluation.results["evaluation_set"])
+    assert json.loads(json.dumps(decision, allow_nan=False)) == decision
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"non_inferior": {BITS: -0.1}}, r"gate.policy.non_inferior.matta_bits_per_byte must be >= 0, got -0.1"),
+        ({"slices": {BITS: -0.1}}, r"gate.policy.slices.matta_bits_per_byte must be >= 0"),
+        ({"maximum": {BITS: float("nan")}}, r"gate.policy.maximum.matta_bits_per_byte must be finite, got nan"),
+        ({"small_slices": "ignore"}, r"gate.policy.small_slices must be one of refuse, skip, got 'ignore'"),
+    ],
+)
+def test_a_policy_checks_itself(policy, message):
+    with pytest.raises(UserError, match=message):
+        GateConfig.from_dict({"policy": policy}, "gate")
