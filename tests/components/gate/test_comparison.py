@@ -152,22 +152,23 @@ def test_holm_by_hand():
 
 
 # The docstring of PairedDocuments.interval states these. 2,000 rounds: two standard errors of 0.95 are 0.0097, of
-# 0.85 are 0.016.
+# 0.9 are 0.013.
 @pytest.mark.parametrize(
     ("distribution", "documents", "covered"),
     [
         ("normal", 15, 0.957),
         ("normal", 30, 0.963),
-        ("normal, uneven weights", 15, 0.937),
-        ("normal, uneven weights", 30, 0.937),
+        ("normal, uneven weights", 15, 0.942),
+        ("normal, uneven weights", 30, 0.941),
         ("lognormal", 15, 0.918),
         ("lognormal", 30, 0.929),
-        ("lognormal, uneven weights", 30, 0.879),
+        ("lognormal, uneven weights", 15, 0.875),
+        ("lognormal, uneven weights", 30, 0.899),
         ("0/1: 15 % better, 10 % worse", 30, 0.967),
         ("0/1: 6 % worse", 30, 1.0),
         pytest.param("normal", 100, 0.945, marks=pytest.mark.slow),
         pytest.param("lognormal", 100, 0.941, marks=pytest.mark.slow),
-        pytest.param("lognormal, uneven weights", 100, 0.922, marks=pytest.mark.slow),
+        pytest.param("lognormal, uneven weights", 100, 0.935, marks=pytest.mark.slow),
         pytest.param("0/1: 6 % worse", 100, 0.941, marks=pytest.mark.slow),
     ],
 )

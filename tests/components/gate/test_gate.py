@@ -112,7 +112,7 @@ def test_a_replay_asks_for_inputs_that_are_not_there_and_refuses_others(decided,
     (tmp_path / "other").mkdir()
     other = Evaluation(tmp_path / "other")
     other.shift("s", BITS, 0.1)
-    with pytest.raises(UserError, match="was made from the EvaluationReport with digest .* give the one"):
+    with pytest.raises(UserError, match=r"was made from the EvaluationReport with digest .* give the one"):
         replay(moved, *other.write())
     _, same = replay(moved, tmp_path / "evaluation", tmp_path / "students")
     assert same
