@@ -19,7 +19,8 @@ POLICY = {
     "non_inferior": {BITS: 0.05},
     "improve": {BITS: 0},
     "slices": {BITS: 0.1},
-    "min_documents": 5,
+    "min_documents": 10,
+    "small_slices": "skip",
 }
 FIRST_TOKEN = DOCUMENTS  # the place of the first question of the last-token task
 

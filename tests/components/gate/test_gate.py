@@ -16,7 +16,13 @@ from matta_core.errors import UserError
 
 CONFIG = GateConfig.from_dict(
     {
-        "policy": {"maximum": {BITS: 2.5}, "non_inferior": {BITS: 0.05}, "slices": {BITS: 0.1}, "min_documents": 5},
+        "policy": {
+            "maximum": {BITS: 2.5},
+            "non_inferior": {BITS: 0.05},
+            "slices": {BITS: 0.1},
+            "min_documents": 10,
+            "small_slices": "skip",
+        },
         "per_student": {"m": {"max_parameters": 1, "max_bytes": 1}},
     },
     "gate",
