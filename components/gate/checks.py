@@ -111,7 +111,7 @@ def ceilings(policy: GatePolicy, member: Mapping[str, Any], model: Any) -> Itera
             yield check(name, False, why, threshold=most, value=value)
             continue
         passed = value <= most
-        why = f"{value:,.6g} {words}, {'within' if passed else 'above'} the ceiling {most:,.6g}"
+        why = f"{_amount(value)} {words}, {'within' if passed else 'above'} the ceiling {_amount(most)}"
         yield check(name, passed, why, threshold=most, value=value)
 
 
@@ -165,6 +165,10 @@ def monotone(
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _timed(model: Mapping[str, Any], phase: str, figure: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from components.gate import checks, relative
 from components.gate.checks import Check
 from components.gate.evaluation import Report
-from components.gate.hypotheses import compare, described, plan
+from components.gate.hypotheses import compare, described, plan, slices_of
 from components.gate.policy import asks_quality, check_directions, effective_policy
 from matta_core.config import GateConfig, GatePolicy
 from matta_core.errors import UserError
@@ -38,7 +38,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
                 if hypothesis.shift == 0 and outcome.problem is None
             ],
         }
-        warnings += _warnings(name, policies[name], found, compared=baseline is not None)
+        warnings += _warnings(name, policies[name], report, found, compared=baseline is not None)
         problems = {outcome.problem: None for outcome in mine.values() if outcome.problem}
         warnings += [f"{name} is not compared with {baseline}: {problem}" for problem in problems]
     return {
@@ -59,7 +59,7 @@ def ascending(family: Mapping[str, Any]) -> list[str]:
     if not isinstance(members, Mapping):
         raise UserError("family.json names no students: extract them again")
     for name, member in members.items():
-        if not isinstance(member, Mapping) or not checks.is_number(member.get("parameters")):
+        if not isinstance(member, Mapping) or not isinstance(member.get("parameters"), int):
             raise UserError(f"family.json does not give the parameters of {name}: extract the students again")
     return sorted(members, key=lambda name: members[name]["parameters"])
 
@@ -88,13 +88,18 @@ def _checks(
     return list({(one["check"], one["task"], one["slice"]): one for one in found}.values())
 
 
-def _warnings(name: str, policy: GatePolicy, found: list[Check], *, compared: bool) -> list[str]:
-    if asks_quality(policy, compared=compared):
-        return []
-    asked = ", ".join(dict.fromkeys(check["check"] for check in found))
-    why = (
-        "its comparisons are left out without a baseline"
-        if asks_quality(policy, compared=True)
-        else ("gate.policy sets no minimum, maximum, non_inferior, improve or slices")
-    )
-    return [f"nothing but {asked} is asked of {name}, whatever its quality: {why}"]
+def _warnings(name: str, policy: GatePolicy, report: Report, found: list[Check], *, compared: bool) -> list[str]:
+    warnings = []
+    for task in policy.slices or {}:
+        large, small = slices_of(report, task, policy.min_documents or 0)
+        if compared and small and not large:
+            warnings.append(
+                f"no slice of {task} has min_documents = {policy.min_documents}: none is looked at for {name}"
+            )
+    if not asks_quality(policy, compared=compared):
+        asked = ", ".join(dict.fromkeys(check["check"] for check in found))
+        why = "gate.policy sets no minimum, maximum, non_inferior, improve or slices"
+        if asks_quality(policy, compared=True):
+            why = "its comparisons are left out without a baseline"
+        warnings.append(f"nothing but {asked} is asked of {name}, whatever its quality: {why}")
+    return warnings

@@ -145,7 +145,8 @@ def read_report(artifact: Artifact) -> Report:
             raise UserError(f"{path / 'results.json'} has no usable {key!r}, got {results.get(key)!r:.80}: {again}")
     questions = _lines(path / "questions.jsonl")
     for number, question in enumerate(questions, start=1):
-        if not isinstance(question, Mapping) or question.get("task") not in results["tasks"]:
+        task = question.get("task") if isinstance(question, Mapping) else None
+        if not isinstance(task, str) or task not in results["tasks"]:
             raise UserError(
                 f"{path / 'questions.jsonl'} line {number} is no question of a task in results.json: {again}"
             )

@@ -181,6 +181,12 @@ def test_a_slice_with_too_few_documents_is_refused_or_skipped_by_name(evaluation
     assert "source=few: 5 documents, fewer than min_documents = 10" in check["why"]
 
 
+def test_slices_that_are_all_too_small_are_told(evaluation):
+    decision = evaluation.decide(policy={"slices": {BITS: 0.1}, "min_documents": 40, "small_slices": "skip"})
+    assert decision["blessed"] == ALL
+    assert f"no slice of {BITS} has min_documents = 40: none is looked at for s" in decision["warnings"]
+
+
 def test_a_task_without_slices_cannot_be_asked_for_them(evaluation):
     for question in evaluation.questions:
         question["slices"] = {}

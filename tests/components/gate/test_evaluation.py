@@ -9,6 +9,7 @@ from gate_support import BITS, DOCUMENTS, TOKEN, Evaluation, failed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.evaluate.figures import summarise
 from components.gate.evaluation import read_report
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
@@ -194,6 +195,40 @@ def test_whatever_stands_in_the_place_of_a_students_figures_the_others_are_judge
     if not path or path[0] == "tasks":
         assert "m" not in decision["blessed"]
     json.dumps(decision, allow_nan=False)
+
+
+WHERE = [
+    *(("results", "tasks", BITS, key) for key in ("higher_is_better", "unit", "metric", "version", "digest")),
+    *(("results", "tasks", BITS, key) for key in ("questions", "documents")),
+    *(("questions", 3, key) for key in ("task", "question", "document", "weight", "slices")),
+    *(("results", key) for key in ("tasks", "models", "baselines", "evaluation_set", "baseline_target")),
+    *(("results", "baselines", "m"), ("results", "models", "baseline-m"), ("results", "tasks", BITS)),
+    *(("family", "students", "m", key) for key in ("parameters", "bytes", "certificate")),
+    *(("family", "students", "m"), ("family", "students")),
+]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.sampled_from(WHERE), value=junk)
+def test_whatever_stands_anywhere_there_is_a_decision_or_a_mistake_that_is_told(tmp_path_factory, where, value):
+    evaluation = Evaluation(tmp_path_factory.mktemp("junk"))
+    *parents, last = where[1:]
+    target = getattr(evaluation, where[0])
+    for step in parents:
+        target = target[step]
+    target[last] = value
+    try:
+        decision = evaluation.decide(policy=POLICY | {"max_bytes": 10**9})
+    except UserError:
+        return
+    json.dumps(decision, allow_nan=False)
+    assert set(decision["students"]) == set(ALL)
+
+
+def test_the_figures_of_the_evaluate_step_are_those_that_the_rows_give(evaluation):
+    for name, values in evaluation.values.items():
+        evaluation.results["models"][name]["tasks"] = summarise(evaluation.questions, values)
+    assert evaluation.decide(policy=POLICY)["blessed"] == ALL
 
 
 @pytest.mark.parametrize(
