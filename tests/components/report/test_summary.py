@@ -209,6 +209,14 @@ def test_an_interval_is_students_t_on_the_documents():
     assert (low, high) == (pytest.approx(2 - 0.2262, abs=1e-4), pytest.approx(2 + 0.2262, abs=1e-4))
 
 
+def test_an_accuracy_of_nothing_but_wrong_or_right_answers_is_not_certain():
+    # scipy.stats.binomtest(0, 30).proportion_ci() gives the same.
+    low, high = interval_95({"value": 0.0, "standard_error": 0.0, "documents": 30}, "accuracy")
+    assert (low, high) == (0.0, pytest.approx(0.11570, abs=1e-5))
+    low, high = interval_95({"value": 1.0, "standard_error": 0.0, "documents": 30}, "accuracy")
+    assert (low, high) == (pytest.approx(1 - 0.11570, abs=1e-5), 1.0)
+
+
 def test_an_interval_of_an_accuracy_ends_at_zero_and_one():
     assert interval_95({"value": 0.01, "standard_error": 0.02, "documents": 90}, "accuracy")[0] == 0.0
     assert interval_95({"value": 0.01, "standard_error": None, "documents": 90}, "accuracy") is None
