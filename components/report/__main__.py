@@ -10,7 +10,7 @@ from components.report.table import pushed_lines, summary_table
 
 
 def main() -> None:
-    parser = step_parser("report", "Gather the figures of a run into summary.json and report.html.", None)
+    parser = step_parser("report", "Gather the figures of a run into summary.json, report.html and summary.md.", None)
     parser.add_argument("--dataset", required=True, help="a TokenizedDataset, made by prepare_data")
     parser.add_argument("--checkpoint", required=True, help="a MattaCheckpoint, made by train")
     parser.add_argument("--students", required=True, help="a StudentFamily, made by extract_students")

@@ -210,7 +210,7 @@ def reasons_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
     rows = []
     for size in summary["students"]:
         verdict = decision["students"][size]
-        for check in verdict["checks"]:
+        for check in sorted(verdict["checks"], key=lambda check: check["passed"]):
             what = (check["check"].replace("_", " "), check["task"] and task_name(check["task"]), check["slice"])
             rows.append(
                 (
@@ -224,7 +224,7 @@ def reasons_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
             )
     return Grid(
         "gate",
-        "Each student is judged on its own; what cannot be checked is a no.",
+        "Each student is judged on its own, what it failed comes first; what cannot be checked is a no.",
         (
             *(Column("student"), Column("check"), Column("bound", "number"), Column("value", "number")),
             *_verdicts("passed"),

@@ -100,6 +100,13 @@ def test_both_tell_the_gates_reasons_and_escape_them(tmp_path, make_run):
     assert "**2 of 3 students blessed, 2 pushed.**" in tables
 
 
+def test_of_a_student_what_it_failed_comes_first(tmp_path, make_run):
+    _, tables = files_of(make_run(tmp_path), tmp_path)
+    section = tables.partition("## The gate's reasons")[2]
+    first = next(line for line in section.splitlines() if line.startswith("| m |"))
+    assert first.startswith("| m | non inferior, bits per byte, length=long | 0.05 | nan | **no** |")
+
+
 def test_noise_is_called_noise_and_an_improvement_better(tmp_path, make_run):
     page, tables = files_of(make_run(tmp_path), tmp_path)
     assert '<span class="noise">noise</span>' in page
