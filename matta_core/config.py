@@ -156,7 +156,9 @@ class EvaluateConfig(Section):
     tasks: dict[str, TaskConfig] = setting(
         default_factory=dict, help="further lm-eval tasks by name, for instance lambada_openai: {limit: 500}"
     )
-    batch_size: int = setting(32, low=1, unit="requests per pass", changes_result=False)
+    batch_size: int = setting(
+        32, low=1, unit="requests per pass", changes_result=False, help="at most: fewer where the logits are large"
+    )
     latency_repeats: int = setting(15, low=3, help="the median of these is reported")
 
 
@@ -232,12 +234,13 @@ class ServingConfig(Section):
     cpu: str = setting("1", help="Kubernetes quantity, requested and allowed per replica")
     memory: str = setting("2Gi", help="Kubernetes quantity, requested and allowed per replica")
     gpus: int = setting(0, low=0, help="nvidia.com/gpu per replica")
+    service_account: str | None = setting(None, help="of the pods: what reads gs://; none: the namespace's default")
     volume_claim: str | None = setting(
         None, help="for a local target: the PersistentVolumeClaim whose root is that directory; none: file://"
     )
 
     def check(self) -> None:
-        for name in ("name", "namespace", "volume_claim"):
+        for name in ("name", "namespace", "service_account", "volume_claim"):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(_DNS_LABEL, value):
                 raise ValueError(f"{name} must be lower-case letters, digits and -, from a letter, got {value!r}")

@@ -59,7 +59,7 @@ def score(
         tokenizer=tokenizer,
         backend="causal",
         max_length=context_length(model.config),
-        batch_size=batch_size,
+        batch_size=_batch_size(model, batch_size),
     )
     for task in evaluation_set.tasks:
         task.task.set_fewshot_seed(FEWSHOT_SEED)
@@ -82,6 +82,12 @@ def score(
                 values.append(_value(task, sample))
     _check_against_lm_eval(evaluation_set, values, samples, outcome["results"])
     return values
+
+
+def _batch_size(model: PreTrainedModel, wanted: int) -> int:
+    """So many requests, or as many as leave the logits of a pass, in fp32, below 1 GiB (8 GiB on a GPU)."""
+    room = 2**33 if model.device.type == "cuda" else 2**30
+    return max(1, min(wanted, room // (4 * context_length(model.config) * model.config.vocab_size)))
 
 
 def _samples(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

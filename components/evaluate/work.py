@@ -1,6 +1,7 @@
 """The work of the step, which needs torch: one model after the other scored on the same questions, and measured."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,6 @@ def evaluate_all(
     _check_room(asked, shortest)
 
     device = pick_device()
-    (path / "documents").mkdir(exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     with progress(len(everyone), "evaluate", "models") as bar:
         for name, candidate in everyone.items():
@@ -95,7 +95,7 @@ def _evaluation_set(
     tokenizer: PreTrainedTokenizerBase,
     path: Path,
 ) -> questions.EvaluationSet:
-    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl.
+    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl, and makes documents/.
 
     What the baselines can see does not count here: what is served now must not change what is asked.
     """
@@ -106,6 +106,12 @@ def _evaluation_set(
         built_in = tasks.load_tasks(path / "tasks", work / "datasets")
         asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
     questions.write_questions(path / "questions.jsonl", asked)
+    # The hub may give other questions than it gave the process whose work this one goes on with.
+    of_finished = work / "evaluation_set"
+    if of_finished.exists() and of_finished.read_text() != asked.digest:
+        shutil.rmtree(path / "documents")
+    of_finished.write_text(asked.digest)
+    (path / "documents").mkdir(exist_ok=True)
     return asked
 
 

@@ -26,6 +26,14 @@ def config():
     )
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Memory is measured in a process of its own, which takes seconds, and is not what the test is about."""
+    from components.evaluate import work
+
+    monkeypatch.setattr(work, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
+
+
 def made_up_document(seed: int, lines: int = 30) -> str:
     """Lines of words, indented now and then, that end in words, numbers, colons and brackets; one is not ASCII."""
     rng = random.Random(seed)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from support import byte_tokenizer, tiny_gpt2
 
-from components.evaluate import work
 from components.evaluate.baselines import Baseline, fetch_all, resolve
 from components.evaluate.step import evaluate
 from components.push.pointer import move_pointer, read_pointer
@@ -63,12 +62,6 @@ def test_a_student_that_is_served_already_is_compared_with_the_one_before(tmp_pa
 def test_a_size_named_as_another_ones_baseline_is_refused():
     with pytest.raises(UserError, match="the size 'baseline-s' has the name of the baseline of 's': rename it"):
         resolve(None, {"s": "0" * 64, "baseline-s": "1" * 64})
-
-
-@pytest.fixture
-def unmeasured(monkeypatch):
-    """Memory is measured in a process of its own, which takes seconds, and is not what these tests are about."""
-    monkeypatch.setattr(work, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
 
 
 def run(root, config, output, target):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from components.evaluate.figures import summarise
 from components.evaluate.step import evaluate
 from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact, open_artifact
+from matta_core.config import TaskConfig
 from matta_core.errors import UserError
 
 
@@ -64,6 +66,19 @@ def test_students_ta_and_teacher_are_in_the_report(finished):
     assert all(model["version"] is None for model in models.values())
     assert results["baselines"] == {"s": None, "xl": None}
     assert results["baseline_target"] == str(finished / "pushed")
+
+
+def test_latency_and_memory_of_every_model_are_measured(finished):
+    results = results_of(finished / "report")
+    assert results["measured_on"] == {
+        "device": "cpu", "threads": torch.get_num_threads(), "sequence_length": 16, "new_tokens": 16,
+    }  # fmt: skip
+    for model in results["models"].values():
+        for batch_size in ("1", "8"):
+            assert model["prefill"][batch_size]["seconds"] > 0
+            assert model["decode"][batch_size]["seconds_per_token"] > 0
+        # These models are of kilobytes; what torch takes at its first use is not to look like a model.
+        assert 4 * model["parameters"] <= model["peak_memory_bytes"] < 2**27
 
 
 def test_tasks_are_described(finished):
@@ -137,7 +152,7 @@ def test_a_figure_is_that_of_the_documents_file(finished):
         assert summarise(questions, values) == model["tasks"]
 
 
-def test_a_teacher_that_is_a_folder_gives_the_same_figures(finished, config):
+def test_a_teacher_that_is_a_folder_gives_the_same_figures(finished, config, unmeasured):
     run(finished, config, "from_folder", teacher=str(finished / "teacher" / "ta"))
     for file in ("tasks/matta_last_token.jsonl", "documents/teacher.jsonl", "documents/s.jsonl"):
         assert (finished / "from_folder" / file).read_text() == (finished / "report" / file).read_text()
@@ -155,7 +170,9 @@ def test_the_tasks_can_be_run_from_where_the_artifact_was_moved(finished, tmp_pa
     assert [task.name for task in tasks] == ["matta_bits_per_byte", "matta_last_token"]
 
 
-def test_a_killed_evaluation_goes_on_with_the_next_model(finished, tmp_path, make_artifacts, config, monkeypatch):
+def test_a_killed_evaluation_goes_on_with_the_next_model(
+    finished, tmp_path, make_artifacts, config, monkeypatch, unmeasured
+):
     make_artifacts(tmp_path)
     real_score, scored = scoring.score, []
 
@@ -180,7 +197,24 @@ def test_a_killed_evaluation_goes_on_with_the_next_model(finished, tmp_path, mak
         assert (tmp_path / "report" / "documents" / file).read_text() == whole
 
 
-def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make_artifacts, config):
+def test_answers_to_questions_that_the_hub_has_changed_meanwhile_are_not_kept(
+    tmp_path, make_artifacts, config, monkeypatch, unmeasured
+):
+    make_artifacts(tmp_path)
+    monkeypatch.setattr(scoring, "score", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, config)
+    monkeypatch.undo()
+    (tmp_path / "report" / ".in_progress" / "evaluation_set").write_text("of other questions")
+    (tmp_path / "report" / "documents" / "s.jsonl").write_text("answers to them")
+    assert run(tmp_path, config).metadata["models"] == ["s", "xl", "teacher"]
+
+
+def kill(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make_artifacts, config, unmeasured):
     def break_s(name, model):
         if name == "s":
             torch.nn.init.constant_(model.transformer.ln_f.weight, math.nan)
@@ -193,6 +227,46 @@ def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make
         assert set(values_of(tmp_path / "report", "s", task)) == {None}
         assert models["xl"]["tasks"][task]["value"] is not None
     assert models["s"]["decode"]["1"]["seconds_per_token"] > 0
+
+
+def test_a_task_of_lm_eval_is_put_to_all_models_and_its_file_is_part_of_the_key(
+    tmp_path, make_artifacts, config, unmeasured
+):
+    make_artifacts(tmp_path)
+    file = tmp_path / "rows.jsonl"
+    rows = [{"text": f"return value items {word}"} for word in ("self", "x1", "import")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = dataclasses.replace(config, tasks={"lambada_openai": TaskConfig(data_files=str(file))})
+    first = run(tmp_path, config)
+    results = results_of(first.path)
+    assert list(results["tasks"]) == ["matta_bits_per_byte", "matta_last_token", "lambada_openai"]
+    assert results["tasks"]["lambada_openai"]["questions"] == 3
+    for name, model in results["models"].items():
+        assert model["tasks"]["lambada_openai"]["value"] == pytest.approx(
+            sum(values_of(first.path, name, "lambada_openai")) / 3
+        )
+    file.write_text(file.read_text().replace("self", "name"))
+    second = run(tmp_path, config, "second")
+    assert second.key != first.key
+    assert second.metadata["evaluation_set"] != first.metadata["evaluation_set"]
+
+
+def test_a_task_that_writes_more_than_the_models_see_is_a_mistake(tmp_path, make_artifacts, config):
+    make_artifacts(tmp_path)
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n")
+    config = dataclasses.replace(config, tasks={"gsm8k": TaskConfig(data_files=str(file), num_fewshot=0)})
+    with pytest.raises(UserError, match=r"evaluate.tasks.gsm8k has a model write 256 tokens, .* more than 32 at once"):
+        run(tmp_path, config)
+
+
+def test_a_tasks_file_that_is_not_there_is_a_mistake_before_anything_is_done(finished, config):
+    config = dataclasses.replace(config, tasks={"lambada_openai": TaskConfig(data_files="/nowhere.jsonl")})
+    with pytest.raises(
+        UserError, match=r"evaluate.tasks.lambada_openai.data_files: cannot read /nowhere.jsonl: No such"
+    ):
+        run(finished, config, "other")
+    assert not (finished / "other").exists()
 
 
 def test_finished_work_is_reused_without_loading_torch(finished, config):
