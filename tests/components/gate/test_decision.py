@@ -125,6 +125,12 @@ def test_improve_asks_for_more_than_noise_beyond_the_amount(evaluation):
     assert "not shown to be better at all" in check_of(decision, "l", "improve")["why"]
 
 
+def test_better_but_surely_by_less_than_the_amount_is_a_no(evaluation):
+    decision = evaluation.decide(per_student={"m": {"improve": {BITS: 0.4}}})
+    assert comparison_of(decision, "m", BITS)["verdict"] == "better"  # by 0.2
+    assert failed(decision, "m") == [("improve", BITS)]
+
+
 def test_a_difference_that_is_noise_is_called_noise(evaluation):
     evaluation.shift("m", BITS, 0.4)
     evaluation.values["l"] = list(evaluation.values["baseline-l"])  # identical

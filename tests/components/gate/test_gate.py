@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from gate_support import BITS, Evaluation
 
 from components.gate.__main__ import main
+from components.gate.component import gate as component
 from components.gate.explain import replay
 from components.gate.step import gate
 from matta_core.artifacts import finish_artifact, open_artifact
@@ -160,6 +162,17 @@ def test_without_a_dry_run_an_output_is_required(evaluation, monkeypatch, capsys
         run_main(monkeypatch, "--evaluation", report, "--students", students)
     assert stopped.value.code == 2
     assert "--output is required" in capsys.readouterr().err
+
+
+def test_the_component_publishes_the_decision_and_a_metric_per_size(evaluation, tmp_path):
+    report, students = (SimpleNamespace(path=str(path)) for path in evaluation.write())
+    decision = SimpleNamespace(path=str(tmp_path / "kfp" / "decision"), metadata={})
+    logged = {}
+    component.python_func(
+        CONFIG.to_json(), "", report, students, decision, SimpleNamespace(log_metric=logged.__setitem__)
+    )
+    assert open_artifact(decision.path, "GateDecision").digest == decision.metadata["digest"]
+    assert logged == {"blessed_students": 2, "blessed/s": 1, "blessed/l": 1, "blessed/m": 0}
 
 
 def test_the_commands_help_imports_no_scipy():
