@@ -47,6 +47,7 @@ def inference_service(config: ServingConfig, store: Store, size: str, version: s
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
     if config.gpus:
         resources["nvidia.com/gpu"] = str(config.gpus)
+    account = {} if config.service_account is None else {"serviceAccountName": config.service_account}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -58,6 +59,7 @@ def inference_service(config: ServingConfig, store: Store, size: str, version: s
         },
         "spec": {
             "predictor": {
+                **account,
                 "minReplicas": config.min_replicas,
                 "maxReplicas": config.max_replicas,
                 "model": {

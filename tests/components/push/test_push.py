@@ -3,114 +3,73 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
+from pathlib import Path
 
 import pytest
+import yaml
 
-from components.push import step, store
-from components.push.step import push
-from matta_core.artifacts import MANIFEST, finish_artifact, open_artifact
+from components.push import step
+from components.push.pointer import read_pointer
+from components.push.store import open_store
+from components.push.versions import content_digest, fetch, version_digest, versions_there
+from matta_core.artifacts import open_artifact
 from matta_core.config import PushConfig
 from matta_core.errors import UserError
-
-SIZES = {"s": 1000, "m": 2000, "xl": 4000}
-
-
-@pytest.fixture
-def made(tmp_path):
-    """A StudentFamily of three sizes, of which m is not blessed, and the decision."""
-    return make(tmp_path, "first")
-
-
-def make(folder, content):
-    """The files of the models only need to load in the one test that loads them."""
-    students, decision = folder / f"students-{content}", folder / f"decision-{content}"
-    for name in SIZES:
-        (students / name / "nested").mkdir(parents=True)
-        (students / name / "model.safetensors").write_text(f"{content} weights of {name}")
-        (students / name / "nested" / "tokenizer.json").write_text("{}")
-    members = {name: {"path": name, "parameters": count} for name, count in SIZES.items()}
-    (students / "family.json").write_text(json.dumps({"student": "s", "ta": "xl", "students": members}))
-    family = finish_artifact(students, "StudentFamily", key="f")
-    decision.mkdir()
-    checks = [{"check": "monotone", "threshold": 2.0, "value": 2.5, "passed": False, "why": "worse than s"}]
-    verdicts = {name: {"blessed": name != "m", "checks": checks if name == "m" else []} for name in SIZES}
-    (decision / "decision.json").write_text(json.dumps({"students": verdicts, "blessed": ["s", "xl"]}))
-    finish_artifact(decision, "GateDecision", key="d", inputs={"students": family.digest})
-    return decision, students
-
-
-@pytest.fixture
-def queried(monkeypatch):
-    """Models are not loaded, only noted."""
-    names = []
-    monkeypatch.setattr(step, "_query_in_fresh_process", lambda name, version, timeout: names.append(name))
-    return names
-
-
-def push_to(target, made, output):
-    return push(PushConfig(target=str(target)), *made, output=output)
 
 
 def record_of(artifact):
     return json.loads((artifact.path / "push.json").read_text())["students"]
 
 
-def pointer_of(target, name):
-    return json.loads((target / name / "current.json").read_text())
+def state_of(target):
+    """Every file of the target, with its generation: equal where nothing was written."""
+    store = open_store(str(target))
+    return [entry for size in ("s", "m", "xl") for entry in store.list(size)]
 
 
-def assert_pointer_is_sound(target, name):
-    """Whatever the pointer names is there, whole."""
-    if (target / name / "current.json").exists():
-        pointer = pointer_of(target, name)
-        open_artifact(target / name / pointer["path"], "PushedModel")
-
-
-def test_blessed_students_are_pushed_and_the_others_are_not(made, queried, tmp_path, capsys):
-    target = tmp_path / "pushed"
+def test_blessed_students_are_pushed_and_the_others_are_not(target, made, push_to, queried, tmp_path, capsys):
     artifact = push_to(target, made, tmp_path / "record")
-    record = record_of(artifact)
+    record, store = record_of(artifact), open_store(target)
     assert artifact.metadata == {"pushed": ["s", "xl"]}
     assert queried == ["s", "xl"]
-    for name in ("s", "xl"):
-        pointer = pointer_of(target, name)
-        assert (target / name / pointer["path"] / "model.safetensors").read_text() == f"first weights of {name}"
-        assert record[name]["path"] == str(target / name / pointer["path"])
-        assert record[name]["digest"] == pointer["digest"] == store.content_digest(made[1] / name)
-        assert (record[name]["before"], record[name]["after"]) == (None, pointer["version"])
+    for size in ("s", "xl"):
+        pointer = read_pointer(store, size)
+        files = fetch(store, size, pointer.version, tmp_path / "fetched")
+        assert (files / "model.safetensors").read_text() == f"first weights of {size}"
+        assert record[size]["path"] == f"{store.url}/{size}/versions/{pointer.version}"
+        assert record[size]["digest"] == pointer.digest == content_digest(made.students / size) == content_digest(files)
+        assert (record[size]["before"], record[size]["after"]) == (None, pointer.version)
+        assert pointer.version == pointer.digest[:16]
     assert record["m"]["pushed"] is False
     assert record["m"]["why"] == "not blessed: worse than s"
-    assert not (target / "m").exists()
+    assert record["m"].keys() == record["s"].keys()
+    assert store.list("m") == []
     assert "[push] m: not pushed, not blessed: worse than s" in capsys.readouterr().out
 
 
-def test_a_pushed_version_knows_its_size_and_where_it_comes_from(made, queried, tmp_path):
+def test_a_pushed_version_knows_its_size_and_where_it_comes_from(made, push_to, queried, tmp_path):
     record = record_of(push_to(tmp_path / "pushed", made, tmp_path / "record"))
     pushed = open_artifact(record["s"]["path"], "PushedModel")
     assert pushed.metadata == {"size": "s"}
     assert pushed.inputs == {
-        "decision": open_artifact(made[0], "GateDecision").digest,
-        "students": open_artifact(made[1], "StudentFamily").digest,
+        "decision": open_artifact(made.decision, "GateDecision").digest,
+        "students": open_artifact(made.students, "StudentFamily").digest,
+        "evaluation": open_artifact(made.evaluation, "EvaluationReport").digest,
     }
 
 
-def test_pushing_again_changes_nothing_and_gives_the_same_record(made, queried, tmp_path, capsys):
-    target, output = tmp_path / "pushed", f"{tmp_path}/record-{{key}}"
+def test_pushing_again_changes_nothing_and_gives_the_same_record(target, made, push_to, queried, tmp_path):
+    output = f"{tmp_path}/record-{{key}}"
     first = push_to(target, made, output)
-    pointer, files = pointer_of(target, "s"), sorted(target.rglob("*"))
+    state = state_of(target)
     queried.clear()
     second = push_to(target, made, output)
     assert (second.path, second.digest) == (first.path, first.digest)
-    assert pointer_of(target, "s") == pointer
-    assert sorted(target.rglob("*")) == files
+    assert state_of(target) == state
     assert queried == []
-    assert "is current already, and whole" in capsys.readouterr().out
 
 
-def test_an_earlier_record_does_not_hide_that_the_target_is_gone(made, queried, tmp_path):
+def test_an_earlier_record_does_not_hide_that_the_target_is_gone(made, push_to, queried, tmp_path):
     target, output = tmp_path / "pushed", tmp_path / "record"
     push_to(target, made, output)
     shutil.rmtree(target)
@@ -119,169 +78,120 @@ def test_an_earlier_record_does_not_hide_that_the_target_is_gone(made, queried, 
     assert queried == ["s", "xl"] * 2
 
 
-def test_an_earlier_record_does_not_hide_that_the_pointer_was_moved(made, queried, tmp_path):
-    target, output = tmp_path / "pushed", tmp_path / "record"
+def test_an_earlier_record_does_not_hide_that_the_pointer_was_moved(target, made, make, push_to, queried, tmp_path):
+    output = tmp_path / "record"
     first = record_of(push_to(target, made, output))
-    other = record_of(push_to(target, make(tmp_path, "second"), tmp_path / "other"))
+    other = record_of(push_to(target, make("second"), tmp_path / "other"))
     assert other["s"]["before"] == first["s"]["version"]
     again = record_of(push_to(target, made, output))
     assert (again["s"]["before"], again["s"]["after"]) == (other["s"]["version"], first["s"]["version"])
-    assert pointer_of(target, "s")["version"] == first["s"]["version"]
+    assert read_pointer(open_store(target), "s").version == first["s"]["version"]
 
 
-def test_a_missing_version_behind_a_pointer_is_put_back_and_tried_out(made, queried, tmp_path):
+def test_a_missing_version_behind_a_pointer_is_put_back_and_tried_out(made, push_to, queried, tmp_path):
     target = tmp_path / "pushed"
     record = record_of(push_to(target, made, tmp_path / "record"))
     shutil.rmtree(record["s"]["path"])
     queried.clear()
     push_to(target, made, tmp_path / "record")
     assert queried == ["s"]
-    assert_pointer_is_sound(target, "s")
+    open_artifact(record["s"]["path"], "PushedModel")
 
 
-def test_a_damaged_version_is_named_and_not_served_again(made, queried, tmp_path):
-    target = tmp_path / "pushed"
+def test_a_damaged_version_is_named_by_push_and_by_fetch(target, made, make, push_to, queried, tmp_path):
     record = record_of(push_to(target, made, tmp_path / "record"))
-    (tmp_path / record["s"]["path"] / "model.safetensors").write_text("FIRST weights of s")
-    with pytest.raises(UserError, match=r"damaged: .*model\.safetensors was altered"):
+    store = open_store(target)
+    name = f"s/versions/{record['s']['version']}/model.safetensors"
+    store.write(name, b"FIRST weights of s", expected=store.read(name)[1])
+    with pytest.raises(UserError, match=r"s: pushed version .* is damaged .*model\.safetensors is missing or was alt"):
         push_to(target, made, tmp_path / "record")
+    with pytest.raises(UserError, match=r"damaged .*model\.safetensors was altered"):
+        fetch(store, "s", record["s"]["version"], tmp_path / "fetched")
 
 
-def test_a_decision_for_another_family_pushes_nothing(made, queried, tmp_path):
-    _, others = make(tmp_path, "second")
-    with pytest.raises(UserError, match="nothing was pushed"):
-        push_to(tmp_path / "pushed", (made[0], others), tmp_path / "record")
+def test_a_student_that_fails_does_not_keep_the_others_from_being_pushed(
+    target, made, push_to, monkeypatch, tmp_path, capsys
+):
+    def fail_for_s(store, size, version, **limits):
+        if size == "s":
+            raise UserError("it does not load")
+
+    monkeypatch.setattr(step, "validate", fail_for_s)
+    with pytest.raises(UserError, match=r"^s: it does not load \(pushed all the same: xl\)$"):
+        push_to(target, made, tmp_path / "record")
+    store = open_store(target)
+    assert read_pointer(store, "s") is None
+    assert read_pointer(store, "xl") is not None
+    assert "[push] s: NOT pushed: it does not load" in capsys.readouterr().out
+    assert not (tmp_path / "record" / "manifest.json").exists()
+
+
+def test_a_decision_for_another_family_or_evaluation_pushes_nothing(made, make, push_to, queried, tmp_path):
+    other = make("second", baseline="baseline-s")
+    for wrong in (made._replace(students=other.students), made._replace(evaluation=other.evaluation)):
+        with pytest.raises(UserError, match="nothing was pushed"):
+            push_to(tmp_path / "pushed", wrong, tmp_path / "record")
     assert not (tmp_path / "pushed").exists()
 
 
-@pytest.mark.parametrize("target", ["gs://bucket/models", "s3://bucket", "file:///models"])
-def test_an_object_store_is_refused_when_the_recipe_is_read(target):
-    with pytest.raises(UserError, match=r"push\.target must be a local directory, got '.*://"):
+def test_a_family_without_recorded_logits_is_refused(made, push_to, queried, tmp_path):
+    family = json.loads((made.students / "family.json").read_text())
+    for member in family["students"].values():
+        del member["reference"]
+    facts = step._Facts(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
+    facts.members = family["students"]
+    with pytest.raises(UserError, match=r"holds no recorded logits of s: run extract_students again"):
+        step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts)
+
+
+def step_kinds():
+    return "GateDecision", "StudentFamily", "EvaluationReport"
+
+
+@pytest.mark.parametrize("target", ["s3://bucket", "file:///models", "gs://"])
+def test_a_target_of_another_kind_is_refused_when_the_recipe_is_read(target):
+    with pytest.raises(UserError, match=r"push\.target must be a local directory or gs://bucket/prefix, got '.*:/"):
         PushConfig.from_dict({"target": target}, "push")
 
 
-def test_a_target_that_cannot_be_written_is_named_with_the_setting(made, queried, tmp_path):
+def test_a_target_that_cannot_be_written_is_named_with_the_setting(made, push_to, queried, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*file/pushed/s.*choose another push\.target"):
+    with pytest.raises(UserError, match=r"cannot write .*file/pushed.*choose another push\.target"):
         push_to(tmp_path / "file" / "pushed", made, tmp_path / "record")
 
 
-STAGES = ["_copy", "content_digest", "finish_artifact", "_flush", "move_pointer", "write_json_atomically"]
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_crash_at_any_stage_leaves_a_sound_pointer_and_can_be_retried(
-    made, queried, tmp_path, monkeypatch, stage, when
+def test_the_record_holds_a_serving_manifest_and_a_card_of_each_pushed_student(
+    target, make, push_to, queried, tmp_path
 ):
-    target = tmp_path / "pushed"
-    first = record_of(push_to(target, made, tmp_path / "first"))
-    new = make(tmp_path, "second")
-    original = getattr(store, stage)
-
-    def crash(*args, **kwargs):
-        if when == "after":
-            original(*args, **kwargs)
-        raise KeyboardInterrupt(stage)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, stage, crash)
-        with pytest.raises(KeyboardInterrupt):
-            push_to(target, new, tmp_path / "record")
-    for name in ("s", "xl"):
-        assert_pointer_is_sound(target, name)
-    retried = record_of(push_to(target, new, tmp_path / "record"))
-    undisturbed = record_of(push_to(target, new, tmp_path / "undisturbed"))
-    assert retried == undisturbed
-    assert retried["s"]["before"] == first["s"]["version"]
-    for name in ("s", "xl"):
-        assert_pointer_is_sound(target, name)
-        assert pointer_of(target, name)["version"] == retried[name]["version"]
-        assert not list((target / name / "versions").glob(".*"))
+    artifact = push_to(target, make("first", baseline="baseline-s"), tmp_path / "record")
+    record = record_of(artifact)
+    assert sorted(file.name for file in artifact.path.rglob("*") if file.is_file()) == [
+        "manifest.json", "push.json", "s.md", "s.yaml", "xl.md", "xl.yaml",
+    ]  # fmt: skip
+    for size in ("s", "xl"):
+        service = yaml.safe_load((artifact.path / record[size]["manifest_path"]).read_text())
+        uri = service["spec"]["predictor"]["model"]["storageUri"]
+        assert uri.removeprefix("file://") == record[size]["path"]
+        assert record[size]["digest"] in (artifact.path / record[size]["model_card"]).read_text()
 
 
-KILLED = """
-import os, signal, sys
-from components.push import step, store
-from matta_core.config import PushConfig
+def test_sizes_that_would_be_served_under_one_name_are_refused_before_anything_is_pushed(
+    made, push_to, queried, tmp_path, monkeypatch
+):
+    from components.push import serving
 
-step._query_in_fresh_process = lambda *args: None
-target, decision, students, output, countdown = sys.argv[1:]
-left = int(countdown)
-real = os.fsync
-
-def fsync(descriptor):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(descriptor)
-
-os.fsync = fsync
-step.push(PushConfig(target=target), decision, students, output=output)
-"""
+    monkeypatch.setattr(serving, "service_name", lambda config, size: "matta-same")
+    with pytest.raises(UserError, match=r"sizes 's' and 'xl' would both be served as 'matta-same'"):
+        push_to(tmp_path / "pushed", made, tmp_path / "record")
+    assert not (tmp_path / "pushed").exists()
 
 
-@pytest.mark.slow
-def test_a_process_killed_at_any_flush_leaves_a_sound_pointer_and_can_be_retried(made, queried, tmp_path):
-    reference = record_of(push_to(tmp_path / "reference", made, tmp_path / "reference-record"))
-    for countdown in range(1, 100):
-        target, output = tmp_path / f"pushed-{countdown}", tmp_path / f"record-{countdown}"
-        arguments = [target, *made, output, countdown]
-        result = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True)
-        for name in ("s", "xl"):
-            assert_pointer_is_sound(target, name)
-        if result.returncode == 0:
-            break
-        assert result.returncode == -9, result.stderr
-        retried = record_of(push_to(target, made, output))
-        for name in SIZES:
-            assert retried[name]["version"] == reference[name]["version"]
-        assert [file.name for file in sorted(output.iterdir())] == ["manifest.json", "push.json"]
-    assert countdown > 10  # it was killed at ten places at least
-
-
-def test_a_pointer_that_moved_meanwhile_is_left_to_the_winner(made, tmp_path, monkeypatch):
-    target, other = tmp_path / "pushed", make(tmp_path, "second")
-
-    def another_push_wins(name, version, timeout):
-        monkeypatch.setattr(step, "_query_in_fresh_process", lambda *args: None)
-        push_to(target, other, tmp_path / "other")
-
-    monkeypatch.setattr(step, "_query_in_fresh_process", another_push_wins)
-    winner = store.content_digest(other[1] / "s")[:16]
-    with pytest.raises(UserError, match=rf"no version was expected, {winner} \(moved at .*\) won.*push again"):
+def test_a_broken_pointer_is_named(target, made, push_to, queried, tmp_path):
+    store = open_store(target)
+    store.write("s/current.json", b'{"version": ', expected=None)
+    with pytest.raises(UserError, match=r"s/current\.json is no pointer .*push again"):
         push_to(target, made, tmp_path / "record")
-    assert pointer_of(target, "s")["version"] == winner
-    record = record_of(push_to(target, made, tmp_path / "record"))
-    assert record["s"]["before"] == winner
-
-
-def test_of_racing_pushers_exactly_one_moves_the_pointer(tmp_path):
-    folder = tmp_path / "s"
-    outcomes = []
-
-    def race(number):
-        try:
-            store.move_pointer(folder, None, f"{number:064d}"[::-1])
-            outcomes.append("won")
-        except UserError:
-            outcomes.append("lost")
-
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(1, 9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["lost"] * 7 + ["won"]
-
-
-def test_a_broken_pointer_is_named(made, queried, tmp_path):
-    target = tmp_path / "pushed"
-    (target / "s").mkdir(parents=True)
-    (target / "s" / "current.json").write_text('{"version": ')
-    with pytest.raises(UserError, match=r"current\.json is no pointer"):
-        push_to(target, made, tmp_path / "record")
+    assert store.read("s/current.json")[0] == b'{"version": '
 
 
 def test_the_content_digest_depends_on_names_and_bytes_and_on_nothing_else(tmp_path):
@@ -289,50 +199,84 @@ def test_the_content_digest_depends_on_names_and_bytes_and_on_nothing_else(tmp_p
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(text)
     os.utime(tmp_path / "b" / "x", (0, 0))
-    a, b, c, d = (store.content_digest(tmp_path / name) for name in "abcd")
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    a, b, c, d = (content_digest(tmp_path / name) for name in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
 
 
-def test_a_model_that_does_not_load_moves_no_pointer(made, tmp_path):
-    target = tmp_path / "pushed"
-    with pytest.raises(UserError, match=r"does not load and generate .*The pointer was not moved"):
+def test_a_version_of_other_content_under_the_same_name_is_an_error_that_names_both(
+    target, made, push_to, queried, tmp_path
+):
+    record = record_of(push_to(target, made, tmp_path / "record"))
+    digest, store = record["s"]["digest"], open_store(target)
+    name = f"s/versions/{digest[:16]}/manifest.json"
+    data, generation = store.read(name)
+    other = digest[:16] + "0" * 48
+    store.write(name, data.replace(digest.encode(), other.encode()), expected=generation)
+    with pytest.raises(UserError, match=rf"holds the content {other}, not {digest}"):
         push_to(target, made, tmp_path / "record")
-    assert not (target / "s" / "current.json").exists()
 
 
-def test_a_model_that_takes_too_long_moves_no_pointer(made, tmp_path):
-    config = PushConfig(target=str(tmp_path / "pushed"), load_timeout_seconds=0.01)
-    with pytest.raises(UserError, match=r"load_timeout_seconds = 0\.01: the pointer was not moved"):
-        push(config, *made, output=tmp_path / "record")
-    assert not (tmp_path / "pushed" / "s" / "current.json").exists()
+def test_a_file_that_is_not_the_models_is_named(target, made, push_to, queried, tmp_path):
+    store, digest = open_store(target), content_digest(made.students / "s")
+    store.write(f"s/versions/{digest[:16]}/model.py", b"import os", expected=None)
+    with pytest.raises(UserError, match=r"model\.py is no file of this version: remove it"):
+        push_to(target, made, tmp_path / "record")
+    assert read_pointer(store, "s") is None
 
 
-@pytest.mark.slow
-def test_a_real_model_is_loaded_by_stock_transformers_and_the_pushed_copy_generates(made, tmp_path, capsys):
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+def test_a_half_written_version_is_gone_on_with(target, made, push_to, queried, tmp_path):
+    store, digest = open_store(target), content_digest(made.students / "s")
+    folder = f"s/versions/{digest[:16]}"
+    store.upload(made.students / "s" / "model.safetensors", f"{folder}/model.safetensors")
+    store.write(f"{folder}/nested/tokenizer.json", b"half", expected=None)
+    (kept,) = (entry for entry in store.list(folder) if entry.name.endswith("model.safetensors"))
+    with pytest.raises(UserError, match=r"manifest\.json is missing: \w+ is no whole version of size 's'"):
+        version_digest(store, "s", digest[:16])
+    push_to(target, made, tmp_path / "record")
+    assert kept in store.list(folder)
+    assert content_digest(fetch(store, "s", digest[:16], tmp_path / "fetched")) == digest
 
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(["import os"], vocab_size=260, special_tokens=["<eos>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token="<eos>", model_input_names=["input_ids", "attention_mask"]
-    )
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=8, n_layer=1, n_head=2)
-    _, students = made
-    for name in SIZES:
-        shutil.rmtree(students / name)
-        GPT2LMHeadModel(config).save_pretrained(students / name)
-        tokenizer.save_pretrained(students / name)
-    (students / MANIFEST).unlink()
-    family = finish_artifact(students, "StudentFamily", key="f")
-    decision = tmp_path / "decision-first"
-    (decision / MANIFEST).unlink()
-    finish_artifact(decision, "GateDecision", key="d", inputs={"students": family.digest})
 
-    record = record_of(push_to(tmp_path / "pushed", made, tmp_path / "record"))
-    assert "[push] s: loaded in a fresh process in" in capsys.readouterr().out
-    pushed, source = (AutoModelForCausalLM.from_pretrained(path) for path in (record["s"]["path"], students / "s"))
-    assert all(torch.equal(a, b) for a, b in zip(pushed.parameters(), source.parameters(), strict=True))
+def test_a_version_that_is_fetched_again_downloads_only_what_is_missing(
+    gcs_target, made, push_to, queried, tmp_path, monkeypatch
+):
+    record = record_of(push_to(gcs_target, made, tmp_path / "record"))
+    store, version = open_store(gcs_target), record["s"]["version"]
+    place = fetch(store, "s", version, tmp_path / "fetched")
+    (place / "nested" / "tokenizer.json").write_text("half")
+    downloaded, real = [], store.download
+    monkeypatch.setattr(store, "download", lambda name, file: downloaded.append(name) or real(name, file))
+    assert fetch(store, "s", version, tmp_path / "fetched") == place
+    assert [Path(name).name for name in downloaded] == ["tokenizer.json", "manifest.json"]
+
+
+def test_what_is_no_versions_name_is_refused(target):
+    with pytest.raises(UserError, match=r"16 hexadecimal digits, got '\.\./\.\./etc'"):
+        version_digest(open_store(target), "s", "../../etc")
+
+
+def test_a_missing_version_is_told_with_those_that_are_there(target, made, push_to, queried, tmp_path):
+    record = record_of(push_to(target, made, tmp_path / "record"))
+    with pytest.raises(UserError, match=rf"no whole version of size 's'. Versions there: {record['s']['version']}$"):
+        fetch(open_store(target), "s", "0" * 16, tmp_path)
+
+
+def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make, push_to, tmp_path, monkeypatch):
+    other = make("second")
+
+    def another_push_wins(*arguments, **limits):
+        monkeypatch.setattr(step, "validate", lambda *arguments, **limits: None)
+        push_to(target, other, tmp_path / "other")
+
+    monkeypatch.setattr(step, "validate", another_push_wins)
+    winner = content_digest(other.students / "s")[:16]
+    message = rf"s/current\.json was moved .*no version was expected, {winner} \(moved at .* by .*process.*\) won"
+    with pytest.raises(UserError, match=message):
+        push_to(target, made, tmp_path / "record")
+    store = open_store(target)
+    assert read_pointer(store, "s").version == winner
+    assert len(versions_there(store, "s")) == 2
+    record = record_of(push_to(target, made, tmp_path / "record"))
+    assert record["s"]["before"] == winner
