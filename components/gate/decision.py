@@ -39,8 +39,13 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
             ],
         }
         warnings += _warnings(name, policies[name], report, found, compared=baseline is not None)
-        problems = {outcome.problem: None for outcome in mine.values() if outcome.problem}
-        warnings += [f"{name} is not compared with {baseline}: {problem}" for problem in problems]
+        # The student's own problems are failed checks already.
+        unasked = {
+            outcome.problem: None
+            for hypothesis, outcome in mine.items()
+            if outcome.problem and report.problem(name, hypothesis.task) is None
+        }
+        warnings += [f"{name} is not compared with {baseline}: {problem}" for problem in unasked]
     return {
         "evaluation_set": report.evaluation_set,
         "config": config.to_dict(),

@@ -339,6 +339,13 @@ def test_a_baseline_that_cannot_be_compared_with_is_told_where_no_policy_asks_fo
     assert [one["task"] for one in decision["students"]["m"]["comparisons"]] == [TOKEN]
 
 
+def test_a_students_own_problem_is_told_by_its_checks_alone(evaluation):
+    del evaluation.results["models"]["m"]
+    decision = evaluation.decide(policy={"maximum": {BITS: 9.0}})
+    assert decision["warnings"] == []
+    assert decision["students"]["m"]["comparisons"] == []
+
+
 def test_a_decision_holds_what_it_was_made_with_and_is_strict_json(evaluation):
     decision = evaluation.decide(policy={"maximum": {BITS: 2.3}}, confidence=0.9)
     assert decision["config"]["policy"]["maximum"] == {BITS: 2.3}
