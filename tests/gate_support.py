@@ -164,3 +164,21 @@ class Evaluation:
 def failed(decision, name):
     """(check, task) of what a student failed."""
     return [(check["check"], check["task"]) for check in decision["students"][name]["checks"] if not check["passed"]]
+
+
+def check_of(decision, student, name, task=None, slice_name=None):
+    (found,) = [
+        check
+        for check in decision["students"][student]["checks"]
+        if (check["check"], check["slice"]) == (name, slice_name) and task in (None, check["task"])
+    ]
+    return found
+
+
+def comparison_of(decision, student, task, slice_name=None):
+    (found,) = [
+        comparison
+        for comparison in decision["students"][student]["comparisons"]
+        if (comparison["task"], comparison["slice"]) == (task, slice_name)
+    ]
+    return found

@@ -4,31 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from gate_support import BITS, TOKEN, Evaluation, failed
+from gate_support import BITS, TOKEN, Evaluation, check_of, failed
 
 from components.gate.policy import MIN_DOCUMENTS, effective_policy
 from matta_core.config import GateConfig
 from matta_core.errors import UserError
 
 ALL = ["s", "m", "l"]
-
-
-def check_of(decision, student, name, task=None, slice_name=None):
-    (found,) = [
-        check
-        for check in decision["students"][student]["checks"]
-        if (check["check"], check["slice"]) == (name, slice_name) and task in (None, check["task"])
-    ]
-    return found
-
-
-def comparison_of(decision, student, task, slice_name=None):
-    (found,) = [
-        comparison
-        for comparison in decision["students"][student]["comparisons"]
-        if (comparison["task"], comparison["slice"]) == (task, slice_name)
-    ]
-    return found
 
 
 def test_a_students_own_setting_takes_the_whole_place_of_the_general_one():
@@ -95,110 +77,6 @@ def test_a_task_that_was_not_evaluated_is_a_no_with_the_remedy(evaluation, setti
     assert failed(decision, "m") == [(setting, "lambada_openai")]
     why = check_of(decision, "m", setting)["why"]
     assert "lambada_openai was not evaluated: add it to evaluate.tasks, or take it out of the policy" in why
-
-
-def test_non_inferiority_holds_the_lower_end_of_the_interval_against_the_margin(evaluation):
-    evaluation.shift("m", BITS, 0.22)  # about 0.02 worse than what is served
-    low, high = comparison_of(evaluation.decide(), "m", BITS)["interval"]
-    assert low < -0.02 < high < 0
-
-
-@pytest.mark.parametrize(("beyond", "blessed"), [(1.001, True), (0.999, False)])
-def test_a_margin_just_beyond_the_interval_blesses_and_just_within_refuses(tmp_path, beyond, blessed):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    first, second = Evaluation(tmp_path / "first"), Evaluation(tmp_path / "second")
-    for evaluation in (first, second):
-        evaluation.shift("m", BITS, 0.22)
-    low = comparison_of(first.decide(), "m", BITS)["interval"][0]
-    decision = second.decide(per_student={"m": {"non_inferior": {BITS: -low * beyond}}}, monotone_tolerance=None)
-    assert decision["students"]["m"]["blessed"] is blessed
-    assert check_of(decision, "m", "non_inferior")["value"] == low
-
-
-def test_improve_asks_for_more_than_noise_beyond_the_amount(evaluation):
-    per_student = {"s": {"improve": {BITS: 0.15}}, "m": {"improve": {BITS: 0.2}}, "l": {"improve": {TOKEN: 0}}}
-    decision = evaluation.decide(per_student=per_student)
-    assert decision["blessed"] == ["s"]
-    assert "better by more than 0.15" in check_of(decision, "s", "improve")["why"]
-    assert "not shown to be better by more than 0.2" in check_of(decision, "m", "improve")["why"]
-    assert "not shown to be better at all" in check_of(decision, "l", "improve")["why"]
-
-
-def test_better_but_surely_by_less_than_the_amount_is_a_no(evaluation):
-    decision = evaluation.decide(per_student={"m": {"improve": {BITS: 0.4}}})
-    assert comparison_of(decision, "m", BITS)["verdict"] == "better"  # by 0.2
-    assert failed(decision, "m") == [("improve", BITS)]
-
-
-def test_a_difference_that_is_noise_is_called_noise(evaluation):
-    evaluation.shift("m", BITS, 0.4)
-    evaluation.values["l"] = list(evaluation.values["baseline-l"])  # identical
-    evaluation.refigure("l")
-    decision = evaluation.decide(monotone_tolerance=None)
-    assert comparison_of(decision, "s", BITS)["verdict"] == "better"
-    assert comparison_of(decision, "m", BITS)["verdict"] == "worse"
-    for student in ALL:
-        assert comparison_of(decision, student, TOKEN)["verdict"] == "noise"
-    same = comparison_of(decision, "l", BITS)
-    assert (same["verdict"], same["difference"], same["p_value"]) == ("noise", 0.0, 1.0)
-
-
-def test_what_is_corrected_for_is_every_comparison_of_the_decision(evaluation):
-    policy = {"improve": {BITS: 0.1}, "slices": {TOKEN: 0.9}, "min_documents": 6, "small_slices": "skip"}
-    decision = evaluation.decide(per_student={"s": policy})
-    # Three students on two tasks; s: an amount, and four slices (source=few has five documents).
-    assert decision["hypotheses"] == 6 + 1 + 4
-    compared = comparison_of(decision, "s", BITS)
-    assert compared["p_adjusted"] >= compared["p_value"]
-    assert comparison_of(decision, "s", TOKEN, "length=long")["documents"] == 13
-
-
-def test_more_comparisons_widen_every_interval(tmp_path):
-    widths = []
-    for number, policy in enumerate([{}, {"slices": {BITS: 1.0}, "min_documents": 5}]):
-        (tmp_path / str(number)).mkdir()
-        low, high = comparison_of(Evaluation(tmp_path / str(number)).decide(policy=policy), "s", BITS)["interval"]
-        widths.append(high - low)
-    assert widths[1] > widths[0]
-
-
-def test_a_loss_in_one_slice_alone_is_found(evaluation):
-    for place in evaluation.places(BITS):
-        if evaluation.questions[place]["slices"]["length"] == "long":
-            evaluation.values["m"][place] += 0.4
-        else:
-            evaluation.values["m"][place] -= 0.4
-    evaluation.refigure("m")
-    asked = {"non_inferior": {BITS: 0.1}, "slices": {BITS: 0.1}, "min_documents": 10, "small_slices": "skip"}
-    decision = evaluation.decide(policy=asked, monotone_tolerance=None)
-    assert decision["blessed"] == ["s", "l"]
-    (found,) = [check for check in decision["students"]["m"]["checks"] if not check["passed"]]
-    assert (found["check"], found["slice"]) == ("slices", "length=long")
-
-
-@pytest.mark.parametrize(("small_slices", "blessed"), [("refuse", []), ("skip", ALL)])
-def test_a_slice_with_too_few_documents_is_refused_or_skipped_by_name(evaluation, small_slices, blessed):
-    policy = {"slices": {BITS: 0.1}, "min_documents": 10, "small_slices": small_slices}
-    decision = evaluation.decide(policy=policy)
-    assert decision["blessed"] == blessed
-    check = check_of(decision, "s", "slices", BITS, "source=few")
-    assert check["passed"] is (small_slices == "skip")
-    assert "source=few: 5 documents, fewer than min_documents = 10" in check["why"]
-
-
-def test_slices_that_are_all_too_small_are_told(evaluation):
-    decision = evaluation.decide(policy={"slices": {BITS: 0.1}, "min_documents": 40, "small_slices": "skip"})
-    assert decision["blessed"] == ALL
-    assert f"no slice of {BITS} has min_documents = 40: none is looked at for s" in decision["warnings"]
-
-
-def test_a_task_without_slices_cannot_be_asked_for_them(evaluation):
-    for question in evaluation.questions:
-        question["slices"] = {}
-    decision = evaluation.decide(per_student={"s": {"slices": {BITS: 0.1}}})
-    assert decision["blessed"] == ["m", "l"]
-    assert "has no slices" in check_of(decision, "s", "slices")["why"]
 
 
 @pytest.mark.parametrize(
@@ -291,52 +169,11 @@ def test_sizes_are_ordered_by_parameters_whatever_their_names(evaluation):
     assert evaluation.decide()["blessed"] == ["m", "l", "s"]
 
 
-def test_without_a_baseline_a_student_is_refused_and_told_how_to_begin(evaluation):
-    evaluation.without_baselines("m")
-    decision = evaluation.decide(policy={"maximum": {BITS: 9.0}})
-    assert decision["blessed"] == ["s", "l"]
-    assert failed(decision, "m") == [("baseline", None)]
-    why = check_of(decision, "m", "baseline")["why"]
-    assert "nothing of the size m is served under pushed" in why
-    assert "For a first push set it to bless_on_thresholds" in why
-    assert decision["students"]["m"]["comparisons"] == []
-
-
-def test_without_a_baseline_thresholds_alone_can_decide_and_what_is_left_out_is_said(evaluation):
-    evaluation.without_baselines()
-    decision = evaluation.decide(
-        without_baseline="bless_on_thresholds",
-        policy={"maximum": {BITS: 2.3}, "non_inferior": {TOKEN: 0.0}, "improve": {BITS: 1.0}},
-    )
-    assert decision["blessed"] == ["m", "l"]
-    assert failed(decision, "s") == [("maximum", BITS)]
-    assert decision["hypotheses"] == 0
-    assert check_of(decision, "m", "baseline")["why"].endswith("; left out: non_inferior, improve")
-
-
 def test_a_policy_that_asks_nothing_is_told_loudly(evaluation):
     decision = evaluation.decide(per_student={"m": {"maximum": {BITS: 9.0}}})
     assert [warning.split(" is asked of ")[1][:1] for warning in decision["warnings"]] == ["s", "l"]
     assert decision["warnings"][0].startswith("nothing but measured, baseline, certificate is asked of s")
     assert "gate.policy sets no minimum, maximum, non_inferior, improve or slices" in decision["warnings"][0]
-
-
-def test_a_policy_of_comparisons_alone_asks_nothing_where_nothing_is_served(evaluation):
-    evaluation.without_baselines("s")
-    decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"non_inferior": {BITS: 0.1}})
-    assert decision["blessed"] == ALL
-    (warning,) = decision["warnings"]
-    assert "asked of s" in warning
-    assert "left out without a baseline" in warning
-
-
-def test_a_baseline_that_cannot_be_compared_with_is_told_where_no_policy_asks_for_it(evaluation):
-    evaluation.values["baseline-m"][0] = None
-    decision = evaluation.decide(policy={"maximum": {BITS: 9.0}})
-    assert decision["blessed"] == ALL
-    (warning,) = decision["warnings"]
-    assert warning.startswith("m is not compared with baseline-m: baseline-m, matta_bits_per_byte: question 0")
-    assert [one["task"] for one in decision["students"]["m"]["comparisons"]] == [TOKEN]
 
 
 def test_a_students_own_problem_is_told_by_its_checks_alone(evaluation):
