@@ -61,7 +61,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
 def ascending(family: Mapping[str, Any]) -> list[str]:
     """The names of a family's students by size. Raises: UserError where family.json does not give their sizes."""
     members = family.get("students")
-    if not isinstance(members, Mapping):
+    if not isinstance(members, Mapping) or not members:
         raise UserError("family.json names no students: extract them again")
     for name, member in members.items():
         if not isinstance(member, Mapping) or not isinstance(member.get("parameters"), int):

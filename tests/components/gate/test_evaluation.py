@@ -6,7 +6,7 @@ import re
 
 import pytest
 from gate_support import BITS, DOCUMENTS, TOKEN, Evaluation, failed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.evaluate.figures import summarise
@@ -210,6 +210,7 @@ WHERE = [
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.sampled_from(WHERE), value=junk)
+@example(where=("family", "students"), value={})
 def test_whatever_stands_anywhere_there_is_a_decision_or_a_mistake_that_is_told(tmp_path_factory, where, value):
     evaluation = Evaluation(tmp_path_factory.mktemp("junk"))
     *parents, last = where[1:]
