@@ -7,7 +7,7 @@ from typing import Any
 
 from components.evaluate.baselines import resolve
 from components.evaluate.candidates import TEACHER, family, teacher_candidate
-from components.step import checkpoint_identity, run_step
+from components.step import run_step
 from matta_core.artifacts import Artifact, file_digest, open_artifact
 from matta_core.config import EvaluateConfig
 from matta_core.errors import UserError
@@ -70,7 +70,7 @@ def evaluate(
         return evaluate_all(config, inputs["dataset"], candidates, baselines, push_target, path)
 
     outside = {
-        "teacher": None if teacher is None else checkpoint_identity(teacher),
+        "teacher": None if teacher is None else candidates[TEACHER].digest or teacher,
         "target": push_target,
         "baselines": {size: baseline.digest if baseline else None for size, baseline in baselines.items()},
         "data_files": {name: _file_identity(name, task.data_files) for name, task in config.tasks.items()},

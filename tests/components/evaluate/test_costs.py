@@ -63,6 +63,7 @@ def saved(tmp_path_factory):
     return {"small": str(root / "small"), "large": str(root / "large")}
 
 
+@pytest.mark.slow  # a process that loads torch
 def test_memory_is_at_least_the_weights_and_grows_with_them(saved):
     peaks = peak_memory_bytes(saved, torch.device("cpu"), 8, 4)
     parameters = {name: tiny.num_parameters() for name, tiny in (
@@ -76,6 +77,7 @@ def test_memory_is_at_least_the_weights_and_grows_with_them(saved):
     assert peaks["small"] - 4 * parameters["small"] < 100 * 2**20
 
 
+@pytest.mark.slow  # a process that loads torch
 def test_a_model_that_cannot_be_measured_is_told(saved, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(

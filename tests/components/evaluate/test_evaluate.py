@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import subprocess
@@ -13,7 +12,6 @@ from components.evaluate.figures import summarise
 from components.evaluate.step import evaluate
 from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact, open_artifact
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
 
 
@@ -227,46 +225,6 @@ def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make
         assert set(values_of(tmp_path / "report", "s", task)) == {None}
         assert models["xl"]["tasks"][task]["value"] is not None
     assert models["s"]["decode"]["1"]["seconds_per_token"] > 0
-
-
-def test_a_task_of_lm_eval_is_put_to_all_models_and_its_file_is_part_of_the_key(
-    tmp_path, make_artifacts, config, unmeasured
-):
-    make_artifacts(tmp_path)
-    file = tmp_path / "rows.jsonl"
-    rows = [{"text": f"return value items {word}"} for word in ("self", "x1", "import")]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = dataclasses.replace(config, tasks={"lambada_openai": TaskConfig(data_files=str(file))})
-    first = run(tmp_path, config)
-    results = results_of(first.path)
-    assert list(results["tasks"]) == ["matta_bits_per_byte", "matta_last_token", "lambada_openai"]
-    assert results["tasks"]["lambada_openai"]["questions"] == 3
-    for name, model in results["models"].items():
-        assert model["tasks"]["lambada_openai"]["value"] == pytest.approx(
-            sum(values_of(first.path, name, "lambada_openai")) / 3
-        )
-    file.write_text(file.read_text().replace("self", "name"))
-    second = run(tmp_path, config, "second")
-    assert second.key != first.key
-    assert second.metadata["evaluation_set"] != first.metadata["evaluation_set"]
-
-
-def test_a_task_that_writes_more_than_the_models_see_is_a_mistake(tmp_path, make_artifacts, config):
-    make_artifacts(tmp_path)
-    file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n")
-    config = dataclasses.replace(config, tasks={"gsm8k": TaskConfig(data_files=str(file), num_fewshot=0)})
-    with pytest.raises(UserError, match=r"evaluate.tasks.gsm8k has a model write 256 tokens, .* more than 32 at once"):
-        run(tmp_path, config)
-
-
-def test_a_tasks_file_that_is_not_there_is_a_mistake_before_anything_is_done(finished, config):
-    config = dataclasses.replace(config, tasks={"lambada_openai": TaskConfig(data_files="/nowhere.jsonl")})
-    with pytest.raises(
-        UserError, match=r"evaluate.tasks.lambada_openai.data_files: cannot read /nowhere.jsonl: No such"
-    ):
-        run(finished, config, "other")
-    assert not (finished / "other").exists()
 
 
 def test_finished_work_is_reused_without_loading_torch(finished, config):
