@@ -25,7 +25,7 @@ class Evaluation:
     """
 
     def __init__(self, folder):
-        self.folder, self.sealed_set, self.altered_rows = folder, None, {}
+        self.folder, self.altered_rows = folder, {}
         self.questions = [self._question(BITS, n, n, 500.0 + 97 * (n * 7 % 40)) for n in range(DOCUMENTS)]
         self.questions += [self._question(TOKEN, n, n // LINES, 1.0) for n in range(DOCUMENTS * LINES)]
         generator = np.random.default_rng(0)
@@ -64,6 +64,7 @@ class Evaluation:
         self.results["evaluation_set"] = digest_of(
             {name: task["digest"] for name, task in self.results["tasks"].items()}
         )
+        self.sealed_set = self.results["evaluation_set"]
         self.refigure()
 
     def refigure(self, *models):
@@ -107,7 +108,7 @@ class Evaluation:
             "EvaluationReport",
             key="e",
             inputs={"students": family.digest},
-            metadata={"evaluation_set": self.sealed_set or self.results["evaluation_set"]},
+            metadata={"evaluation_set": self.sealed_set},
         )
         return evaluation, students
 
