@@ -258,18 +258,29 @@ class PushConfig(Section):
     """Where blessed students go."""
 
     target: str = setting(help="a local directory, or gs://bucket/prefix")
-    load_timeout_seconds: float = setting(120.0, above=0.0, help="for loading and querying in a fresh process")
+    load_timeout_seconds: float = setting(
+        120.0, above=0.0, changes_result=False, help="for loading and querying in a fresh process"
+    )
     max_load_memory_bytes: int | None = setting(
-        None, low=1, unit="bytes", help="resident at the peak of loading and querying, Python and torch included"
+        None,
+        low=1,
+        unit="bytes",
+        changes_result=False,
+        help="resident at the peak of loading and querying, Python and torch included",
     )
     keep_versions: int = setting(
-        5, low=1, help="per size, the newest; the current, its previous and pinned ones are never deleted"
+        5,
+        low=1,
+        changes_result=False,
+        help="per size, the newest; the current, its previous and pinned ones are never deleted",
     )
     serving: ServingConfig = setting(default_factory=ServingConfig)
     registry: str | None = setting(
         None, help="URL of a Kubeflow Model Registry in which pushed versions are registered; none: not registered"
     )
-    registry_token_file: str | None = setting(None, help="holds the bearer token for it; none: without one")
+    registry_token_file: str | None = setting(
+        None, changes_result=False, help="holds the bearer token for it; none: without one"
+    )
 
     def check(self) -> None:
         if "://" in self.target and not re.fullmatch(r"gs://[^/]+(/.*)?", self.target):

@@ -1,0 +1,174 @@
+"""A pusher that is killed, at any write: its pointer names a whole version all the time, and trying again ends well."""
+
+import json
+import os
+import shutil
+import signal
+import traceback
+
+import pytest
+
+from components.push import step
+from components.push.pointer import read_pointer
+from components.push.retention import retire
+from components.push.store import open_store
+from components.push.versions import content_digest, fetch, versions_there
+
+# The third push deletes the first one's version: 2 are the current and its previous.
+SETTINGS = {"keep_versions": 2}
+
+
+class Countdown:
+    """Kills this process before the n-th of the writes that are announced to it."""
+
+    def __init__(self, writes):
+        self.left = writes
+
+    def __call__(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledStore:
+    """A store that announces every write, before it and after it."""
+
+    def __init__(self, store, announce):
+        self._store, self._announce = store, announce
+
+    def __getattr__(self, name):
+        method = getattr(self._store, name)
+        if name not in ("write", "upload", "delete"):
+            return method
+
+        def announced(*arguments, **options):
+            self._announce()
+            result = method(*arguments, **options)
+            self._announce()
+            return result
+
+        return announced
+
+
+def in_a_process_killed_at(write, work):
+    """Run `work(announce)` in a process of its own; its exit status, -9 where it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work(Countdown(write))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def announcing_every_write(monkeypatch, announce, *, flushes):
+    real_open, real_fsync = step.open_store, os.fsync
+    monkeypatch.setattr(step, "open_store", lambda target: KilledStore(real_open(target), announce))
+    if flushes:  # in the middle of a directory's writes as well: written and not yet in place
+
+        def fsync(descriptor):
+            announce()
+            real_fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+
+def record_of(artifact):
+    return json.loads((artifact.path / "push.json").read_text())["students"]
+
+
+def assert_pointers_are_sound(target, folder):
+    """What a pointer names is there, whole, whoever comes to fetch it now."""
+    store = open_store(target)
+    for size in ("s", "xl"):
+        if (pointer := read_pointer(store, size)) is not None:
+            assert content_digest(fetch(store, size, pointer.version, folder)) == pointer.digest
+
+
+def state_of(target):
+    """What lies in a target and what its pointers say, but for times, processes and generations."""
+    store = open_store(target)
+    state = {}
+    for size in ("s", "xl"):
+        pointer = read_pointer(store, size)
+        moves = [(move.version, move.why, move.decision) for move in pointer.history]
+        files = [entry.name for entry in store.list(size)]
+        state[size] = (pointer.version, pointer.previous, pointer.retired, moves, files)
+    return state
+
+
+@pytest.mark.slow
+def test_a_push_killed_at_any_write_leaves_a_sound_pointer_and_the_next_one_ends_as_if_nothing_happened(
+    target, make, push_to, queried, tmp_path, monkeypatch
+):
+    generations = [make("first"), make("second"), make("third")]
+    reference = f"{target}-reference"
+    for number, made in enumerate(generations):
+        undisturbed = record_of(push_to(reference, made, tmp_path / f"reference-{number}", **SETTINGS))
+    expected = state_of(reference)
+
+    write, killed = 0, 0
+    while True:
+        write += 1
+        place = f"{target}-{write}"
+        if write == 1 or place.startswith("gs://"):
+            for number, made in enumerate(generations[:2]):
+                push_to(place, made, tmp_path / f"record-{write}-{number}", **SETTINGS)
+            if not place.startswith("gs://"):
+                shutil.copytree(place, f"{target}-before")
+        else:
+            shutil.copytree(f"{target}-before", place)
+
+        def push_third(announce, place=place, write=write):
+            announcing_every_write(monkeypatch, announce, flushes=not place.startswith("gs://"))
+            push_to(place, generations[2], tmp_path / f"record-{write}", **SETTINGS)
+
+        status = in_a_process_killed_at(write, push_third)
+        assert_pointers_are_sound(place, tmp_path / f"fetched-{write}")
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        killed += 1
+        retried = record_of(push_to(place, generations[2], tmp_path / f"record-{write}", **SETTINGS))
+        assert_pointers_are_sound(place, tmp_path / f"fetched-{write}")
+        assert state_of(place) == expected
+        for size, entry in retried.items():
+            assert {**entry, "path": None} == {**undisturbed[size], "path": None}
+    # Two sizes of two files, a reference, a manifest and a pointer each, and as many deletions, before and after.
+    assert killed >= 2 * 2 * (2 + 1 + 1 + 1) + 2 * 2 * (2 + 1 + 1)
+
+
+def test_a_deletion_killed_halfway_is_never_taken_for_a_whole_version_and_the_next_push_finishes_it(
+    target, make, push_to, queried, tmp_path, monkeypatch
+):
+    first, second, third = make("first"), make("second"), make("third")
+    for number, made in enumerate((first, second, third)):
+        push_to(target, made, tmp_path / f"record-{number}")
+    store, doomed = open_store(target), content_digest(first.students / "s")[:16]
+
+    def delete(announce):
+        retire(KilledStore(store, announce), "s", keep=2)
+
+    # Announced: marking (2), the manifest (2), and before the first of the model's files.
+    assert in_a_process_killed_at(5, delete) == -signal.SIGKILL
+    assert store.read(f"s/versions/{doomed}/manifest.json") is None
+    assert store.read(f"s/versions/{doomed}/model.safetensors") is not None
+    assert read_pointer(store, "s").retired == (doomed,)
+    push_to(target, third, tmp_path / "record-2", **SETTINGS)
+    assert doomed not in versions_there(store, "s")
+    assert read_pointer(store, "s").retired == ()
+    assert [entry.name for entry in store.list("s/references") if doomed in entry.name] == []
+
+
+def test_a_version_whose_deletion_was_killed_can_be_pushed_again(target, make, push_to, queried, tmp_path):
+    generations = [make("first"), make("second"), make("third")]
+    for number, made in enumerate(generations):
+        push_to(target, made, tmp_path / f"record-{number}")
+    store, digest = open_store(target), content_digest(generations[0].students / "s")
+    assert in_a_process_killed_at(6, lambda announce: retire(KilledStore(store, announce), "s", 2)) == -signal.SIGKILL
+    record = record_of(push_to(target, generations[0], tmp_path / "again"))
+    assert record["s"]["after"] == digest[:16]
+    assert content_digest(fetch(store, "s", digest[:16], tmp_path / "fetched")) == digest
+    assert read_pointer(store, "s").retired == ()
