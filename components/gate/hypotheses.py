@@ -4,7 +4,8 @@ The hypotheses of a decision are fixed by the students, the tasks and the polici
 each student that something is served for, on each task; each slice that its policy asks for and that has enough
 documents; and each amount by which its policy asks it to improve. p-values are adjusted by Holm over all of them, and
 intervals are widened by Bonferroni over the same number, so all statements of a decision hold together at the
-decision's confidence. A comparison that cannot be made counts as one that found nothing.
+decision's confidence. More than noise is what both find: the adjusted p-value is small enough and the interval leaves
+the amount out. A comparison that cannot be made counts as one that found nothing.
 """
 
 import math
@@ -78,9 +79,12 @@ def compare(planned: Sequence[Hypothesis], report: Report, confidence: float) ->
     adjusted = holm([figures["p_value"] for figures in found.values()])
     outcomes = {}
     for (hypothesis, figures), p_adjusted in zip(found.items(), adjusted, strict=True):
+        # Both must agree: under skewed differences the test alone finds too much, the interval far less.
         verdict = "noise"
-        if p_adjusted <= 1 - confidence:
-            verdict = "better" if figures["difference"] > hypothesis.shift else "worse"
+        if p_adjusted <= 1 - confidence and figures["low"] > hypothesis.shift:
+            verdict = "better"
+        elif p_adjusted <= 1 - confidence and figures["high"] < hypothesis.shift:
+            verdict = "worse"
         outcomes[hypothesis] = Outcome(p_adjusted=p_adjusted, verdict=verdict, **figures)
     return outcomes
 

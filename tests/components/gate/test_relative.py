@@ -1,5 +1,6 @@
 """Against what is served: non-inferiority, improvement, slices, and where nothing is served."""
 
+import numpy as np
 import pytest
 from gate_support import BITS, TOKEN, Evaluation, check_of, comparison_of, failed
 
@@ -51,6 +52,18 @@ def test_a_difference_that_is_noise_is_called_noise(evaluation):
         assert comparison_of(decision, student, TOKEN)["verdict"] == "noise"
     same = comparison_of(decision, "l", BITS)
     assert (same["verdict"], same["difference"], same["p_value"]) == ("noise", 0.0, 1.0)
+
+
+def test_what_the_test_finds_but_the_interval_does_not_is_noise(evaluation):
+    """Skewed differences whose long tail was hardly seen: a little better nearly everywhere, much worse in one."""
+    generator = np.random.default_rng(36)
+    for place in evaluation.places(BITS):
+        evaluation.values["m"][place] = evaluation.values["baseline-m"][place] + generator.lognormal(-2.0, 1.0) - 0.25
+    evaluation.refigure("m")
+    found = comparison_of(evaluation.decide(), "m", BITS)
+    assert found["p_adjusted"] <= 0.05
+    assert found["interval"][0] < 0 < found["difference"]
+    assert found["verdict"] == "noise"
 
 
 def test_what_is_corrected_for_is_every_comparison_of_the_decision(evaluation):
