@@ -71,9 +71,10 @@ def query(
         printed, complaints = out.read().decode(errors="replace"), err.read().decode(errors="replace").strip()
     if process.returncode != 0:
         reason = (complaints.splitlines() or [f"exit status {process.returncode}"])[-1].rstrip(".")
+        # A download is gone by now: what stays can be asked again.
+        repeat = f" To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}" if where == str(place) else ""
         raise UserError(
-            f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved. "
-            f"To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}"
+            f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved.{repeat}"
         )
     report = json.loads(printed.splitlines()[-1])
     _check_memory(report["peak_memory_bytes"], where, max_memory_bytes)
