@@ -29,16 +29,11 @@ def register(config: PushConfig, name: str, version: str, uri: str, facts: Mappi
     """Register a pushed version, once; return its URL in the registry's API.
 
     `facts` become the version's properties: strings, whole numbers, floats.
-    Raises: UserError where the registry cannot be reached or refuses.
+    Raises: UserError where the registry cannot be reached, refuses, or gives no sensible answer.
     """
-    assert config.registry is not None
-    import aiohttp
-    from mr_openapi.exceptions import OpenApiException
-    from pydantic import ValidationError
-
     try:
         return asyncio.run(_register(config, name, version, uri, facts))
-    except (OpenApiException, aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
+    except Exception as error:  # the client meets an answer that it did not expect with errors of any kind
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{config.registry} did not register {name} {version}: {reason}") from None
 
