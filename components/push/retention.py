@@ -15,6 +15,8 @@ The order of a deletion, in which a kill at any point does no harm:
 A push of a version that is marked finishes its deletion and installs it anew; generations keep a slow deleter from
 deleting the new files. (fake-gcs-server deletes any generation; the real service and local directories do not.)
 A push that read the pointer before the mark fails its own compare-and-swap, and looks again at all it installed.
+What no order of these steps rules out: a deleter that is stopped between 2 and 3 while one process finishes the same
+deletion, another one uploads a file of the version in that moment, and a third pushes the version with that file.
 """
 
 import dataclasses

@@ -93,6 +93,8 @@ def install(
     version = digest[:16]
     name = version_name(size, version)
     files = _files(model)
+    if not store.holds(reference, reference_name(size, version)):
+        store.upload(reference, reference_name(size, version))
     if store.read(f"{name}/{MANIFEST}") is not None:
         _check(store, size, digest, files)
         return False
@@ -101,8 +103,6 @@ def install(
             if not store.holds(source, f"{name}/{file}"):
                 store.upload(source, f"{name}/{file}")
             bar.update()
-    if not store.holds(reference, reference_name(size, version)):
-        store.upload(reference, reference_name(size, version))
     _refuse_strangers(store, size, version, files)
     try:
         store.write(f"{name}/{MANIFEST}", _manifest_of(files, digest, inputs, metadata), expected=None)

@@ -5,15 +5,18 @@ import re
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
 import pytest
 
-from components.push import operations, retention
+from components.push import operations, retention, step
 from components.push.pointer import HISTORY_LENGTH, move_pointer, read_pointer
 from components.push.store import open_store
 from components.push.versions import content_digest, fetch, versions_there
 from matta_core.config import PushConfig
 from matta_core.errors import UserError
+
+Made = namedtuple("Made", "decision students evaluation")  # as in conftest.py
 
 
 @pytest.fixture
@@ -179,6 +182,41 @@ def test_a_version_that_is_marked_cannot_be_pinned_or_rolled_back_to(pushed, tri
     for operation in (operations.pin, operations.rollback):
         with pytest.raises(UserError, match=rf"{versions[0]} of size 's' is being deleted"):
             operation(config, "s", versions[0])
+
+
+def test_a_version_that_is_deleted_while_it_is_pushed_is_put_back_whole(
+    pushed, make, push_to, tmp_path, monkeypatch, queried
+):
+    """Of the oldest model, which is pushed again just when it is the next to be deleted."""
+    config, versions = pushed
+    store, deleted = open_store(config.target), []
+
+    def delete_once(store, size, version, **limits):
+        if size == "s" and not deleted:
+            deleted.extend(retention.retire(store, "s", keep=2))
+
+    monkeypatch.setattr(step, "validate", delete_once)
+    record = push_to(config.target, Made(*(tmp_path / f"{kind}-first" for kind in Made._fields)), tmp_path / "again")
+    assert deleted == sorted(versions[:2])
+    assert record.metadata["pushed"] == ["s", "xl"]
+    assert current(config).version == versions[0]
+    assert content_digest(fetch(store, "s", versions[0], tmp_path / "fetched"))[:16] == versions[0]
+    assert current(config).retired == ()
+
+
+def test_a_pin_that_comes_during_a_push_does_not_stop_it(pushed, make, push_to, tmp_path, monkeypatch):
+    config, versions = pushed
+    pins = []
+
+    def pin_once(store, size, version, **limits):
+        if size == "s":
+            pins.append(operations.pin(config, "s", versions[0]))
+
+    monkeypatch.setattr(step, "validate", pin_once)
+    push_to(config.target, make("fifth"), tmp_path / "record")
+    assert len(pins) == 1, "it was tried out once: nothing of it changed"
+    assert current(config).previous == versions[3]
+    assert current(config).pinned == (versions[0],)
 
 
 def test_what_is_not_marked_any_more_is_not_deleted(pushed, tmp_path):

@@ -239,6 +239,15 @@ def test_a_half_written_version_is_gone_on_with(target, made, push_to, queried, 
     assert content_digest(fetch(store, "s", digest[:16], tmp_path / "fetched")) == digest
 
 
+def test_a_reference_that_is_missing_is_put_back(target, made, push_to, queried, tmp_path):
+    record = record_of(push_to(target, made, tmp_path / "record"))
+    store, name = open_store(target), f"s/references/{record['s']['version']}.safetensors"
+    (entry,) = (entry for entry in store.list("s") if entry.name == name)
+    store.delete(entry)
+    push_to(target, made, tmp_path / "record")
+    assert store.read(name)[0] == b"first logits of s"
+
+
 def test_a_version_that_is_fetched_again_downloads_only_what_is_missing(
     gcs_target, made, push_to, queried, tmp_path, monkeypatch
 ):

@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import byte_tokenizer, tiny_gpt2
 
+from components.extract_students.step import extract_students
 from components.push import validation
 from components.push.operations import rollback
 from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.push.validation import query
 from components.push.versions import content_digest
-from matta_core.config import PushConfig
+from matta_core.artifacts import finish_artifact
+from matta_core.config import ExtractStudentsConfig, PushConfig
 from matta_core.errors import UserError
 from matta_core.models import save_model
 
@@ -46,6 +48,20 @@ def test_a_model_that_answers_as_recorded_passes_whatever_lies_in_the_working_di
     assert report["max_difference"] < report["tolerance"] / 100
     assert isinstance(report["generated"], str)
     assert 2**26 < report["peak_memory_bytes"] < 8 * 2**30
+
+
+@pytest.mark.slow
+def test_what_extraction_wrote_and_recorded_passes(dataset, tmp_path):
+    save_model(tiny_gpt2(32, vocab_size=257), byte_tokenizer(), tmp_path / "checkpoint" / "ta")
+    nesting = {"model_type": "gpt2", "sizes": {"s": 8, "xl": 32}, "student": "s", "sequence_length": 16}
+    (tmp_path / "checkpoint" / "nesting.json").write_text(json.dumps(nesting))
+    checkpoint = finish_artifact(
+        tmp_path / "checkpoint", "MattaCheckpoint", key="k", inputs={"dataset": dataset.digest}
+    )
+    family = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    member = json.loads((family.path / "family.json").read_text())["students"]["s"]
+    report = query(family.path / member["path"], family.path / member["reference"], "s", **LIMITS)
+    assert report["max_difference"] < report["tolerance"] / 100
 
 
 def test_the_process_imports_nothing_of_ours():
