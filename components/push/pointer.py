@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from components.push.store import ConflictError, Store
@@ -132,6 +133,13 @@ def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]
 def same_move(one: Pointer | None, other: Pointer | None) -> bool:
     """Whether two readings name the same version by the same move: only pins and deletions may lie between them."""
     return (one and one.history[-1].id) == (other and other.history[-1].id)
+
+
+def withdrawal(pointer: Pointer | None, version: str) -> Move | None:
+    """The rollback by which a person last moved away from a version; None: the version may be served."""
+    moves = () if pointer is None else pointer.history
+    after = [later for earlier, later in pairwise(moves) if earlier.version == version]
+    return after[-1] if after and after[-1].why == "rollback" else None
 
 
 def describe(pointer: Pointer | None) -> str:

@@ -17,6 +17,7 @@ def push_version(
     model: Path,
     reference: Path,
     *,
+    may_replace: Callable[[Pointer | None], None],
     try_out: Callable[[str], None],
     inputs: Mapping[str, str],
     metadata: Mapping[str, Any],
@@ -24,11 +25,15 @@ def push_version(
 ) -> Pointer:
     """Install a model's version, try it out, make it current; return the pointer that names it.
 
+    `may_replace(pointer)` raises UserError where what is served must not be replaced by this model. It is asked of the
+    very pointer that the move then compares with.
+
     A version that is current already, and whole, is left as it is: pushing again changes nothing. The pointer is read
     before anything is installed and moved only if it is still the same, to the letter, so nothing that happened to
     the version in between (see `retention`) goes unseen.
 
-    Raises: UserError that says who moved the pointer meanwhile, or what `try_out(version)` or the store raised.
+    Raises: UserError that says who moved the pointer meanwhile, or what `may_replace`, `try_out(version)` or the store
+    raised.
     """
     digest = content_digest(model)
     version = digest[:16]
@@ -39,8 +44,10 @@ def push_version(
             finish_deletion(store, size, version)
             before = read_pointer(store, size)
             continue
-        installed = install(store, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
         current = before is not None and before.digest == digest
+        if not current:
+            may_replace(before)
+        installed = install(store, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
         if installed or not (tried or current):
             try_out(version)
             tried = True

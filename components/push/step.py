@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from components.push import card, registry, serving
-from components.push.pointer import Pointer
+from components.push.pointer import Pointer, describe, withdrawal
 from components.push.release import push_version
 from components.push.retention import retire
 from components.push.store import Store, open_store
 from components.push.validation import validate
-from components.push.versions import version_name
+from components.push.versions import content_digest, version_name
 from components.step import disk_errors_explained, run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import PushConfig
@@ -51,12 +51,13 @@ def push(
     versions that the pointer named before and after the move that put this version in its place, whenever that was;
     `path` is the version's path or URL; `manifest_path` and `model_card` are relative to the record: a KServe
     InferenceService `serving/<size>.yaml` and `cards/<size>.md`; `registered` is the version's URL in the model
-    registry, or `registry_error` says why it is in none, which is no failure of the push. For a student that was not
-    blessed all but the first two are null.
+    registry, or `registry_error` says why it is in none, which is no failure of the push. A student that was not
+    blessed, or whose version a person rolled back, is not pushed: all but the first two are null.
 
     Raises: UserError where decision, students and evaluation do not belong together (nothing is pushed), or a student
-    could not be pushed: the target cannot be written, a version there is damaged, a model does not load or answers
-    otherwise than recorded, or another push moved the pointer meanwhile. A student that fails does not keep the
+    could not be pushed: something else is served than what it was compared with, the target cannot be written, a
+    version there is damaged, a model does not load or answers otherwise than recorded, or another push moved the
+    pointer meanwhile. A student that fails does not keep the
     others from being pushed: all are tried, then the error lists the failures, and there is no record.
     """
     verdict = open_artifact(decision, "GateDecision")
@@ -74,11 +75,15 @@ def push(
         record, failures = {}, {}
         for size in facts.ascending:
             if not facts.verdicts[size]["blessed"]:
-                record[size] = _not_pushed(size, facts.verdicts[size]["checks"])
+                reasons = dict.fromkeys(check["why"] for check in facts.verdicts[size]["checks"] if not check["passed"])
+                record[size] = _not_pushed(size, f"not blessed: {'; '.join(reasons)}")
                 continue
             try:
                 with disk_errors_explained(Path(target), "push.target"):
                     pointer = _push_one(config, store, size, facts)
+            except _WithdrawnError as error:
+                record[size] = _not_pushed(size, str(error))
+                continue
             except UserError as error:
                 failures[size] = error
                 say("push", f"{size}: NOT pushed: {error}")
@@ -95,6 +100,10 @@ def push(
 
     inputs = {"decision": verdict, "students": family, "evaluation": report}
     return run_step("push", "PushRecord", output, config, inputs, work, reuse=False)
+
+
+class _WithdrawnError(UserError):
+    """A person took this version out of service. To leave it out is the outcome asked for, not a failure."""
 
 
 class _Facts:
@@ -114,6 +123,11 @@ class _Facts:
         teacher = self.results["models"].get("teacher", {}).get("digest")
         self.lineage = {**family.inputs, **self.origin, **({"teacher": teacher} if teacher else {})}
 
+    def judged_against(self, size: str) -> str | None:
+        """The pushed version that the student was compared with; None: nothing of the size was served."""
+        baseline = self.verdicts[size]["baseline"]
+        return None if baseline is None else self.results["models"][baseline]["version"]
+
 
 def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:
     for name, artifact in inputs.items():
@@ -128,11 +142,13 @@ def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Poi
     member = facts.members[size]
     if "reference" not in member:
         raise UserError(f"{facts.folder} holds no recorded logits of {size}: run extract_students again")
+    model = facts.folder / member["path"]
     pointer = push_version(
         store,
         size,
-        facts.folder / member["path"],
+        model,
         facts.folder / member["reference"],
+        may_replace=partial(_may_replace, size, content_digest(model)[:16], facts.judged_against(size)),
         try_out=partial(
             validate,
             store,
@@ -146,6 +162,20 @@ def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Poi
     )
     say("push", f"{size}: {pointer.version} is current, and whole (before: {pointer.previous or 'none'})")
     return pointer
+
+
+def _may_replace(size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
+    """A person's rollback outlives the pipeline; and a student is pushed only over what it was compared with."""
+    if move := withdrawal(served, version):
+        raise _WithdrawnError(
+            f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
+            f"python -m components.push --rollback {size} --to {version}"
+        )
+    if (served and served.version) != judged_against:
+        raise UserError(
+            f"it was judged against {judged_against or 'nothing served'}, but {describe(served)} is served now: "
+            f"run the pipeline again, which evaluates and judges it anew"
+        )
 
 
 def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts, path: Path) -> dict[str, Any]:
@@ -199,9 +229,7 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts
     }
 
 
-def _not_pushed(size: str, checks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    reasons = dict.fromkeys(check["why"] for check in checks if not check["passed"])
-    why = f"not blessed: {'; '.join(reasons)}"
+def _not_pushed(size: str, why: str) -> dict[str, Any]:
     say("push", f"{size}: not pushed, {why}")
     return {"pushed": False, "why": why} | dict.fromkeys(_OF_A_PUSHED_STUDENT)
 

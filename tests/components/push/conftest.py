@@ -9,6 +9,8 @@ from collections import namedtuple
 import pytest
 
 from components.push import step
+from components.push.pointer import read_pointer
+from components.push.store import open_store
 from matta_core.artifacts import finish_artifact
 from matta_core.config import PushConfig
 
@@ -123,10 +125,17 @@ def queried(monkeypatch):
 
 
 @pytest.fixture
-def push_to():
-    def push(target, made, output, **settings):
+def push_to(monkeypatch):
+    """Push as if the students had been compared with what the target serves (`stale`: with what they really were)."""
+
+    def push(target, made, output, *, stale=False, **settings):
         config = PushConfig.from_dict({"target": str(target)} | settings, "push")
-        return step.push(config, *made, output=output)
+        with monkeypatch.context() as patch:
+            if not stale:
+                store = open_store(config.target)
+                served = {size: pointer.version for size in SIZES if (pointer := read_pointer(store, size))}
+                patch.setattr(step._Facts, "judged_against", lambda self, size: served.get(size))
+            return step.push(config, *made, output=output)
 
     return push
 

@@ -1,5 +1,6 @@
 """What an operator does: history, rollback, pins; and which versions are kept."""
 
+import json
 import os
 import re
 import subprocess
@@ -57,6 +58,26 @@ def test_a_rollback_to_a_version_can_be_repeated_without_harm(pushed, tried, cap
     assert current(config) == pointer
     assert f"{versions[0]} was current already" in capsys.readouterr().out
     assert tried == [versions[0]]
+
+
+def test_a_version_that_was_rolled_back_is_not_pushed_again_until_a_person_says_so(
+    pushed, tried, make, push_to, queried, tmp_path, capsys
+):
+    config, versions = pushed
+    fourth = Made(*(tmp_path / f"{kind}-fourth" for kind in Made._fields))
+    operations.rollback(config, "s")
+    before = current(config)
+    record = json.loads((push_to(config.target, fourth, tmp_path / "again").path / "push.json").read_text())
+    assert record["students"]["s"]["pushed"] is False
+    assert record["students"]["xl"]["pushed"] is True
+    assert current(config) == before
+    told = rf"s: not pushed, withdrawn: {versions[3]} was rolled back at .* by .*--rollback s --to {versions[3]}"
+    assert re.search(told, capsys.readouterr().out)
+    operations.rollback(config, "s", versions[3])
+    record = json.loads((push_to(config.target, fourth, tmp_path / "allowed").path / "push.json").read_text())
+    assert record["students"]["s"]["pushed"] is True
+    push_to(config.target, make("fifth"), tmp_path / "fifth")  # another version was never withdrawn
+    assert current(config).previous == versions[3]
 
 
 def test_a_rollback_to_what_does_not_load_moves_nothing(pushed, monkeypatch):

@@ -289,3 +289,18 @@ def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make,
     assert len(versions_there(store, "s")) == 2
     record = record_of(push_to(target, made, tmp_path / "record"))
     assert record["s"]["before"] == winner
+
+
+def test_a_student_is_pushed_only_over_what_it_was_compared_with(target, make, push_to, queried, tmp_path):
+    first, second = make("first"), make("second")  # both judged where nothing was served
+    push_to(target, first, tmp_path / "first", stale=True)
+    served = read_pointer(open_store(target), "s")
+    with pytest.raises(
+        UserError, match=rf"^s: it was judged against nothing served, but {served.version} .* is served now"
+    ):
+        push_to(target, second, tmp_path / "second", stale=True)
+    compared_with_another = make("third", baseline="baseline-s")
+    with pytest.raises(UserError, match=r"^s: it was judged against 0123456789abcdef, but .*: run the pipeline again"):
+        push_to(target, compared_with_another, tmp_path / "third", stale=True)
+    assert read_pointer(open_store(target), "s") == served
+    push_to(target, first, tmp_path / "first", stale=True)  # what is served already is never stale

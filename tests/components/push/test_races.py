@@ -28,7 +28,15 @@ def push(store, folder, content, try_out=lambda version: None):
     reference = folder / "reference"
     reference.write_text("logits")
     return push_version(
-        store, "s", model, reference, try_out=try_out, inputs={}, metadata={"size": "s"}, decision=None
+        store,
+        "s",
+        model,
+        reference,
+        may_replace=lambda served: None,
+        try_out=try_out,
+        inputs={},
+        metadata={"size": "s"},
+        decision=None,
     ).version
 
 

@@ -13,9 +13,10 @@ from matta_core.errors import UserError
 
 VERSION, DIGEST = "0123456789abcdef", "0123456789abcdef" * 4
 
-# The fields that we use, of serving.kserve.io/v1beta1 as in kserve/kserve at 67bcf1a (config/crd/full/
-# serving.kserve.io_inferenceservices.yaml) and its Go types (pkg/apis/serving/v1beta1: component.go, predictor.go,
-# predictor_model.go; the name's and the URI's forms are of the webhook). Not allowed is what is not named here.
+# The fields that we use, of serving.kserve.io/v1beta1, written after kserve/kserve's Go types (its
+# pkg/apis/serving/v1beta1: component.go, predictor_model.go) and the generated docs of ModelSpec and PredictorSpec;
+# the whole CRD was not at hand. The name's and the URI's forms are of the webhook. Not allowed is what is not named
+# here.
 LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 QUANTITY = r"[0-9]+(\.[0-9]+)?(m|k|[MGTPE]i?|Ki)?"
 RESOURCES = {"cpu": QUANTITY, "memory": QUANTITY, "nvidia.com/gpu?": r"[1-9][0-9]*"}
