@@ -69,7 +69,7 @@ def test_the_pipeline_runs_goes_on_after_a_mistake_and_reuses_what_is_finished(t
     second = run(tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
     assert second.stdout.count(" reused ") >= 6
-    assert "is current already" in second.stdout
+    assert "is current, and whole" in second.stdout
 
     # An artifact that somebody changed is refused, by name, and nothing is lost by that.
     weights = next((tmp_path / "run" / "artifacts").glob("extract_students-*/s/model.safetensors"))
