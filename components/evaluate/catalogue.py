@@ -46,7 +46,8 @@ class EvaluationTask(NamedTuple):
     def unit(self) -> str:
         if self.metric == "bits_per_byte":
             return "bits per byte"
-        return "accuracy" if self.metric.startswith("acc") else self.metric.replace("_", " ")
+        shares = ("acc", "exact_match", "em")  # 0 or 1 per question, so that the gate knows their range
+        return "accuracy" if self.metric.startswith(shares) else self.metric.replace("_", " ")
 
     @property
     def new_tokens(self) -> int:

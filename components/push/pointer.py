@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from components.push.store import ConflictError, Store
@@ -136,10 +135,17 @@ def same_move(one: Pointer | None, other: Pointer | None) -> bool:
 
 
 def withdrawal(pointer: Pointer | None, version: str) -> Move | None:
-    """The rollback by which a person last moved away from a version; None: the version may be served."""
+    """The rollback by which a person last moved away from a version; None: the version may be served.
+
+    A rollback that goes straight back on the one before it takes that one back, and withdraws nothing.
+    """
     moves = () if pointer is None else pointer.history
-    after = [later for earlier, later in pairwise(moves) if earlier.version == version]
-    return after[-1] if after and after[-1].why == "rollback" else None
+    places = [place for place, move in enumerate(moves[:-1]) if move.version == version]
+    if not places or moves[places[-1] + 1].why != "rollback":
+        return None
+    place = places[-1]
+    undone = place > 0 and moves[place].why == "rollback" and moves[place + 1].version == moves[place - 1].version
+    return None if undone else moves[place + 1]
 
 
 def describe(pointer: Pointer | None) -> str:

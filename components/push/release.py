@@ -45,9 +45,9 @@ def push_version(
             before = read_pointer(store, size)
             continue
         current = before is not None and before.digest == digest
-        if not current:
-            may_replace(before)
         installed = install(store, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
+        if not current:
+            may_replace(before)  # after installing: a refused version can still be chosen by a rollback
         if installed or not (tried or current):
             try_out(version)
             tried = True

@@ -11,7 +11,7 @@ from collections import namedtuple
 import pytest
 
 from components.push import operations, retention, step
-from components.push.pointer import HISTORY_LENGTH, move_pointer, read_pointer
+from components.push.pointer import HISTORY_LENGTH, move_pointer, read_pointer, withdrawal
 from components.push.store import open_store
 from components.push.versions import content_digest, fetch, versions_there
 from matta_core.config import PushConfig
@@ -78,6 +78,29 @@ def test_a_version_that_was_rolled_back_is_not_pushed_again_until_a_person_says_
     assert record["students"]["s"]["pushed"] is True
     push_to(config.target, make("fifth"), tmp_path / "fifth")  # another version was never withdrawn
     assert current(config).previous == versions[3]
+
+
+def test_a_withdrawn_version_whose_files_are_gone_comes_back_by_a_push_and_a_rollback(
+    target, pushed, tried, push_to, queried, tmp_path
+):
+    config, versions = pushed
+    operations.rollback(config, "s")
+    store = open_store(target)
+    for entry in store.list(f"s/versions/{versions[3]}"):
+        store.delete(entry)
+    fourth = Made(*(tmp_path / f"{kind}-fourth" for kind in Made._fields))
+    push_to(target, fourth, tmp_path / "again")
+    assert current(config).version == versions[2]
+    assert operations.rollback(config, "s", versions[3]).version == versions[3]
+
+
+def test_a_rollback_that_undoes_another_withdraws_nothing(pushed, tried):
+    config, versions = pushed
+    operations.rollback(config, "s")
+    assert withdrawal(current(config), versions[3]) is not None
+    operations.rollback(config, "s")
+    assert withdrawal(current(config), versions[2]) is None
+    assert withdrawal(current(config), versions[3]) is None
 
 
 def test_a_rollback_to_what_does_not_load_moves_nothing(pushed, monkeypatch):
