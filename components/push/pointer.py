@@ -139,7 +139,9 @@ def withdrawal(pointer: Pointer | None, version: str) -> Move | None:
 
     A rollback that goes straight back on the one before it takes that one back, and withdraws nothing.
     """
-    moves = () if pointer is None else pointer.history
+    if pointer is None or pointer.version == version:
+        return None
+    moves = pointer.history
     places = [place for place, move in enumerate(moves[:-1]) if move.version == version]
     if not places or moves[places[-1] + 1].why != "rollback":
         return None

@@ -164,4 +164,4 @@ def test_another_metric_of_the_task_can_be_chosen(tmp_path):
 
 def test_a_task_that_writes_says_how_much(tmp_path):
     task = load(tmp_path, "gsm8k", [{"question": "a", "answer": "b #### 2"}] * 2, num_fewshot=0)
-    assert (task.metric, task.unit, task.new_tokens) == ("exact_match", "exact match", 256)
+    assert (task.metric, task.unit, task.new_tokens) == ("exact_match", "accuracy", 256)
