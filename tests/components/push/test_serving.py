@@ -53,7 +53,7 @@ def problems(value, schema, where="$"):
         known = {name.rstrip("?"): part for name, part in schema.items()}
         found = [f"{where}.{name} is unknown" for name in value if name not in known]
         found += [f"{where}.{name} is missing" for name in schema if name[-1] != "?" and name not in value]
-        for name in value.keys() & known.keys():
+        for name in (name for name in value if name in known):
             found += problems(value[name], known[name], f"{where}.{name}")
         return found
     if isinstance(schema, list):
