@@ -72,6 +72,15 @@ def write_json_atomically(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def flush_to_disk(path: Path) -> None:
+    """A file's content, or the entries of a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def finish_artifact(
     path: Path,
     kind: str,

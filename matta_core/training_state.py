@@ -5,7 +5,6 @@ step-00000100/  model.safetensors  optimizer.safetensors  state.json
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from matta_core.artifacts import write_json_atomically
+from matta_core.artifacts import flush_to_disk, write_json_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def save_state(folder: Path, step: int, model: PreTrainedModel, optimizer: torch
     save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
     write_json_atomically(temporary / "state.json", {"step": step})
     for file in temporary.iterdir():
-        _flush(file)
+        flush_to_disk(file)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in saved_states(folder)[:-_KEPT]:
@@ -70,11 +69,3 @@ def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer)
         for name, parameter in model.named_parameters()
         for entry, tensor in optimizer.state.get(parameter, {}).items()
     }
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

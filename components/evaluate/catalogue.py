@@ -46,8 +46,8 @@ class EvaluationTask(NamedTuple):
     def unit(self) -> str:
         if self.metric == "bits_per_byte":
             return "bits per byte"
-        shares = ("acc", "exact_match", "em")  # 0 or 1 per question, so that the gate knows their range
-        return "accuracy" if self.metric.startswith(shares) else self.metric.replace("_", " ")
+        is_right_or_wrong = self.metric.startswith("acc") or self.metric in ("exact_match", "em")
+        return "accuracy" if is_right_or_wrong else self.metric.replace("_", " ")
 
     @property
     def new_tokens(self) -> int:

@@ -21,12 +21,16 @@ def main() -> None:
     other.add_argument("--dry-run", action="store_true", help="decide, tell the reasons, and write nothing")
     args = parser.parse_args()
     if args.explain:
+        if args.set or args.output:
+            parser.error(
+                "--explain decides by the decision's own settings, and writes nothing: leave out --set, --output"
+            )
         lines, same = replay(args.explain, args.evaluation, args.students)
         print("\n".join(lines))
         raise SystemExit(0 if same else 1)
-    for option in ("evaluation", "students", *(() if args.dry_run else ("output",))):
-        if getattr(args, option) is None:
-            parser.error(f"--{option} is required")
+    needed = ("evaluation", "students", *(() if args.dry_run else ("output",)))
+    if missing := [f"--{option}" for option in needed if getattr(args, option) is None]:
+        parser.error(f"required: {', '.join(missing)}")
     recipe = load_recipe(args.recipe, args.set)
     if args.dry_run:
         decision = decision_of(recipe.gate, *open_inputs(args.evaluation, args.students))

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from components.cli import load_recipe, run_command, step_parser
+from components.cli import DEFAULT_RECIPE, load_recipe, run_command, step_parser
 from components.push import operations
 from components.push.step import push
 from components.step import disk_errors_explained
@@ -22,13 +22,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.to is not None and args.rollback is None:
         parser.error("--to goes with --rollback")
+    operation = next((name for name in ("history", "rollback", "pin", "unpin") if getattr(args, name)), None)
+    if operation is not None and args.target is None and args.recipe is DEFAULT_RECIPE:
+        parser.error(f"--{operation} needs --target, or the --recipe that names it")
     target = [] if args.target is None else [f"push.target={json.dumps(args.target)}"]
     config = load_recipe(args.recipe, [*args.set, *target]).push
-    operation = next((name for name in ("history", "rollback", "pin", "unpin") if getattr(args, name)), None)
     if operation is None:
-        for option in (*_INPUTS, "output"):
-            if getattr(args, option) is None:
-                parser.error(f"--{option} is required")
+        if missing := [f"--{option}" for option in (*_INPUTS, "output") if getattr(args, option) is None]:
+            parser.error(f"required: {', '.join(missing)}")
         push(config, args.decision, args.students, args.evaluation, output=args.output)
         return
     with disk_errors_explained(Path(config.target), "push.target"):

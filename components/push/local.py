@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.push.store import ConflictError, Entry
-from matta_core.artifacts import file_digest
+from matta_core.artifacts import file_digest, flush_to_disk
 from matta_core.errors import UserError
 
 _TEMPORARY = ".tmp"
@@ -94,7 +94,7 @@ class LocalStore:
 
     def _put(self, temporary: Path, name: str, *, expected: str | None, conditional: bool) -> str:
         """Flush a finished file and rename it into place, if `expected` lies there; return its generation."""
-        _flush(temporary)
+        flush_to_disk(temporary)
         place = self.root / name
         with self._locked():
             found = place.stat() if place.exists() else None
@@ -106,7 +106,7 @@ class LocalStore:
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.rename(place)
             for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names as well
-                _flush(self.root / folder)
+                flush_to_disk(self.root / folder)
         return generation
 
     @contextlib.contextmanager
@@ -150,12 +150,3 @@ def _remove_if_empty(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _flush(path: Path) -> None:
-    """Flush a file, or the entries of a directory, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

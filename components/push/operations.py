@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from functools import partial
 
-from components.push.pointer import HISTORY_LENGTH, Pointer, change_pointer, read_pointer
+from components.push.pointer import HISTORY_LENGTH, Pointer, change_pointer, read_pointer, withdrawal
 from components.push.release import roll_back
 from components.push.store import Store, open_store
 from components.push.validation import validate
@@ -25,6 +25,7 @@ def history(config: PushConfig, size: str) -> Iterator[str]:
     yield f"{size} under {store.url}, oldest first (the last {HISTORY_LENGTH} moves are kept):"
     for number, move in enumerate(pointer.history, start=1):
         marks = ["current"] if number == len(pointer.history) else []
+        marks += ["withdrawn"] if withdrawal(pointer, move.version) else []
         marks += ["pinned"] if move.version in pointer.pinned else []
         marks += [] if move.version in there and move.version not in pointer.retired else ["deleted"]
         decision = f", decision {move.decision[:16]}" if move.decision else ""
@@ -45,18 +46,14 @@ def rollback(config: PushConfig, size: str, to: str | None = None) -> Pointer:
         store,
         size,
         to,
-        try_out=partial(
-            validate,
-            store,
-            size,
-            timeout_seconds=config.load_timeout_seconds,
-            max_memory_bytes=config.max_load_memory_bytes,
-        ),
+        try_out=partial(validate, config, store, size),
     )
     if pointer.history[-1].id == before.history[-1].id:
         say("push", f"{size}: {pointer.version} was current already")
     else:
-        say("push", f"{size}: {pointer.version} is current (before: {pointer.previous})")
+        told = f"{size}: {pointer.version} is current (before: {pointer.previous})"
+        withdrawn = withdrawal(pointer, before.version) is not None
+        say("push", f"{told}; {before.version} is withdrawn: no run pushes it again" if withdrawn else told)
     return pointer
 
 

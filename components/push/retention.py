@@ -1,6 +1,6 @@
 """Which versions are kept, and how the others are deleted: safely beside pushes, rollbacks and other deletions.
 
-Kept are the current version, the one before it, the pinned ones, and the newest of the history until `keep` are kept.
+Kept are the newest `keep` versions of the history, and always the current one, the one before it and the pinned ones.
 Versions that no move ever named (a push that failed its validation or lost) go a day after their last file came.
 
 The order of a deletion, in which a kill at any point does no harm:
@@ -65,13 +65,9 @@ def finish_deletion(store: Store, size: str, version: str) -> None:
 
 def _expendable(pointer: Pointer, there: dict[str, float], keep: int) -> set[str]:
     """Of the versions that are there (with the time of their last file), those that need not be."""
-    kept = {pointer.version, pointer.previous, *pointer.pinned}
     newest_first = dict.fromkeys(move.version for move in reversed(pointer.history))
-    for version in newest_first:
-        if len(kept - {None}) >= keep:
-            break
-        if version in there:
-            kept.add(version)
+    newest = [version for version in newest_first if version in there][:keep]
+    kept = {pointer.version, pointer.previous, *pointer.pinned, *newest}
     now = time.time()
     return {
         version

@@ -148,14 +148,8 @@ def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Poi
         size,
         model,
         facts.folder / member["reference"],
-        may_replace=partial(_may_replace, size, content_digest(model)[:16], facts.judged_against(size)),
-        try_out=partial(
-            validate,
-            store,
-            size,
-            timeout_seconds=config.load_timeout_seconds,
-            max_memory_bytes=config.max_load_memory_bytes,
-        ),
+        may_replace=partial(_may_replace, store, size, content_digest(model)[:16], facts.judged_against(size)),
+        try_out=partial(validate, config, store, size),
         inputs=facts.origin,
         metadata={"size": size},
         decision=facts.decision_digest,
@@ -164,12 +158,12 @@ def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Poi
     return pointer
 
 
-def _may_replace(size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
+def _may_replace(store: Store, size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
     """A person's rollback outlives the pipeline; and a student is pushed only over what it was compared with."""
     if move := withdrawal(served, version):
         raise _WithdrawnError(
             f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
-            f"python -m components.push --rollback {size} --to {version}"
+            f"python -m components.push --rollback {size} --to {version} --target {store.url}"
         )
     if (served and served.version) != judged_against:
         raise UserError(

@@ -12,13 +12,14 @@ from typing import Any
 from components.push.store import Store
 from components.push.versions import fetch, reference_name, version_name
 from components.step import say
+from matta_core.config import PushConfig
 from matta_core.errors import UserError
 
 QUERY = Path(__file__).with_name("query.py")
 _POLL_SECONDS = 0.05
 
 
-def validate(store: Store, size: str, version: str, *, timeout_seconds: float, max_memory_bytes: int | None) -> None:
+def validate(config: PushConfig, store: Store, size: str, version: str) -> None:
     """Load a version in a fresh process, generate, and compare its logits with the recorded ones.
 
     The process sees the files that the target holds (of an object store: a download of their own), stock
@@ -36,7 +37,13 @@ def validate(store: Store, size: str, version: str, *, timeout_seconds: float, m
         elif not reference.is_file():
             raise UserError(f"{reference} is missing, so nothing says how this version should answer: push it again")
         where = store.location(version_name(size, version))
-        report = query(place, reference, where, timeout_seconds=timeout_seconds, max_memory_bytes=max_memory_bytes)
+        report = query(
+            place,
+            reference,
+            where,
+            timeout_seconds=config.load_timeout_seconds,
+            max_memory_bytes=config.max_load_memory_bytes,
+        )
     say(
         "push",
         f"{size}: {version} loaded in a fresh process in {report['seconds']:.1f} s, logits within "

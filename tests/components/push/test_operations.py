@@ -23,7 +23,7 @@ Made = namedtuple("Made", "decision students evaluation")  # as in conftest.py
 @pytest.fixture
 def tried(monkeypatch):
     versions = []
-    monkeypatch.setattr(operations, "validate", lambda store, size, version, **limits: versions.append(version))
+    monkeypatch.setattr(operations, "validate", lambda config, store, size, version: versions.append(version))
     return versions
 
 
@@ -106,7 +106,7 @@ def test_a_rollback_that_undoes_another_withdraws_nothing(pushed, tried):
 def test_a_rollback_to_what_does_not_load_moves_nothing(pushed, monkeypatch):
     config, _ = pushed
 
-    def refuse(*arguments, **limits):
+    def refuse(*arguments):
         raise UserError("it does not load any more")
 
     monkeypatch.setattr(operations, "validate", refuse)
@@ -119,9 +119,7 @@ def test_a_rollback_to_what_does_not_load_moves_nothing(pushed, monkeypatch):
 def test_a_rollback_that_another_move_overtakes_is_told_who_won(pushed, monkeypatch, make, push_to, tmp_path):
     config, versions = pushed
     other = make("fifth")
-    monkeypatch.setattr(
-        operations, "validate", lambda *arguments, **limits: push_to(config.target, other, tmp_path / "other")
-    )
+    monkeypatch.setattr(operations, "validate", lambda *arguments: push_to(config.target, other, tmp_path / "other"))
     winner = content_digest(other.students / "s")[:16]
     with pytest.raises(UserError, match=rf"moved during the rollback: {versions[3]} .* was expected, {winner} .* won"):
         operations.rollback(config, "s")
@@ -130,7 +128,7 @@ def test_a_rollback_that_another_move_overtakes_is_told_who_won(pushed, monkeypa
 
 def test_a_pin_that_comes_during_a_rollback_does_not_stop_it(pushed, monkeypatch):
     config, versions = pushed
-    monkeypatch.setattr(operations, "validate", lambda *arguments, **limits: operations.pin(config, "s", versions[0]))
+    monkeypatch.setattr(operations, "validate", lambda *arguments: operations.pin(config, "s", versions[0]))
     assert operations.rollback(config, "s").version == versions[2]
     assert current(config).pinned == (versions[0],)
 
@@ -179,7 +177,7 @@ def test_the_newest_versions_are_kept_and_with_them_the_current_its_previous_and
     config, versions = pushed
     store = open_store(config.target)
     operations.pin(config, "s", versions[0])
-    assert retention.retire(store, "s", keep=3) == [versions[1]]
+    assert retention.retire(store, "s", keep=2) == [versions[1]]  # the pinned one does not count
     assert set(versions_there(store, "s")) == {versions[0], versions[2], versions[3]}
     operations.rollback(config, "s", versions[0])
     assert retention.retire(store, "s", keep=1) == [versions[2]]
@@ -235,7 +233,7 @@ def test_a_version_that_is_deleted_while_it_is_pushed_is_put_back_whole(
     config, versions = pushed
     store, deleted = open_store(config.target), []
 
-    def delete_once(store, size, version, **limits):
+    def delete_once(config, store, size, version):
         if size == "s" and not deleted:
             deleted.extend(retention.retire(store, "s", keep=2))
 
@@ -252,7 +250,7 @@ def test_a_pin_that_comes_during_a_push_does_not_stop_it(pushed, make, push_to, 
     config, versions = pushed
     pins = []
 
-    def pin_once(store, size, version, **limits):
+    def pin_once(config, store, size, version):
         if size == "s":
             pins.append(operations.pin(config, "s", versions[0]))
 

@@ -112,7 +112,7 @@ def test_a_damaged_version_is_named_by_push_and_by_fetch(target, made, make, pus
 def test_a_student_that_fails_does_not_keep_the_others_from_being_pushed(
     target, made, push_to, monkeypatch, tmp_path, capsys
 ):
-    def fail_for_s(store, size, version, **limits):
+    def fail_for_s(config, store, size, version):
         if size == "s":
             raise UserError("it does not load")
 
@@ -275,8 +275,8 @@ def test_a_missing_version_is_told_with_those_that_are_there(target, made, push_
 def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make, push_to, tmp_path, monkeypatch):
     other = make("second")
 
-    def another_push_wins(*arguments, **limits):
-        monkeypatch.setattr(step, "validate", lambda *arguments, **limits: None)
+    def another_push_wins(*arguments):
+        monkeypatch.setattr(step, "validate", lambda *arguments: None)
         push_to(target, other, tmp_path / "other")
 
     monkeypatch.setattr(step, "validate", another_push_wins)
