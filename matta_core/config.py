@@ -131,6 +131,9 @@ class ExtractStudentsConfig(Section):
     certificate_sequences: int = setting(4, low=1, unit="sequences of the validation split")
 
 
+BUILT_IN_TASKS = ("matta_bits_per_byte", "matta_last_token")  # made of the held-out documents
+
+
 @dataclass(frozen=True)
 class TaskConfig(Section):
     """One lm-eval task, named by its key in `evaluate.tasks`."""
@@ -169,7 +172,9 @@ class GatePolicy(Section):
     minimum: dict[str, float] | None = setting(None, help="by task: the least figure, where higher is better")
     maximum: dict[str, float] | None = setting(None, help="by task: the largest figure, where lower is better")
     non_inferior: dict[str, float] | None = setting(
-        None, help="by task: the margin, in the task's unit, by which it may be worse than what is served"
+        None,
+        help="by task: the margin, in the task's unit, by which it may be worse than what is served; "
+        "none: it must not be shown to be worse in any task; {}: nothing is asked",
     )
     improve: dict[str, float] | None = setting(
         None, help="by task: by how much, beyond noise, it must be better than what is served (0: at all)"
@@ -210,6 +215,9 @@ class GateConfig(Section):
         choices=("refuse", "bless_on_thresholds"),
         help="where nothing of a size is served yet: refuse it, or judge it without comparisons",
     )
+    evaluation_set: str | None = setting(
+        None, help="the beginning of the digest that the thresholds were set for; another evaluation set is refused"
+    )
     confidence: float = setting(0.95, low=0.5, high=0.999, help="of all comparisons of a decision together")
     monotone_task: str = setting("matta_bits_per_byte", help="in which larger students must not be worse")
     monotone_tolerance: float | None = setting(
@@ -218,6 +226,10 @@ class GateConfig(Section):
         unit="standard errors of the paired difference",
         help="a larger student may be worse than the next smaller by so much; none: not checked",
     )
+
+    def check(self) -> None:
+        if self.evaluation_set is not None and not re.fullmatch("[0-9a-f]{12,64}", self.evaluation_set):
+            raise ValueError(f"evaluation_set must be 12 to 64 hexadecimal digits, got {self.evaluation_set!r}")
 
 
 _DNS_LABEL = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -311,6 +323,24 @@ class Recipe(Section):
                 f"score_teacher.teacher must name a checkpoint, or train_teacher must say how to train one, and not "
                 f"both; got {self.score_teacher.teacher!r}"
             )
+        self._check_tasks()
         for name in (*self.gate.per_student, *(self.extract_students.sizes or ())):
             if name not in self.train.sizes:
                 raise ValueError(f"sizes named elsewhere must be among train.sizes, got {name!r}")
+
+    def _check_tasks(self) -> None:
+        """That the gate asks only of tasks that are evaluated: better told now than after the training."""
+        known = (*BUILT_IN_TASKS, *self.evaluate.tasks)
+        asked = {"gate.monotone_task": [self.gate.monotone_task] if self.gate.monotone_tolerance is not None else []}
+        policies = {"gate.policy": self.gate.policy}
+        policies |= {f"gate.per_student.{name}": policy for name, policy in self.gate.per_student.items()}
+        for where, policy in policies.items():
+            for setting_name in ("minimum", "maximum", "non_inferior", "improve", "slices"):
+                asked[f"{where}.{setting_name}"] = list(getattr(policy, setting_name) or {})
+        for where, tasks in asked.items():
+            for task in tasks:
+                if task not in known:
+                    raise ValueError(
+                        f"{where} names the task {task!r}, which is not evaluated: add it to evaluate.tasks, or name "
+                        f"one of {', '.join(known)}"
+                    )

@@ -137,7 +137,7 @@ class Evaluation:
     @staticmethod
     def _model(name):
         return {
-            "role": "student",
+            "role": "baseline" if name.startswith("baseline") else "teacher" if name == "teacher" else "student",
             "size": name.removeprefix("baseline-"),
             "version": "0123456789abcdef" if name.startswith("baseline") else None,
             "prefill": {"1": {"seconds": 0.01}, "8": {"seconds": 0.05}},

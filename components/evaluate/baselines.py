@@ -10,22 +10,25 @@ from matta_core.errors import UserError
 
 
 class Baseline(NamedTuple):
-    """A pushed version that a size's student is compared with. `digest`: of its files' content."""
+    """A pushed version that a size's student is compared with. `digest`: of its files' content. `is_student`: it is
+    the very student that is evaluated."""
 
     size: str
     version: str
     digest: str
+    is_student: bool = False
 
     @property
     def name(self) -> str:
-        return f"baseline-{self.size}"
+        """Of the model in the evaluation."""
+        return self.size if self.is_student else f"baseline-{self.size}"
 
 
 def resolve(target: str | None, students: Mapping[str, str]) -> dict[str, Baseline | None]:
     """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
 
-    A student that is itself what is served (the run is repeated after its own push) is compared with what was
-    served before it, so that the second run finds the first one's evaluation.
+    A student that is itself what is served, by its own push, is compared with what was served before it, so that the
+    run repeated finds its first evaluation. By a rollback: a person put it there, and it is its own baseline.
 
     Raises: UserError where a size's name is that of another one's baseline, or a pointer cannot be read.
     """
@@ -40,6 +43,8 @@ def resolve(target: str | None, students: Mapping[str, str]) -> dict[str, Baseli
         pointer = read_pointer(store, size)
         if pointer is not None and pointer.digest != digest:
             baselines[size] = Baseline(size, pointer.version, pointer.digest)
+        elif pointer is not None and pointer.history[-1].why == "rollback":
+            baselines[size] = Baseline(size, pointer.version, pointer.digest, is_student=True)
         elif pointer is not None and pointer.previous is not None:
             baselines[size] = Baseline(size, pointer.previous, version_digest(store, size, pointer.previous))
         else:
@@ -48,12 +53,13 @@ def resolve(target: str | None, students: Mapping[str, str]) -> dict[str, Baseli
 
 
 def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], folder: Path) -> dict[str, Path]:
-    """A folder with the files of every baseline, by size; those of an object store are downloaded below `folder`."""
+    """A folder with the files of every baseline but the students themselves, by size; those of an object store are
+    downloaded below `folder`."""
     if target is None:
         return {}
     store = open_store(target)
     return {
         size: fetch(store, size, baseline.version, folder)
         for size, baseline in baselines.items()
-        if baseline is not None
+        if baseline is not None and not baseline.is_student
     }

@@ -46,9 +46,9 @@ def teacher_candidate(name_or_path: str) -> Candidate:
 
 
 def baseline_candidates(baselines: Mapping[str, Baseline | None], folders: Mapping[str, Path]) -> dict[str, Candidate]:
-    """By name, those that are there."""
+    """By name, those that are there and no student."""
     return {
         baseline.name: Candidate("baseline", str(folders[size]), size, baseline.version, baseline.digest)
         for size, baseline in baselines.items()
-        if baseline is not None
+        if baseline is not None and not baseline.is_student
     }

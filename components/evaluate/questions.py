@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
-from components.evaluate.tasks import BUILT_IN
 from matta_core.artifacts import digest_of
+from matta_core.config import BUILT_IN_TASKS
 
 # A slice of one document has no standard error; a hundred slices are no summary.
 _MIN_SOURCE_DOCUMENTS = 2
@@ -134,7 +134,7 @@ def _question(task: EvaluationTask, index: int, requests: Sequence[Any]) -> dict
 def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
     """What is drawn at random: the held-out document, the passage that questions share, or the question itself."""
     row = requests[0].doc
-    if task.name in BUILT_IN:
+    if task.name in BUILT_IN_TASKS:
         return row["document"]
     for field in ("document", "passage"):
         if isinstance(row.get(field), str) and row[field].strip():

@@ -34,7 +34,8 @@ def evaluate(
     - `results.json`: {"evaluation_set": digest, "tasks": {name: {"metric", "higher_is_better", "unit", "version",
       "digest", "questions", "documents"}}, "models": {name: {"role", "size", "version", "digest", "parameters",
       "bytes": of these as saved, "tasks": {name: a figure and its slices}, "prefill", "decode",
-      "peak_memory_bytes"}}, "baselines": {size: a model's name or null}, "baseline_target", "measured_on"}. The
+      "peak_memory_bytes"}}, "baselines": {size: a model's name, the size itself
+      where a rollback made this very student current, or null}, "baseline_target", "measured_on"}. The
       models' names are the sizes, "teacher" and "baseline-<size>".
     - `tasks/`: the questions made of held-out documents, as lm-eval tasks.
 

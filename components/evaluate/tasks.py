@@ -23,12 +23,10 @@ from transformers import PreTrainedTokenizerBase
 
 from components.evaluate.catalogue import EvaluationTask
 from matta_core.artifacts import digest_of
-from matta_core.config import EvaluateConfig
+from matta_core.config import BUILT_IN_TASKS, EvaluateConfig
 from matta_core.errors import UserError
 
-LAST_TOKEN = "matta_last_token"
-BITS_PER_BYTE = "matta_bits_per_byte"
-BUILT_IN = (BITS_PER_BYTE, LAST_TOKEN)
+BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
 # Lines of one document tell much the same story, so a few of each are worth more than many of some.
 LINES_PER_DOCUMENT = 8
@@ -101,7 +99,7 @@ def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
         data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
         specifications.append(specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}})
     loaded = TaskManager(include_defaults=False).load(specifications)["tasks"]
-    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in BUILT_IN]
+    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in BUILT_IN_TASKS]
 
 
 def read_documents(dataset: Path) -> Iterator[Document]:

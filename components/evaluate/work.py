@@ -59,6 +59,9 @@ def evaluate_all(
                 say("evaluate", f"{name}: {_told(figures, asked.descriptions)}")
             bar.update()
 
+    for size, baseline in baselines.items():
+        if baseline is not None and baseline.is_student:
+            results[size]["version"] = baseline.version
     new_tokens = min(NEW_TOKENS, shortest // 2)
     for name, costs in _costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
         results[name] |= costs

@@ -54,6 +54,16 @@ def measured(report: Report, student: str) -> Iterator[Check]:
         yield check("measured", True, why, task=task, value=value)
 
 
+def evaluation_set(config: GateConfig, report: Report) -> Iterator[Check]:
+    """That the questions, metrics and task versions are those that the recipe was written for, where it names them."""
+    if (wanted := config.evaluation_set) is not None:
+        passed = report.evaluation_set.startswith(wanted)
+        why = f"the evaluation set is {report.evaluation_set:.16}, gate.evaluation_set asks for {wanted:.16}"
+        if not passed:
+            why += ": its questions, metrics or task versions are others. Look at the thresholds, then name it"
+        yield check("evaluation_set", passed, why, threshold=wanted, value=report.evaluation_set)
+
+
 def enough_documents(report: Report, policy: GatePolicy, *, compared: bool) -> Iterator[Check]:
     """Every task that the policy names has enough documents to decide by."""
     for task in tasks_asked(policy, compared=compared):

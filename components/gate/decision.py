@@ -25,7 +25,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     outcomes = compare(planned, report, config.confidence)
     students, warnings = {}, []
     for place, name in enumerate(names):
-        baseline = relative.baseline_of(report, name)
+        baseline = report.baseline_of(name)
         found = list(_checks(config, policies[name], report, family["students"][name], names[: place + 1], outcomes))
         mine = {hypothesis: outcome for hypothesis, outcome in outcomes.items() if hypothesis.student == name}
         students[name] = {
@@ -78,8 +78,9 @@ def _checks(
     outcomes: relative.Outcomes,
 ) -> list[Check]:
     *smaller, name = up_to_this
-    baseline = relative.baseline_of(report, name)
+    baseline = report.baseline_of(name)
     found = [*checks.measured(report, name), relative.has_baseline(config, policy, report, name)]
+    found += checks.evaluation_set(config, report)
     found += checks.enough_documents(report, policy, compared=baseline is not None)
     found += checks.bounds(report, policy, name)
     if baseline is not None:

@@ -19,6 +19,7 @@ from matta_core.errors import UserError
 
 # The values that a task's unit can have; a value beyond them is no measurement.
 _RANGES = {"accuracy": (0.0, 1.0), "bits per byte": (0.0, math.inf)}
+_HIGHER_IS_BETTER = {"accuracy": True, "bits per byte": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,11 @@ class Report:
         self.tasks = {name: _task(name, entry, questions, problem) for name, entry in results["tasks"].items()}
         self._rows: dict[str, tuple[list[Any], str | None]] = {}
         self._values: dict[tuple[str, str], tuple[np.ndarray | None, str | None]] = {}
+
+    def baseline_of(self, student: str) -> str | None:
+        """The model that a student is compared with; None where nothing else is served, or the report does not say."""
+        name = self.baselines.get(student)
+        return name if isinstance(name, str) and name != student else None
 
     def problem(self, model: str, task: str) -> str | None:
         """Why a model's figure in a task cannot be used; None: it can."""
@@ -187,6 +193,8 @@ def _task_problem(entry: Any, questions: Sequence[Mapping[str, Any]]) -> str | N
     for key, kind in (("higher_is_better", bool), ("unit", str), ("metric", str), ("digest", str)):
         if not isinstance(entry.get(key), kind):
             return f"results.json has no usable {key!r} of it, got {entry.get(key)!r:.80}"
+    if _HIGHER_IS_BETTER.get(entry["unit"], entry["higher_is_better"]) is not entry["higher_is_better"]:
+        return f"results.json says higher_is_better: {entry['higher_is_better']} of {entry['unit']}"
     if entry.get("version") is None:
         return "results.json does not say its version"
     for index, question in enumerate(questions):

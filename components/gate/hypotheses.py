@@ -49,7 +49,7 @@ def plan(policies: Mapping[str, GatePolicy], report: Report) -> list[Hypothesis]
     """The hypotheses of a decision, students in the order given."""
     planned = []
     for student, policy in policies.items():
-        if not isinstance(baseline := report.baselines.get(student), str):
+        if (baseline := report.baseline_of(student)) is None:
             continue
         planned += [Hypothesis(student, baseline, task) for task in report.tasks]
         for task, amount in (policy.improve or {}).items():

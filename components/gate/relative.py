@@ -12,12 +12,6 @@ from matta_core.config import GateConfig, GatePolicy
 Outcomes = Mapping[Hypothesis, Outcome]
 
 
-def baseline_of(report: Report, student: str) -> str | None:
-    """The name of the model that is served; None where nothing is, or the report does not say."""
-    name = report.baselines.get(student)
-    return name if isinstance(name, str) else None
-
-
 def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student: str) -> Check:
     """That there is something to be compared with, or that the recipe says what holds without."""
     name = report.baselines.get(student)
@@ -25,11 +19,19 @@ def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student
         if not isinstance(entry := report.models.get(name), Mapping):
             why = f"{name} is said to be served, but was not evaluated: evaluate again"
             return check("baseline", False, why, value=name)
-        return check("baseline", True, f"compared with {name}, version {entry.get('version')}", value=name)
+        expected = ("student", "ta") if name == student else ("baseline",)
+        said = tuple(entry.get(key) for key in ("role", "size", "version"))
+        if said[0] not in expected or said[1] != student or not isinstance(said[2], str):
+            why = f"{name} is no pushed version of {student}, by its role, size, version {said!r:.120}: evaluate again"
+            return check("baseline", False, why, value=name)
+        if name == student:
+            why = f"{student} is what is served, version {said[2]}, by a rollback: nothing to compare with"
+            return check("baseline", True, why, value=name)
+        return check("baseline", True, f"compared with {name}, version {said[2]}", value=name)
     if student not in report.baselines or name is not None:
         why = f"the evaluation does not say what is served as {student} (got {name!r:.80}): evaluate again"
         return check("baseline", False, why)
-    served = f"nothing of the size {student} is served under {report.baseline_target}"
+    served = f"nothing of the size {student} was served under {report.baseline_target} before it"
     if config.without_baseline == "refuse":
         why = f"{served}, and gate.without_baseline is refuse. For a first push set it to bless_on_thresholds"
         return check("baseline", False, why)
@@ -42,7 +44,18 @@ def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student
 def not_inferior(
     policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes
 ) -> Iterator[Check]:
-    """`non_inferior`: the lower end of the simultaneous interval is above minus the margin."""
+    """`non_inferior`: the lower end of the simultaneous interval is above minus the margin.
+
+    Where a policy says nothing of it ({} says that nothing is asked), no task may be shown to be worse.
+    """
+    if policy.non_inferior is None:
+        for task in report.tasks:
+            outcome = outcomes.get(Hypothesis(student, baseline, task))
+            if outcome is not None and outcome.problem is None:
+                passed = outcome.verdict != "worse"
+                remedy = "" if passed else ". A margin in gate.policy.non_inferior allows a loss, {} any"
+                why = f"{task}: {_interval(outcome)}, {'not ' if passed else ''}shown to be worse{remedy}"
+                yield check("not_worse", passed, why, task=task, threshold=0.0, value=outcome.difference)
     for task, margin in (policy.non_inferior or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task))
         if outcome is None or outcome.problem:

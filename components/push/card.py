@@ -133,7 +133,7 @@ def _comparison(facts: Facts) -> Iterator[str]:
     yield ""
     baseline = facts.verdict.get("baseline")
     if baseline is None:
-        yield "Nothing of this size was served when it was evaluated: it was judged by thresholds alone."
+        yield "Nothing else of this size was served when it was evaluated: it was judged by thresholds alone."
         yield ""
         return
     served = facts.results["models"].get(baseline, {})

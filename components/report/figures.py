@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matta_core.config import BUILT_IN_TASKS
+
 UNKNOWN = "–"  # noqa: RUF001 - a dash for what is not known or does not apply
-BITS_PER_BYTE, LAST_TOKEN = "matta_bits_per_byte", "matta_last_token"
+BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 _BUILT_IN = {BITS_PER_BYTE: "bits per byte", LAST_TOKEN: "last token"}
 
 

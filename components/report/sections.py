@@ -158,9 +158,9 @@ def _served(summary: Summary, decision: Mapping[str, Any]) -> Part:
     ]
     text = []
     if none:
-        text.append(f"Nothing is served yet as {', '.join(none)}: there was nothing to compare with.")
+        text.append(f"Nothing else was served as {', '.join(none)}: there was nothing to compare with.")
     if versions:
-        text.append(f"Served under {summary['baseline_target']} when this run evaluated: {'; '.join(versions)}.")
+        text.append(f"Served under {summary['baseline_target']} before these students: {'; '.join(versions)}.")
     return Part(text=tuple(text), grids=(grid,) if grid.rows else ())
 
 

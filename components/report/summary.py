@@ -51,7 +51,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
             "blessed": verdicts[size]["blessed"],
             "held_because": [check["why"] for check in verdicts[size]["checks"] if not check["passed"]],
             "pushed_to": pushed[size]["path"],
-            "baseline": _baseline(results["baselines"].get(size), models, tasks),
+            "baseline": _baseline(size, results["baselines"].get(size), models, tasks),
             "comparisons": [_comparison(comparison) for comparison in verdicts[size]["comparisons"]],
         }
         for size, member in sorted(family["students"].items(), key=lambda item: item[1]["parameters"])
@@ -120,8 +120,10 @@ def figure(entry: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: finite(entry.get(name)) for name in ("value", "standard_error", "questions", "documents")}
 
 
-def _baseline(name: str | None, models: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any] | None:
-    if name is None:
+def _baseline(
+    size: str, name: str | None, models: Mapping[str, Any], tasks: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if name in (None, size):  # nothing was served before it, or it is itself what is served
         return None
     model = models.get(name, {})
     sizes = {field: model.get(field) for field in ("version", "parameters", "bytes")}

@@ -108,3 +108,29 @@ def test_json_that_is_not_json_is_refused_with_its_beginning():
     with pytest.raises(UserError, match=r"gate is not JSON .*'\{nonsense'"):
         GateConfig.from_json("{nonsense", "gate")
     assert EvaluateConfig.from_json("{}") == EvaluateConfig()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("gate.policy", {"maximum": {"bits_per_byte": 2.0}}),
+        ("gate.per_student", {"s": {"improve": {"lambada_openai": 0}}}),
+        ("gate.monotone_task", "lambada_openai"),
+    ],
+)
+def test_a_gate_that_asks_for_a_task_that_is_not_evaluated_is_told_at_once(path, value):
+    with pytest.raises(
+        UserError, match=r"gate\..* names the task '.*', which is not evaluated: add it to evaluate.tasks"
+    ):
+        Recipe.from_dict(changed(path, value))
+
+
+def test_a_gate_may_ask_for_any_task_that_is_evaluated():
+    recipe = changed("gate.policy", {"improve": {"lambada_openai": 0}})
+    recipe["evaluate"] = {"tasks": {"lambada_openai": {"limit": 10}}}
+    assert Recipe.from_dict(recipe).gate.policy.improve == {"lambada_openai": 0}
+
+
+def test_an_evaluation_set_is_named_by_its_digest():
+    with pytest.raises(UserError, match=r"gate\.evaluation_set must be 12 to 64 hexadecimal digits, got 'abc'"):
+        Recipe.from_dict(changed("gate.evaluation_set", "abc"))

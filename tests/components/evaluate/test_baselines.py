@@ -59,6 +59,18 @@ def test_a_student_that_is_served_already_is_compared_with_the_one_before(tmp_pa
     assert resolve(str(target), {"s": second}) == {"s": Baseline("s", first[:16], first)}
 
 
+def test_a_student_that_a_rollback_made_current_is_its_own_baseline(tmp_path):
+    target = tmp_path / "pushed"
+    first = put(target, "s", folder_of(tmp_path, "first"))
+    put(target, "s", folder_of(tmp_path, "second"))
+    store = open_store(str(target))
+    move_pointer(store, "s", read_pointer(store, "s"), first, why="rollback")
+    found = resolve(str(target), {"s": first})
+    assert found == {"s": Baseline("s", first[:16], first, is_student=True)}
+    assert found["s"].name == "s"
+    assert fetch_all(str(target), found, tmp_path / "downloads") == {}
+
+
 def test_a_size_named_as_another_ones_baseline_is_refused():
     with pytest.raises(UserError, match="the size 'baseline-s' has the name of the baseline of 's': rename it"):
         resolve(None, {"s": "0" * 64, "baseline-s": "1" * 64})

@@ -117,7 +117,7 @@ def test_only_a_certificate_that_is_true_passes(evaluation, equal):
 
 def test_a_larger_student_worse_than_the_next_smaller_is_charged_and_the_smaller_is_not(evaluation):
     evaluation.shift("m", BITS, 0.5)
-    decision = evaluation.decide()
+    decision = evaluation.decide(policy={"non_inferior": {}})
     assert failed(decision, "m") == [("monotone", BITS)]
     assert decision["blessed"] == ["s", "l"]
     assert "worse than s, the next smaller" in check_of(decision, "m", "monotone")["why"]
@@ -172,7 +172,7 @@ def test_sizes_are_ordered_by_parameters_whatever_their_names(evaluation):
 def test_a_policy_that_asks_nothing_is_told_loudly(evaluation):
     decision = evaluation.decide(per_student={"m": {"maximum": {BITS: 9.0}}})
     assert [warning.split(" is asked of ")[1][:1] for warning in decision["warnings"]] == ["s", "l"]
-    assert decision["warnings"][0].startswith("nothing but measured, baseline, certificate is asked of s")
+    assert decision["warnings"][0].startswith("nothing but measured, baseline, not_worse, certificate is asked of s")
     assert "gate.policy sets no minimum, maximum, non_inferior, improve or slices" in decision["warnings"][0]
 
 
@@ -202,3 +202,22 @@ def test_a_decision_holds_what_it_was_made_with_and_is_strict_json(evaluation):
 def test_a_policy_checks_itself(policy, message):
     with pytest.raises(UserError, match=message):
         GateConfig.from_dict({"policy": policy}, "gate")
+
+
+def test_the_evaluation_set_that_the_recipe_names_passes(evaluation):
+    wanted = evaluation.results["evaluation_set"]
+    assert evaluation.decide(evaluation_set=wanted[:12])["blessed"] == ["s", "m", "l"]
+
+
+def test_another_evaluation_set_than_the_recipe_names_is_a_no(evaluation):
+    decision = evaluation.decide(evaluation_set="0123456789ab")
+    assert decision["blessed"] == []
+    assert "gate.evaluation_set asks for 0123456789ab" in check_of(decision, "s", "evaluation_set")["why"]
+
+
+@pytest.mark.parametrize(("task", "higher"), [(BITS, True), (TOKEN, False)])
+def test_a_task_that_is_said_to_get_better_the_other_way_is_not_believed(evaluation, task, higher):
+    evaluation.results["tasks"][task]["higher_is_better"] = higher
+    decision = evaluation.decide()
+    assert decision["blessed"] == []
+    assert f"higher_is_better: {higher}" in check_of(decision, "s", "measured", task)["why"]

@@ -161,7 +161,7 @@ def test_without_a_dry_run_an_output_is_required(evaluation, monkeypatch, capsys
     with pytest.raises(SystemExit) as stopped:
         run_main(monkeypatch, "--evaluation", report, "--students", students)
     assert stopped.value.code == 2
-    assert "--output is required" in capsys.readouterr().err
+    assert "required: --output" in capsys.readouterr().err
 
 
 def test_the_component_publishes_the_decision_and_a_metric_per_size(evaluation, tmp_path):

@@ -129,7 +129,7 @@ def test_without_a_baseline_a_student_is_refused_and_told_how_to_begin(evaluatio
     assert decision["blessed"] == ["s", "l"]
     assert failed(decision, "m") == [("baseline", None)]
     why = check_of(decision, "m", "baseline")["why"]
-    assert "nothing of the size m is served under pushed" in why
+    assert "nothing of the size m was served under pushed before it" in why
     assert "For a first push set it to bless_on_thresholds" in why
     assert decision["students"]["m"]["comparisons"] == []
 
@@ -162,3 +162,50 @@ def test_a_baseline_that_cannot_be_compared_with_is_told_where_no_policy_asks_fo
     (warning,) = decision["warnings"]
     assert warning.startswith("m is not compared with baseline-m: baseline-m, matta_bits_per_byte: question 0")
     assert [one["task"] for one in decision["students"]["m"]["comparisons"]] == [TOKEN]
+
+
+def test_without_a_word_of_it_no_student_may_be_shown_to_be_worse(evaluation):
+    evaluation.shift("m", BITS, 0.5)
+    decision = evaluation.decide(monotone_tolerance=None)
+    assert decision["blessed"] == ["s", "l"]
+    assert failed(decision, "m") == [("not_worse", BITS)]
+    assert (
+        "shown to be worse. A margin in gate.policy.non_inferior" in check_of(decision, "m", "not_worse", BITS)["why"]
+    )
+    assert "not shown to be worse" in check_of(decision, "m", "not_worse", TOKEN)["why"]
+
+
+def test_a_loss_is_allowed_where_the_policy_says_that_nothing_is_asked(evaluation):
+    evaluation.shift("m", BITS, 0.5)
+    decision = evaluation.decide(monotone_tolerance=None, per_student={"m": {"non_inferior": {}}})
+    assert decision["blessed"] == ALL
+
+
+def test_a_student_that_a_rollback_made_current_is_told_so_and_compared_with_nothing(evaluation):
+    evaluation.without_baselines("m")
+    evaluation.results["baselines"]["m"] = "m"
+    evaluation.results["models"]["m"]["version"] = "0123456789abcdef"
+    decision = evaluation.decide(policy={"non_inferior": {BITS: 0.1}})
+    assert decision["blessed"] == ALL
+    assert (decision["students"]["m"]["baseline"], decision["students"]["m"]["comparisons"]) == (None, [])
+    assert "m is what is served, version 0123456789abcdef, by a rollback" in check_of(decision, "m", "baseline")["why"]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "changes"),
+    [
+        ("s", {}),  # compared with itself, though no version of it is served
+        ("baseline-m", {}),  # another size's
+        ("teacher", {}),
+        ("baseline-s", {"version": None}),
+        ("baseline-s", {"role": "student"}),
+        ("baseline-s", {"size": "l"}),
+    ],
+)
+def test_a_baseline_that_is_no_pushed_version_of_the_size_is_a_no_for_that_student_alone(evaluation, baseline, changes):
+    evaluation.results["baselines"]["s"] = baseline
+    evaluation.results["models"][baseline] |= changes
+    decision = evaluation.decide()
+    assert decision["blessed"] == ["m", "l"]
+    assert ("baseline", None) in failed(decision, "s")
+    assert "is no pushed version of s" in check_of(decision, "s", "baseline")["why"]

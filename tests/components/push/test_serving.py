@@ -172,7 +172,7 @@ def test_the_card_says_what_from_which_artifacts_how_good_and_how_to_load(make, 
 
 def test_the_card_of_a_first_push_says_that_nothing_was_compared(make, push_to, queried, tmp_path):
     card = card_of(make, push_to, tmp_path, "s", baseline=None)
-    assert "Nothing of this size was served when it was evaluated" in card
+    assert "Nothing else of this size was served when it was evaluated" in card
 
 
 def test_a_figure_that_is_no_number_is_told_as_such_and_left_out_of_the_header(make, push_to, queried, tmp_path):

@@ -117,13 +117,13 @@ def test_noise_is_called_noise_and_an_improvement_better(tmp_path, make_run):
 
 def test_a_size_that_nothing_is_served_as_is_named(tmp_path, make_run):
     page, tables = files_of(make_run(tmp_path), tmp_path)
-    assert "Nothing is served yet as m: there was nothing to compare with." in page
-    assert "Nothing is served yet as m" in tables
+    assert "Nothing else was served as m: there was nothing to compare with." in page
+    assert "Nothing else was served as m" in tables
 
 
 def test_a_first_run_has_no_comparisons_but_all_else(tmp_path, make_run):
     page, _ = files_of(make_run(tmp_path, served=()), tmp_path)
-    assert "Nothing is served yet as s, m, xl" in page
+    assert "Nothing else was served as s, m, xl" in page
     assert 'id="served-caption"' not in page
     assert 'class="mark served"' not in page
 
