@@ -31,12 +31,17 @@ def run_locally(recipe: Recipe, output: Path) -> dict[str, Any]:
     Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
     at the end, summary.json, summary.md and report.html.
 
-    Raises: StepFailedError with the step's own message, or the end of the log.
+    Raises: UserError where a task to be evaluated does not exist; StepFailedError with the step's own message, or the
+    end of the log.
     """
     from kfp import local
 
     from pipelines.dag import build_pipeline, steps_of
 
+    if recipe.evaluate.tasks:  # a misspelt name is better told now than after the training
+        from components.evaluate.catalogue import check_names
+
+        check_names(recipe.evaluate.tasks)
     make_directory(output)
     console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})

@@ -57,6 +57,14 @@ class EvaluationTask(NamedTuple):
         return normalize_gen_kwargs(self.task.config.generation_kwargs)["max_gen_toks"]
 
 
+def check_names(configs: Mapping[str, TaskConfig]) -> None:
+    """What can be known of tasks before there is a model: that they and their local files exist. Raises: UserError."""
+    for name, config in configs.items():
+        definition(name)
+        if config.data_files is not None:
+            _local_file(name, config.data_files)
+
+
 def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[EvaluationTask]:
     """The tasks of `evaluate.tasks`. `folder`: where definitions, converted files and data sets are kept meanwhile.
 
@@ -133,14 +141,19 @@ def _load(name: str, config: TaskConfig, folder: Path) -> Task:
     return task
 
 
-def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: Path) -> dict[str, Any]:
-    """What to say otherwise in a task's definition so that a local file is its only split."""
+def _local_file(name: str, data_files: str) -> Path:
     where = f"evaluate.tasks.{name}.data_files"
     file = Path(data_files).expanduser().resolve()
     if file.suffix not in _READERS:
         raise UserError(f"{where} must end in {', '.join(_READERS)}, got {data_files}")
     if not file.is_file():
         raise UserError(f"{where}: there is no file {file}: correct the path")
+    return file
+
+
+def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: Path) -> dict[str, Any]:
+    """What to say otherwise in a task's definition so that a local file is its only split."""
+    where, file = f"evaluate.tasks.{name}.data_files", _local_file(name, data_files)
     if "class" in settings:
         raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")
     shots = settings.get("num_fewshot")

@@ -9,7 +9,7 @@ import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,23 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
             "documents": len({question["document"] for question in ours}),
         }
     return EvaluationSet(tasks, questions, descriptions, samples)
+
+
+def cut_questions(evaluation_set: EvaluationSet, count_tokens: Callable[[str], int], max_length: int) -> dict[str, int]:
+    """By task, how many questions are longer than a model sees: lm-eval cuts off their beginnings, and says nothing.
+
+    What a model is to write counts as well. Texts whose likelihood is taken window by window are never cut.
+    """
+    counts = {}
+    for task in evaluation_set.tasks:
+        if task.task.OUTPUT_TYPE == "loglikelihood_rolling":
+            continue
+        room = max_length - task.new_tokens + (task.new_tokens == 0)  # the last token is predicted, not seen
+        counts[task.name] = sum(
+            any(count_tokens("".join(_texts(request))) > room for request in requests)
+            for requests in _requests(task).values()
+        )
+    return counts
 
 
 def write_questions(path: Path, evaluation_set: EvaluationSet) -> None:

@@ -32,7 +32,8 @@ def evaluate(
     - `documents/<model>.jsonl`, a line per line of questions.jsonl: {"task", "question", "value": null where the
       model gave no finite number}.
     - `results.json`: {"evaluation_set": digest, "tasks": {name: {"metric", "higher_is_better", "unit", "version",
-      "digest", "questions", "documents"}}, "models": {name: {"role", "size", "version", "digest", "parameters",
+      "digest", "questions", "documents", "cut_questions": longer than what all models see}},
+      "models": {name: {"role", "size", "version", "digest", "parameters",
       "bytes": of these as saved, "tasks": {name: a figure and its slices}, "prefill", "decode",
       "peak_memory_bytes"}}, "baselines": {size: a model's name, the size itself
       where a rollback made this very student current, or null}, "baseline_target", "measured_on"}. The

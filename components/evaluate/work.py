@@ -44,6 +44,14 @@ def evaluate_all(
     )
     shortest = _shortest_context(dataset, everyone)
     _check_room(asked, shortest)
+    cut = questions.cut_questions(asked, lambda text: len(tokenizer.encode(text)), shortest)
+    for name, number in cut.items():
+        if number:
+            say(
+                "evaluate",
+                f"{name}: {number} of {asked.descriptions[name]['questions']} questions are longer than the {shortest} "
+                f"tokens that all models see at once: their beginnings are cut off",
+            )
 
     device = pick_device()
     results: dict[str, dict[str, Any]] = {}
@@ -76,7 +84,7 @@ def evaluate_all(
         path / "results.json",
         {
             "evaluation_set": asked.digest,
-            "tasks": asked.descriptions,
+            "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
             "models": results,
             "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
             "baseline_target": target,

@@ -7,7 +7,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from components.evaluate import agieval
-from components.evaluate.catalogue import definition, load_tasks
+from components.evaluate.catalogue import check_names, definition, load_tasks
 from components.evaluate.questions import build
 from matta_core.config import TaskConfig
 from matta_core.errors import UserError
@@ -165,3 +165,11 @@ def test_another_metric_of_the_task_can_be_chosen(tmp_path):
 def test_a_task_that_writes_says_how_much(tmp_path):
     task = load(tmp_path, "gsm8k", [{"question": "a", "answer": "b #### 2"}] * 2, num_fewshot=0)
     assert (task.metric, task.unit, task.new_tokens) == ("exact_match", "accuracy", 256)
+
+
+def test_names_and_files_are_checked_without_a_model(tmp_path):
+    check_names({"lambada_openai": TaskConfig()})
+    with pytest.raises(UserError, match=r"evaluate\.tasks\.agieval_sat_mat: lm-eval has no such task"):
+        check_names({"agieval_sat_mat": TaskConfig()})
+    with pytest.raises(UserError, match=r"evaluate\.tasks\.lambada_openai\.data_files: there is no file .*nope\.jsonl"):
+        check_names({"lambada_openai": TaskConfig(data_files=str(tmp_path / "nope.jsonl"))})

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.evaluate.catalogue import load_tasks
-from components.evaluate.questions import build, length_slices, source_slices
+from components.evaluate.questions import build, cut_questions, length_slices, source_slices
 from matta_core.config import TaskConfig
 
 ROWS = [
@@ -133,3 +133,12 @@ def test_longer_questions_are_never_in_a_shorter_slice(lengths):
     assert [rank for _, rank in ranked] == sorted(slices)
     if len(set(lengths)) == len(lengths):
         assert max(slices.count(rank) for rank in range(3)) - min(slices.count(rank) for rank in range(3)) <= 2
+
+
+def test_questions_longer_than_the_models_see_are_counted(tmp_path):
+    """`len` takes characters for tokens. The last token is predicted, so it need not be seen."""
+    asked = evaluation_set(tmp_path, ROWS)
+    lengths = sorted(len(row["text"]) for row in ROWS)
+    for max_length in (lengths[0] - 2, lengths[0] - 1, lengths[1] - 1, lengths[2] - 2, lengths[2] - 1):
+        expected = sum(length > max_length + 1 for length in lengths)
+        assert cut_questions(asked, len, max_length) == {"lambada_openai": expected}
