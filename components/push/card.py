@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from components.evaluate.figures import interval_95
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -82,7 +84,7 @@ def _body(facts: Facts) -> Iterator[str]:
     yield ""
     yield "## Figures"
     yield ""
-    yield f"± is one standard error over documents. Evaluation set `{facts.results['evaluation_set']}`."
+    yield f"In brackets: the 95% interval, over documents. Evaluation set `{facts.results['evaluation_set']}`."
     yield ""
     yield from _table(("Task", "Metric", "Better", "Value", "Questions", "Documents"), list(_figure_rows(facts)))
     yield ""
@@ -122,7 +124,7 @@ def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
             task,
             described["metric"],
             "higher" if described["higher_is_better"] else "lower",
-            _with_error(figure["value"], figure["standard_error"]),
+            _with_interval(figure, described["unit"]),
             str(figure["questions"]),
             str(figure["documents"]),
         )
@@ -167,8 +169,12 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
-def _with_error(value: float | None, error: float | None) -> str:
-    return f"{_number(value)} ± {_number(error)}" if value is not None else "no finite number"
+def _with_interval(figure: Mapping[str, Any], unit: str) -> str:
+    if figure["value"] is None:
+        return "no finite number"
+    interval = interval_95(figure, unit)
+    ends = "" if interval is None else f" ({' to '.join(map(_number, interval))})"
+    return _number(figure["value"]) + ends
 
 
 def _number(value: Any, sign: str = "") -> str:

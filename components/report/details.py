@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.evaluate.figures import interval_95
 from components.report.figures import (
     UNKNOWN,
-    interval_95,
     milliseconds,
     plain,
     probability,

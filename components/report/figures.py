@@ -99,23 +99,3 @@ def finite(value: Any) -> float | None:
     """The number, or None for what is none: null, NaN, an infinity, the decision's "nan"."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and math.isfinite(value) else None
-
-
-def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | None:
-    """The 95% interval of one figure, from its standard error over documents; None where that is not known.
-
-    Student's t with one degree of freedom less than there are documents. An accuracy's is cut at 0 and 1; where all
-    answers were wrong, or all right, nothing varied, and it is the exact one of as many questions as documents
-    (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the gate's
-    paired comparison, which is sharper.
-    """
-    from scipy.special import stdtrit
-
-    value, error, documents = (entry.get(name) for name in ("value", "standard_error", "documents"))
-    if value is None or error is None or documents is None or documents < 2:
-        return None
-    reach = float(stdtrit(documents - 1, 0.975)) * error
-    if unit == "accuracy" and error == 0 and value in (0, 1):
-        reach = 1 - 0.025 ** (1 / documents)
-    low, high = value - reach, value + reach
-    return (max(0.0, low), min(1.0, high)) if unit == "accuracy" else (low, high)

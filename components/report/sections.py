@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from components.evaluate.figures import interval_95
 from components.report.details import (
     Grid,
     comparison_grid,
@@ -15,7 +16,7 @@ from components.report.details import (
     speed_grid,
     task_grid,
 )
-from components.report.figures import interval_95, task_name
+from components.report.figures import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
 from components.report.summary import Curves, Summary

@@ -7,9 +7,9 @@ import math
 import pytest
 from rich.console import Console
 
+from components.evaluate.figures import interval_95
 from components.report.figures import (
     duration,
-    interval_95,
     milliseconds,
     plain,
     probability,
