@@ -313,5 +313,5 @@ def test_the_command_works_on_a_target_alone(gcs_target, make, push_to, queried,
     )
     missing = command("--decision", "x")
     assert missing.returncode == 2
-    assert "--students is required" in missing.stderr
+    assert "required: --students, --evaluation, --output" in missing.stderr
     assert "--to goes with --rollback" in command("--to", version).stderr
