@@ -15,16 +15,9 @@ from transformers import PreTrainedModel
 from matta_core.artifacts import Artifact, file_digest, write_json_atomically
 from matta_core.config import ExtractStudentsConfig
 from matta_core.errors import UserError
+from matta_core.granularity import Granularity
 from matta_core.models import load_model, load_tokenizer, save_model
-from matta_core.nesting import (
-    Granularity,
-    family_of,
-    flops_per_token,
-    live_student,
-    num_parameters,
-    slices,
-    student_config,
-)
+from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
 from matta_core.progress import progress
 
 REFERENCE_TOKENS = 16
@@ -32,12 +25,17 @@ REFERENCE_TOKENS = 16
 
 @torch.no_grad()
 def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
-    """A stock model with its own memory, holding copies of the student's slices of the TA. Tied heads stay tied."""
-    family = family_of(ta.config.model_type)
+    """A stock model with its own memory, holding copies of the student's slices of the TA. Tied heads stay tied.
+
+    Stock configs know one FFN width: where widths differ, each layer is padded with zeros to the widest. A neuron
+    whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
+    """
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
-    for name, parameter in student.named_parameters():
-        ta_name, index = slices(family, name, granularity)
-        parameter.copy_(ta.get_parameter(ta_name)[index])
+    for name, ta_name, parts in student_parameters(ta, granularity):
+        parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
+        if parameter.shape != kept.shape:
+            parameter.zero_()
+        parameter[tuple(slice(0, length) for length in kept.shape)].copy_(kept)
     return student.eval()
 
 
@@ -57,7 +55,7 @@ def extract_students(
     students = {}
     with progress(len(names), "extract_students", "students") as bar:
         for name in names:
-            granularity = Granularity(name, nesting["sizes"][name])
+            granularity = Granularity.from_dict(name, nesting["sizes"][name])
             folder = output / name
             save_model(extract_student(ta, granularity), tokenizer, folder)
             certificate = certify(ta, granularity, folder, input_ids)
@@ -67,7 +65,7 @@ def extract_students(
             students[name] = {
                 "path": name,
                 "reference": str(reference.relative_to(output)),
-                "intermediate_size": granularity.intermediate_size,
+                **granularity.to_dict(),
                 "parameters": num_parameters(ta, granularity),
                 "bytes": weights.stat().st_size,
                 "flops_per_token": flops_per_token(ta, granularity, nesting["sequence_length"]),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -18,10 +19,8 @@ from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
 from matta_core.errors import UserError
-from matta_core.nesting import Family, family_of
-
-# Our choice: no dropout. The Teacher's distribution regularises, and the students see the TA's exact features.
-_DROPOUT = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+from matta_core.families import Family, family_of
+from matta_core.granularity import whole
 
 # Two models whose tensors have the same shapes still differ where one of these does.
 _FUNCTION = (
@@ -46,24 +45,41 @@ def build_config(
 ) -> PreTrainedConfig:
     """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
 
-    Raises: UserError on a key that the architecture does not know, or heads that do not divide the hidden size.
+    Without dropout (our choice): the Teacher's distribution regularises, and students see the TA's exact features.
+    `vocab_size` may be given where it is padded beyond the tokenizer's.
+
+    Raises: UserError on a key that the architecture does not know, or a shape that its class refuses.
     """
     if "model_type" not in model:
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {dict(model)}")
     family = family_of(model["model_type"])
     wanted = _checked(model, family)
-    values = dict.fromkeys(_DROPOUT[family.model_type], 0.0) | {
+    values = dict.fromkeys(family.dropouts, 0.0) | {
         "max_position_embeddings": sequence_length,
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        family.intermediate_size_key: intermediate_size,
+        "pad_token_id": tokenizer.pad_token_id,
+        family.width_key: intermediate_size,
     }
-    config = AutoConfig.for_model(**(values | wanted))
+    try:
+        config = AutoConfig.for_model(**(values | wanted))
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise UserError(f"train.model: {family.model_type} refuses these settings: {_one_line(error)}") from None
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
             f"got {config.hidden_size}"
+        )
+    groups = whole(config, "").num_key_value_heads
+    if config.num_attention_heads % groups:
+        raise UserError(
+            f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
+            f"{config.num_attention_heads}"
+        )
+    if config.vocab_size < len(tokenizer):
+        raise UserError(
+            f"train.model.vocab_size must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}"
         )
     if config.max_position_embeddings < sequence_length:
         raise UserError(
@@ -78,16 +94,18 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
     default = AutoConfig.for_model(family.model_type)
     # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
     known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
-    ours = {family.intermediate_size_key, "vocab_size", "intermediate_size", *_DROPOUT[family.model_type]}
+    ours = {family.width_key, "intermediate_size", *family.dropouts}
     checked = {}
     for key, value in model.items():
         where = f"train.model.{key}"
         if key in ours:
-            raise UserError(f"{where} is not set there: widths are sizes, the vocabulary the data's, no dropout")
+            raise UserError(f"{where} is not set there: widths are sizes, and there is no dropout")
+        if key in family.unsupported and value != getattr(default, key):
+            raise UserError(f"{where} must be {getattr(default, key)}, got {value!r}: {family.unsupported[key]}")
         if key not in known:
             raise UserError(f"unknown setting {where}: {family.model_type} has no such field")
         usual = getattr(default, key)
-        if isinstance(usual, int) and not isinstance(usual, bool) and key not in ("bos_token_id", "eos_token_id"):
+        if isinstance(usual, int) and not isinstance(usual, bool) and not key.endswith("_token_id"):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{where} must be a whole number >= 1, got {value!r}")
         elif isinstance(usual, float):
@@ -96,10 +114,10 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
             except (TypeError, ValueError):
                 raise UserError(f"{where} must be a number, got {value!r}") from None
         checked[key] = value
-    if checked.get("activation_function", "gelu_new") not in ACT2FN:
+    activation = checked.get(family.activation, getattr(default, family.activation))
+    if activation not in ACT2FN:
         raise UserError(
-            f"train.model.activation_function must be one of {', '.join(sorted(ACT2FN))}, "
-            f"got {checked['activation_function']!r}"
+            f"train.model.{family.activation} must be one of {', '.join(sorted(ACT2FN))}, got {activation!r}"
         )
     return checked
 

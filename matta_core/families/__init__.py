@@ -1,0 +1,23 @@
+"""The families whose models can be a TA: one table each."""
+
+from matta_core.errors import UserError
+from matta_core.families.gemma3 import GEMMA3
+from matta_core.families.gpt2 import GPT2
+from matta_core.families.llama import LLAMA
+from matta_core.families.qwen2 import QWEN2
+from matta_core.families.qwen3 import QWEN3
+from matta_core.families.table import Family
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, QWEN2, QWEN3, GEMMA3)}
+
+
+def family_of(model_type: str) -> Family:
+    """The family's table. Raises: UserError that lists the known ones."""
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"model_type {model_type!r} is not a known family: known are {', '.join(FAMILIES)}; docs/families.md says "
+            f"how to add one"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,15 @@
+"""Gemma 3, text only: four norms per layer, tied and scaled embeddings, layers with a sliding window or without."""
+
+from matta_core.families.qwen2 import QWEN2
+from matta_core.families.table import Family
+
+GEMMA3 = Family(
+    model_type="gemma3_text",
+    queries=QWEN2.queries,
+    keys_values=QWEN2.keys_values,
+    activation="hidden_activation",
+    unsupported={
+        "final_logit_softcapping": "logits are rebuilt from hidden states by the output head alone",
+        "use_bidirectional_attention": "a token must not see those after it",
+    },
+)
