@@ -51,6 +51,7 @@ def slices(ta_config: PreTrainedConfig, parameter_name: str, granularity: Granul
 
 def region(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
     """A view of what is kept; every nested dimension is spread out into its grid. Writing to it writes the tensor."""
+    tensor = tensor.view_as(tensor)  # never the parameter itself: a module would take that for its own
     for part in sorted(parts, reverse=True):  # from the last dimension: those before it keep their number
         tensor = tensor.unflatten(part.dimension, part.blocks)
         for axis, number in enumerate(part.kept):

@@ -11,13 +11,22 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from matta_core.artifacts import Artifact, finish_artifact
-from matta_core.config import LossConfig, TrainConfig
+from matta_core.config import LossConfig, SizeConfig, TrainConfig
+from matta_core.families import family_of
+from matta_core.granularity import intermediate_size, resolve
 
 SEQUENCE_LENGTH = 16
+
+
+def widths(**sizes):
+    """Sizes that differ in FFN width alone."""
+    return {name: SizeConfig(intermediate_size=width) for name, width in sizes.items()}
+
+
 # A training that learns within a second; without a Teacher.
 TRAINING = TrainConfig(
     model={"model_type": "gpt2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
-    sizes={"s": 8, "xl": 32},
+    sizes=widths(s=8, xl=32),
     student="s",
     steps=12,
     batch_size=8,
@@ -32,25 +41,41 @@ TRAINING = TrainConfig(
 
 def tiny_gpt2(intermediate_size=32, vocab_size=50, seed=0, **overrides):
     """A GPT-2 of two layers, random weights with a spread that makes logits differ."""
+    return tiny_model("gpt2", seed, n_inner=intermediate_size, vocab_size=vocab_size, **overrides)
+
+
+def tiny_model(model_type, seed=0, **overrides):
+    """A model of any family: two layers, FFN width 32, four query heads in two groups (GPT-2: two heads)."""
     values = {
-        "vocab_size": vocab_size,
+        "vocab_size": 50,
         "hidden_size": 16,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "n_inner": intermediate_size,
+        "num_attention_heads": 2 if model_type == "gpt2" else 4,
         "max_position_embeddings": SEQUENCE_LENGTH,
         "initializer_range": 0.2,
         "bos_token_id": 0,
         "eos_token_id": 0,
+        "pad_token_id": None,
+        "tie_word_embeddings": True,
     }
-    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    family = family_of(model_type)
+    values |= {family.width_key: 32} | dict.fromkeys(family.dropouts, 0.0)
+    values |= {} if model_type == "gpt2" else {"num_key_value_heads": 2, "head_dim": 4}
+    if model_type == "gemma3_text":
+        values |= {"sliding_window": 6, "layer_types": None, "sliding_window_pattern": 2, "query_pre_attn_scalar": 4}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **(values | dropout | overrides)))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(values | overrides)))
         for parameter in model.parameters():  # biases start at zero: a wrong slice of one would not show
             if parameter.dim() == 1:
                 torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
     return model
+
+
+def granularity(ta, **size):
+    """The size "s" of a TA, as a recipe's `sizes` would say it."""
+    sizes = {"s": SizeConfig(**size), "xl": SizeConfig(intermediate_size=intermediate_size(ta.config))}
+    return resolve(ta.config, sizes)["s"]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

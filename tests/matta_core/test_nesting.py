@@ -1,45 +1,28 @@
+"""Live students are views of the TA, and nothing outside their slices reaches them."""
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support import byte_tokenizer, tiny_gpt2
-from torch.utils.flop_counter import FlopCounterMode
+from support import byte_tokenizer, granularity, tiny_gpt2, tiny_model
 
 from matta_core.errors import UserError
 from matta_core.extract import certify, extract_student
+from matta_core.families import FAMILIES, family_of
+from matta_core.granularity import whole
 from matta_core.models import save_model
-from matta_core.nesting import Granularity, family_of, flops_per_token, live_student, num_parameters, slices
+from matta_core.nesting import Part, cuts, live_student, region, slices, take
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 
 
-@given(
-    wide=st.integers(1, 8).map(lambda n: 8 * n),
-    fraction=st.floats(0.01, 1.0),
-    layers=st.integers(1, 3),
-    heads=st.sampled_from([1, 2, 4]),
-    tied=st.booleans(),
-)
-@settings(max_examples=15, deadline=None)
-def test_extracted_student_equals_live_student_bit_for_bit(wide, fraction, layers, heads, tied):
-    ta = tiny_gpt2(wide, num_hidden_layers=layers, num_attention_heads=heads, tie_word_embeddings=tied).eval()
-    granularity = Granularity("any", max(1, int(wide * fraction)))
-    with torch.no_grad():
-        live = live_student(ta, granularity)(INPUT_IDS).logits
-        extracted = extract_student(ta, granularity)
-        assert torch.equal(live, extracted(INPUT_IDS).logits)
-    assert num_parameters(ta, granularity) == sum(p.numel() for p in extracted.parameters())
-
-
-def test_live_student_at_full_width_equals_the_ta_bit_for_bit():
-    ta = tiny_gpt2().eval()
-    live = live_student(ta, Granularity("xl", 32))
-    assert torch.equal(live(INPUT_IDS).logits, ta(INPUT_IDS).logits)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_live_student_that_keeps_everything_equals_the_ta_bit_for_bit(model_type):
+    ta = tiny_model(model_type).eval()
+    assert torch.equal(live_student(ta, whole(ta.config, "xl"))(INPUT_IDS).logits, ta(INPUT_IDS).logits)
 
 
 def test_live_student_sees_an_optimizer_step_at_once():
     ta = tiny_gpt2().eval()
-    live = live_student(ta, Granularity("s", 8))
+    live = live_student(ta, granularity(ta, intermediate_size=8))
     before = live(INPUT_IDS).logits
     with torch.no_grad():
         ta.transformer.h[0].mlp.c_fc.weight[:, :8] += 0.5
@@ -48,7 +31,7 @@ def test_live_student_sees_an_optimizer_step_at_once():
 
 def test_a_student_does_not_see_neurons_outside_its_slice():
     ta = tiny_gpt2().eval()
-    live = live_student(ta, Granularity("s", 8))
+    live = live_student(ta, granularity(ta, intermediate_size=8))
     before = live(INPUT_IDS).logits
     with torch.no_grad():
         for block in ta.transformer.h:
@@ -60,7 +43,7 @@ def test_a_student_does_not_see_neurons_outside_its_slice():
 
 def test_two_live_students_of_one_ta_do_not_disturb_each_other():
     ta = tiny_gpt2().eval()
-    small, large = live_student(ta, Granularity("s", 8)), live_student(ta, Granularity("m", 16))
+    small, large = (live_student(ta, granularity(ta, intermediate_size=width)) for width in (8, 16))
     alone = small(INPUT_IDS).logits
     large(INPUT_IDS)
     assert torch.equal(small(INPUT_IDS).logits, alone)
@@ -68,44 +51,59 @@ def test_two_live_students_of_one_ta_do_not_disturb_each_other():
 
 
 def test_slices_names_the_neurons_of_each_ffn_parameter_and_nothing_else():
-    family, granularity = family_of("gpt2"), Granularity("s", 8)
-    assert slices(family, "transformer.h.0.mlp.c_fc.weight", granularity)[1] == (slice(None), slice(0, 8))
-    assert slices(family, "transformer.h.0.mlp.c_fc.bias", granularity)[1] == (slice(0, 8),)
-    assert slices(family, "transformer.h.0.mlp.c_proj.weight", granularity)[1] == (slice(0, 8),)
-    for whole in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_proj.bias", "transformer.wte.weight"):
-        assert slices(family, whole, granularity) == (whole, ())
+    config = tiny_gpt2().config
+    size = granularity(tiny_gpt2(), intermediate_size=8)
+    for name, dimension in (("mlp.c_fc.weight", 1), ("mlp.c_fc.bias", 0), ("mlp.c_proj.weight", 0)):
+        name = f"transformer.h.0.{name}"
+        assert slices(config, name, size) == (name, (Part(dimension, (32,), (8,)),))
+    for name in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_proj.bias", "transformer.wte.weight"):
+        assert slices(config, name, size) == (name, ())
 
 
-@pytest.mark.parametrize("width", [8, 32])
-def test_flops_per_token_agree_with_torchs_counter(width):
-    ta = tiny_gpt2(attn_implementation="eager").eval()
-    student = extract_student(ta, Granularity("s", width))
-    counter = FlopCounterMode(display=False)
-    with counter:
-        student(INPUT_IDS)
-    counted = counter.get_total_flops() / INPUT_IDS.numel()
-    assert flops_per_token(ta, Granularity("s", width), 16) == pytest.approx(counted, rel=0.01)
+def test_fewer_query_heads_are_a_prefix_inside_each_kept_group():
+    ta = tiny_model("llama", num_attention_heads=8, num_key_value_heads=4, head_dim=2, num_hidden_layers=3)
+    size = granularity(ta, num_attention_heads=3, num_key_value_heads=3, layers=(0, 2))
+    name, parts = slices(ta.config, "model.layers.1.self_attn.q_proj.weight", size)
+    assert name == "model.layers.2.self_attn.q_proj.weight"
+    rows = torch.arange(16).reshape(16, 1)
+    # Eight heads of two rows, two heads to a group: the first head of groups 0, 1 and 2.
+    assert take(rows, parts).flatten().tolist() == [0, 1, 4, 5, 8, 9]
+    assert slices(ta.config, "model.layers.1.self_attn.k_proj.weight", size)[1] == (Part(0, (4, 2), (3, 2)),)
 
 
-@pytest.mark.parametrize("width", [0, 33])
-def test_a_student_wider_than_the_ta_or_empty_is_refused(width):
-    with pytest.raises(UserError, match=rf"size s: intermediate_size must be from 1 to the TA's 32, got {width}"):
-        live_student(tiny_gpt2(), Granularity("s", width))
+def test_writing_to_a_region_writes_the_tensor():
+    tensor = torch.zeros(2, 8)
+    region(tensor, (Part(1, (2, 2, 2), (2, 1, 2)),)).fill_(1.0)
+    assert tensor.tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]] * 2
+
+
+def test_cuts_lie_at_the_edges_of_the_sizes_and_between_fused_matrices():
+    ta = tiny_gpt2()
+    found = cuts(ta, [granularity(ta, intermediate_size=8), granularity(ta, intermediate_size=16)])
+    assert found["transformer.h.1.mlp.c_fc.weight"] == {1: [8, 16]}
+    assert found["transformer.h.1.mlp.c_fc.bias"] == {0: [8, 16]}
+    assert found["transformer.h.1.mlp.c_proj.weight"] == {0: [8, 16]}
+    assert found["transformer.h.1.attn.c_attn.weight"] == {1: [16, 32]}
+    assert "transformer.wte.weight" not in found
+    ta = tiny_model("llama")
+    heads = cuts(ta, [granularity(ta, num_attention_heads=2, num_key_value_heads=2)])
+    assert heads["model.layers.0.self_attn.q_proj.weight"] == {0: [4, 8, 12]}
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"'bert' is not a known family: known are gpt2"):
+    with pytest.raises(UserError, match=r"'bert' is not a known family: known are gpt2, llama, .*docs/families.md"):
         family_of("bert")
 
 
 def test_a_certificate_tells_a_checkpoint_that_differs_in_one_weight(tmp_path):
-    ta, granularity = tiny_gpt2().eval(), Granularity("s", 8)
-    student = extract_student(ta, granularity)
+    ta = tiny_gpt2().eval()
+    size = granularity(ta, intermediate_size=8)
+    student = extract_student(ta, size)
     save_model(student, byte_tokenizer(), tmp_path / "good")
-    assert certify(ta, granularity, tmp_path / "good", INPUT_IDS)["bitwise_equal"]
+    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["bitwise_equal"]
     with torch.no_grad():
         student.transformer.h[1].mlp.c_fc.bias[7] += 1e-3
     save_model(student, byte_tokenizer(), tmp_path / "bad")
-    certificate = certify(ta, granularity, tmp_path / "bad", INPUT_IDS)
+    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
     assert not certificate["bitwise_equal"]
     assert certificate["max_abs_difference"] > 0
