@@ -52,7 +52,7 @@ def measure(recipe: Recipe, seeds: int, output: Path) -> dict[str, dict[str, lis
     results: dict[str, dict[str, list[float]]] = {}
     for seed in range(seeds):
         for way, config in ways(recipe.train).items():
-            needs_scores = config.loss.teacher_weight > 0
+            needs_scores = config.loss.teacher_weight.highest > 0
             run = train(
                 dataclasses.replace(config, seed=seed),
                 dataset,

@@ -1,13 +1,30 @@
 """Losses: plain functions that return sums over valid tokens, in nats. The loop divides once.
 
 Shapes, throughout: logits (tokens, vocab), aligned with the labels by `align`; mask (tokens,), true where valid.
+
+Divergences come apart from what they are taken over. `forward_kl`, `reverse_kl` and `jensen_shannon` compare two
+distributions over any set of outcomes; `vocabulary_divergence` takes one over all tokens, `top_k_divergence` over the
+Teacher's top k and the rest as one outcome.
 """
+
+import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100  # the label of a token that is not predicted
+
+# (student log-probabilities, target log-probabilities), both (tokens, outcomes), to (tokens,)
+Divergence = Callable[[Tensor, Tensor], Tensor]
+
+# The cache holds the tail's mass in float16, whose steps near 0 are so wide: 0 there means "less than about this".
+# Taken as 0 it would make reverse KL infinite wherever the student leaves the tail anything at all.
+_SMALLEST_TAIL_MASS = 2.0**-24
+# exp() of less is 0 in float32: only a -inf, from a Teacher that forbids a token, is changed by this.
+_LOWEST_LOG_PROB = math.log(torch.finfo(torch.float32).tiny)
 
 
 def align(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,38 +43,94 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.masked_fill(~mask, IGNORED), ignore_index=IGNORED, reduction="sum")
 
 
-def forward_kl(
-    student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, *, loss_temperature: float = 1.0
+def forward_kl(student_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
+    """KL(P || Q), P the target, Q the student: it costs the student most to leave out what the target does."""
+    return F.kl_div(student_log_probs, target_log_probs, log_target=True, reduction="none").sum(-1)
+
+
+def reverse_kl(student_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
+    """KL(Q || P), P the target, Q the student: it costs the student most to do what the target does not."""
+    return forward_kl(target_log_probs, student_log_probs)
+
+
+def jensen_shannon(student_log_probs: Tensor, target_log_probs: Tensor, *, beta: float) -> Tensor:
+    """beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q, P the target, Q the student, 0 < beta < 1.
+
+    At most the entropy of (beta, 1 - beta); over beta it nears forward KL as beta nears 0, and over 1 - beta reverse
+    KL as beta nears 1. Source: Agarwal et al. 2024, "On-policy distillation of language models", section 2.
+    """
+    mixture = torch.logaddexp(target_log_probs + math.log(beta), student_log_probs + math.log1p(-beta))
+    return beta * forward_kl(mixture, target_log_probs) + (1.0 - beta) * forward_kl(mixture, student_log_probs)
+
+
+def divergence_named(name: str, jensen_shannon_beta: float) -> Divergence:
+    """The divergence that a recipe names."""
+    return {
+        "forward_kl": forward_kl,
+        "reverse_kl": reverse_kl,
+        "jensen_shannon": partial(jensen_shannon, beta=jensen_shannon_beta),
+    }[name]
+
+
+def vocabulary_divergence(
+    divergence: Divergence,
+    student_logits: Tensor,
+    target_logits: Tensor,
+    mask: Tensor,
+    *,
+    loss_temperature: float = 1.0,
 ) -> Tensor:
-    """Sum over valid tokens of KL(teacher || student), times loss_temperature**2.
+    """Sum over valid tokens of the divergence over the whole vocabulary, times loss_temperature**2.
+
+    Dividing both logits by T shows the student the target's small probabilities, but shrinks the gradients by about
+    1/T^2; the factor keeps their scale, so that T can be chosen apart from the weight.
 
     Raises: ValueError if the logits' shapes differ.
     Source: Hinton et al. 2015, section 2.
     """
-    if student_logits.shape != teacher_logits.shape:
+    if student_logits.shape != target_logits.shape:
         raise ValueError(
-            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ"
+            f"student logits {tuple(student_logits.shape)} and target logits {tuple(target_logits.shape)} differ"
         )
     student_log_probs = F.log_softmax(student_logits / loss_temperature, dim=-1)
-    teacher_log_probs = F.log_softmax(teacher_logits / loss_temperature, dim=-1)
-    per_token = F.kl_div(student_log_probs, teacher_log_probs, log_target=True, reduction="none").sum(-1)
+    target_log_probs = F.log_softmax(target_logits / loss_temperature, dim=-1)
+    per_token = divergence(student_log_probs, target_log_probs)
     return per_token.masked_fill(~mask, 0.0).sum() * loss_temperature**2
 
 
-def top_k_kl(
-    student_logits: Tensor, top_k_ids: Tensor, top_k_log_probs: Tensor, tail_mass: Tensor, mask: Tensor
+def top_k_divergence(
+    divergence: Divergence,
+    student_logits: Tensor,
+    top_k_ids: Tensor,
+    top_k_log_probs: Tensor,
+    tail_mass: Tensor,
+    mask: Tensor,
 ) -> Tensor:
-    """Sum over valid tokens of KL(teacher || student) over k + 1 outcomes: the Teacher's top k, and all the rest.
+    """Sum over valid tokens of the divergence over k + 1 outcomes: the Teacher's top k, and all the rest.
 
-    top_k_ids, top_k_log_probs (tokens, k): the Teacher's largest, over the whole vocabulary; tail_mass (tokens,):
-    the probability of the rest. A lower bound of the full KL (merging outcomes never raises it), equal to it when
-    k is the vocabulary. At loss temperature 1, since the tail's tempered mass cannot be told from the cache.
+    top_k_ids, top_k_log_probs (tokens, k): the Teacher's largest; tail_mass (tokens,): the probability of the rest of
+    its vocabulary. The student's rest is that of its own, so that a padded output, wider than the tokenizer, pays for
+    mass on ids that no text holds. A lower bound of the full divergence (merging outcomes never raises one), equal to
+    it when k is the vocabulary. At loss temperature 1, since the tail's tempered mass cannot be told from the cache.
     """
-    normaliser = student_logits.logsumexp(dim=-1)
-    student_log_probs = student_logits.gather(-1, top_k_ids) - normaliser[:, None]
-    per_token = (top_k_log_probs.exp() * (top_k_log_probs - student_log_probs)).sum(-1)
+    normaliser = student_logits.logsumexp(dim=-1, keepdim=True)
+    student_log_probs = student_logits.gather(-1, top_k_ids) - normaliser
+    target_log_probs = top_k_log_probs.clamp(min=_LOWEST_LOG_PROB)
     if top_k_ids.shape[-1] < student_logits.shape[-1]:
         # The rest's own log-sum, not log(1 - sum): that would lose all digits where the top k hold nearly all.
-        rest = student_logits.scatter(-1, top_k_ids, float("-inf")).logsumexp(dim=-1)
-        per_token = per_token + torch.xlogy(tail_mass, tail_mass) - tail_mass * (rest - normaliser)
+        rest = student_logits.scatter(-1, top_k_ids, float("-inf")).logsumexp(dim=-1, keepdim=True)
+        student_log_probs = torch.cat([student_log_probs, rest - normaliser], dim=-1)
+        tail = tail_mass.clamp(min=_SMALLEST_TAIL_MASS).log()[:, None]
+        target_log_probs = torch.cat([target_log_probs, tail], dim=-1)
+    per_token = divergence(student_log_probs, target_log_probs)
+    return per_token.masked_fill(~mask, 0.0).sum()
+
+
+def hidden_state_mse(student_states: Tensor, target_states: Tensor, mask: Tensor) -> Tensor:
+    """Sum over valid tokens of the mean squared difference of hidden states (tokens, hidden), in float32.
+
+    Student and TA share the hidden size, so no projection lies between them. Source: Jiao et al. 2020 (TinyBERT),
+    equation 8, without its projection.
+    """
+    per_token = F.mse_loss(student_states.float(), target_states.float(), reduction="none").mean(-1)
     return per_token.masked_fill(~mask, 0.0).sum()

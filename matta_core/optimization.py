@@ -36,12 +36,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (final + (1.0 - final) * cosine)
 
 
-def distillation_weight(config: TrainConfig, step: int) -> float:
-    """d(t): a linear ramp from 0, since an early TA is a bad teacher; then constant."""
-    ramp = config.loss.distillation_ramp_steps
-    return config.loss.distillation_weight * (min(1.0, step / ramp) if ramp else 1.0)
-
-
 def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device) -> torch.dtype | None:
     """None for fp32, else bfloat16. "auto" takes bf16 on GPUs that have it, and on CPUs for wide models."""
     if precision != "auto":

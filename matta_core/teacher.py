@@ -25,9 +25,10 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
     """Write `train/part-*.parquet`, one to one with the dataset's shards and rows. Finished shards are kept.
 
     Columns, per row of length T: top_k_ids (T-1)*k int32, top_k_log_probs (T-1)*k float16, tail_mass T-1 float16.
+    Probabilities are over the tokens of the dataset's tokenizer alone, whatever the Teacher's output adds to them.
     Only the train split is scored: validation compares the sizes by their cross-entropy.
 
-    Raises: UserError where the Teacher's vocabulary is not the dataset's, or k exceeds it.
+    Raises: UserError where the Teacher means other tokens by the dataset's ids, or k exceeds their number.
     """
     device = distributed.pick_device()
     model = load_model(teacher).to(device).eval()
@@ -46,7 +47,7 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
                 bar.update(pq.ParquetFile(target).metadata.num_rows)
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
-            _score_shard(model, shard, temporary, config, settings, device, bar.update)
+            _score_shard(model, shard, temporary, config, len(tokenizer), settings, device, bar.update)
             temporary.rename(target)
     return {"top_k": config.top_k, "teacher_parameters": sum(p.numel() for p in model.parameters())}
 
@@ -56,6 +57,7 @@ def _score_shard(
     shard: Path,
     target: Path,
     config: ScoreTeacherConfig,
+    vocab_size: int,
     settings: PassSettings,
     device: torch.device,
     advance: Any,
@@ -71,7 +73,8 @@ def _score_shard(
                 model,
                 torch.from_numpy(input_ids.astype(np.int64)).to(device),
                 config.top_k,
-                settings=settings,
+                vocab_size,
+                settings,
             )
             writer.write_batch(_record_batch(scores, len(column), writer.schema))
             advance(len(column))
@@ -103,20 +106,25 @@ def _record_batch(scores: TeacherTargets, num_rows: int, schema: pa.Schema) -> p
 
 
 def _check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The Teacher must mean the same by each token id: compare the tokenizers, then the output's width."""
-    theirs = load_tokenizer(teacher).get_vocab()
-    ours = tokenizer.get_vocab()
-    if theirs != ours:
-        different = sum(theirs.get(token) != number for token, number in ours.items())
+    """The Teacher must mean the same by each of the dataset's token ids; ids above them, tokens or padding, are cut.
+
+    Raises: UserError where a token has another id or none, or the Teacher's output is too narrow.
+    """
+    theirs, ours = load_tokenizer(teacher).get_vocab(), tokenizer.get_vocab()
+    different = sorted(ours.items() - theirs.items(), key=lambda item: item[1])
+    if different:
+        token, number = different[0]
+        there = f"id {theirs[token]}" if token in theirs else "no id"
         raise UserError(
             f"the vocabulary of teacher {teacher} ({len(theirs)} tokens) is not the dataset's ({len(ours)} tokens): "
-            f"{different} of the dataset's tokens have another id or none. Set prepare_data.tokenizer to the "
-            f"teacher's tokenizer, or choose a teacher with the dataset's"
+            f"{len(different)} of the dataset's tokens have another id or none; {token!r} has id {number} in the "
+            f"dataset and {there} in the teacher. Set prepare_data.tokenizer to the teacher's tokenizer, or choose a "
+            f"teacher with the dataset's"
         )
-    if model.config.vocab_size != len(tokenizer):
+    if model.config.vocab_size < len(tokenizer):
         raise UserError(
             f"teacher {teacher} predicts {model.config.vocab_size} tokens, the dataset's tokenizer has "
-            f"{len(tokenizer)}: choose a teacher whose config.vocab_size is that of its tokenizer"
+            f"{len(tokenizer)}: choose a teacher whose config.vocab_size is at least that"
         )
 
 

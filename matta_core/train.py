@@ -19,7 +19,7 @@ from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.metrics import Means, MetricsLog
 from matta_core.models import build_config, build_model, load_tokenizer, load_weights, save_model
 from matta_core.nesting import Granularity, live_student
-from matta_core.optimization import autocast_dtype, distillation_weight, learning_rate, make_optimizer
+from matta_core.optimization import autocast_dtype, learning_rate, make_optimizer
 from matta_core.passes import PassSettings, cross_entropy_sum, joint_backward
 from matta_core.progress import progress
 from matta_core.training_state import load_newest_state, save_state, saved_states
@@ -78,7 +78,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
                 break
 
             started = time.perf_counter()
-            rate, weight = learning_rate(config, step), distillation_weight(config, step)
+            rate = learning_rate(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             trained = {name: students[name] for name in sizes_of_step(config, step)}
@@ -92,7 +92,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
                     trained,
                     batch,
                     config.loss,
-                    distillation_weight=weight,
+                    step=step,
                     num_tokens=num_tokens,
                     settings=settings,
                     ta_name=config.ta,
@@ -112,9 +112,9 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
                 values = means.take() | {
                     "train/grad_norm": grad_norm.item(),
                     "train/learning_rate": rate,
-                    "train/distillation_weight": weight,
                     "perf/tokens_per_second": timed_tokens / timed_seconds,
                 }
+                values |= {f"train/weight/{name}": weight for name, weight in config.loss.weights_at(step).items()}
                 if log:
                     log.write(step + 1, values)
                 timed_tokens, timed_seconds = 0, 0.0
@@ -188,7 +188,7 @@ def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> N
             f"train.batch_size must be divisible by the number of processes, {distributed.world_size()}, "
             f"got {config.batch_size}"
         )
-    if scores is None and config.loss.teacher_weight > 0:
+    if scores is None and config.loss.teacher_weight.highest > 0:
         raise UserError(
             f"train.loss.teacher_weight is {config.loss.teacher_weight}, but no teacher scores are given: "
             f"give the artifact of score_teacher, or set it to 0"

@@ -7,10 +7,10 @@ Unknown keys and bad values raise UserError with the field's full name, the valu
 from dataclasses import dataclass, field
 
 from matta_core.config.judging import BUILT_IN_TASKS, EvaluateConfig, GateConfig, GatePolicy, TaskConfig
+from matta_core.config.loss import LossConfig, Schedule
 from matta_core.config.serving import PushConfig, ServingConfig
 from matta_core.config.training import (
     ExtractStudentsConfig,
-    LossConfig,
     PrepareDataConfig,
     RetrainConfig,
     ScoreTeacherConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "PushConfig",
     "Recipe",
     "RetrainConfig",
+    "Schedule",
     "ScoreTeacherConfig",
     "ServingConfig",
     "TaskConfig",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from matta_core.config.loss import LossConfig
 from matta_core.settings import Section, setting
 
 
@@ -28,23 +29,6 @@ class PrepareDataConfig(Section):
     num_shards: int = setting(4, low=1, high=100_000, help="parquet files of train; validation has its share")
     on_invalid_utf8: str = setting("error", choices=("error", "skip"))
     num_workers: int = setting(2, low=1, high=1024, unit="processes", changes_result=False)
-
-
-@dataclass(frozen=True)
-class LossConfig(Section):
-    """L = ta_weight [a CE + b KL(teacher || ta)]
-    + mean over students of [a CE + b KL(teacher || s) + d(t) T^2 KL(sg(ta) || s)]."""
-
-    ta_weight: float = setting(1.0, low=0.0, help="w_ta")
-    cross_entropy_weight: float = setting(0.5, low=0.0, help="a")
-    teacher_weight: float = setting(0.5, low=0.0, help="b")
-    distillation_weight: float = setting(0.5, low=0.0, help="d after its ramp")
-    distillation_ramp_steps: int = setting(0, low=0, unit="steps", help="d rises linearly from 0 over these")
-    loss_temperature: float = setting(1.0, above=0.0, help="T of the distillation from TA to Student")
-
-    def check(self) -> None:
-        if self.cross_entropy_weight + self.teacher_weight <= 0:
-            raise ValueError("cross_entropy_weight + teacher_weight must be > 0, else the TA learns nothing")
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,8 @@ def test_a_bad_override_is_refused(overrides, message):
 
 
 def test_overrides_are_applied():
-    assert load_recipe(overrides=["train.steps=123", "train.loss.ta_weight=2"]).train.loss.ta_weight == 2.0
+    recipe = load_recipe(overrides=["train.steps=123", "train.loss.loss_temperature=2"])
+    assert recipe.train.loss.loss_temperature == 2.0
 
 
 def test_a_recipe_that_is_missing_or_no_yaml_is_refused(tmp_path):

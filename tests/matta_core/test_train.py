@@ -20,10 +20,10 @@ from components.score_teacher.step import score_teacher
 from components.train.step import train
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
-from matta_core.config import LossConfig, ScoreTeacherConfig
+from matta_core.config import LossConfig, Schedule, ScoreTeacherConfig
 from matta_core.data import rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.optimization import distillation_weight, learning_rate
+from matta_core.optimization import learning_rate
 from matta_core.train import sizes_of_step
 
 MODEL = TRAINING.model
@@ -31,7 +31,7 @@ CONFIG = dataclasses.replace(
     TRAINING,
     sizes={"s": 8, "m": 16, "l": 24, "xl": 32},
     log_every_steps=3,
-    loss=LossConfig(distillation_ramp_steps=4),
+    loss=LossConfig(distillation_weight=Schedule(start=0.0, end=0.5, num_steps=4)),
 )
 TEACHER = dataclasses.replace(CONFIG, sizes={"teacher": 64}, student="teacher", loss=LossConfig(teacher_weight=0.0))
 
@@ -67,7 +67,11 @@ def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
     # A mean over tokens: in the first steps near that of a uniform guess.
     assert training[0]["train/cross_entropy/s"] == pytest.approx(math.log(257), rel=0.1)
     assert [row["step"] for row in training] == list(range(3, 61, 3))
-    assert {"train/teacher_kl/s", "train/ta_kl/s", "train/teacher_kl/xl", "train/grad_norm"} <= training[-1].keys()
+    terms = {"train/teacher_divergence/s", "train/ta_divergence/s", "train/teacher_divergence/xl", "train/grad_norm"}
+    assert terms <= training[-1].keys()
+    # Rows tell of the steps 2, 5, … (from 0); the ramp ends at step 4.
+    assert [row["train/weight/distillation"] for row in training[:2]] == [0.25, 0.5]
+    assert training[0]["train/weight/teacher"] == 0.5
     # A mean over the tokens of the steps in which a size was trained: never above what a uniform guess costs.
     assert all(
         row[f"train/cross_entropy/{size}"] < 1.2 * math.log(257)
@@ -262,10 +266,6 @@ def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
     config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0)
     assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     assert learning_rate(config, 99) == pytest.approx(0.1)
-
-
-def test_the_distillation_weight_ramps_up_from_zero():
-    assert [distillation_weight(CONFIG, step) for step in (0, 2, 4, 11)] == pytest.approx([0.0, 0.25, 0.5, 0.5])
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(dataset, scores, tmp_path, monkeypatch):

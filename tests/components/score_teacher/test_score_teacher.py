@@ -1,16 +1,19 @@
 import dataclasses
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from support import byte_tokenizer, make_dataset, tiny_gpt2
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from components.score_teacher.step import score_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
-from matta_core.models import save_model
+from matta_core.models import load_model, save_model
 
 VOCABULARY = 257
 
@@ -69,18 +72,68 @@ def test_killed_between_shards_it_goes_on_with_the_next_and_ends_with_the_same_d
     assert not (resumed.path / IN_PROGRESS).exists()
 
 
-def test_a_teacher_of_another_vocabulary_is_refused(dataset, tmp_path):
+def saved(folder, tokenizer, vocab_size):
+    save_model(tiny_gpt2(64, vocab_size=vocab_size), tokenizer, folder)
+    return folder
+
+
+def scores_and_logits(dataset, scores, teacher):
+    """Of the first shard: ids and log-probabilities (tokens, k), tail mass (tokens,), and the Teacher's own logits."""
+    name = "part-00000-of-00002.parquet"
+    table = pq.read_table(scores.path / "train" / name)
+    ids, log_probs, tail = (np.stack(table[column].to_numpy()) for column in table.column_names)
+    rows = np.stack(pq.read_table(dataset.path / "train" / name)["input_ids"].to_numpy())
+    with torch.no_grad():
+        logits = load_model(teacher).eval()(torch.from_numpy(rows.astype(np.int64))).logits[:, :-1].flatten(0, 1)
+    tokens = len(logits)
+    return ids.reshape(tokens, -1), log_probs.reshape(tokens, -1), tail.reshape(tokens), logits
+
+
+@pytest.mark.parametrize("top_k", [8, VOCABULARY])
+@pytest.mark.parametrize("added", [[], ["<|im_start|>", "<|im_end|>"]], ids=["padding", "padding and further tokens"])
+def test_a_teacher_with_a_wider_output_is_scored_over_the_datasets_tokens(dataset, tmp_path, added, top_k):
     tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["hello"])
-    save_model(tiny_gpt2(64, vocab_size=258), tokenizer, tmp_path / "other")
-    with pytest.raises(UserError, match=r"\(258 tokens\) is not the dataset's \(257 tokens\).*Set prepare_data.token"):
-        score_teacher(config(tmp_path / "other"), dataset.path, None, output=tmp_path / "scores")
+    tokenizer.add_tokens(added, special_tokens=True)
+    teacher = saved(tmp_path / "padded", tokenizer, 320)
+    scores = score_teacher(config(teacher, top_k=top_k), dataset.path, None, output=tmp_path / "scores")
+    ids, log_probs, tail, logits = scores_and_logits(dataset, scores, teacher)
+    assert ids.max() < VOCABULARY
+    expected = logits[:, :VOCABULARY].log_softmax(-1).gather(-1, torch.from_numpy(ids.astype(np.int64)))
+    assert np.allclose(log_probs, expected.numpy(), rtol=1e-3)  # float16 keeps 11 bits
+    assert np.allclose(np.exp(log_probs.astype(np.float64)).sum(-1) + tail, 1.0, atol=5e-3)
+    assert logits.softmax(-1)[:, VOCABULARY:].sum(-1).mean() > 0.1  # what the padding would have taken
 
 
-def test_a_teacher_that_predicts_more_tokens_than_it_names_is_refused(dataset, tmp_path):
-    save_model(tiny_gpt2(64, vocab_size=264), byte_tokenizer(), tmp_path / "padded")
-    with pytest.raises(UserError, match=r"predicts 264 tokens, the dataset's tokenizer has 257"):
-        score_teacher(config(tmp_path / "padded"), dataset.path, None, output=tmp_path / "scores")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda ids: ids.update(a=ids["b"], b=ids["a"]),
+            r"\(257 tokens\) is not the dataset's \(257 tokens\): 2 of the dataset's tokens have another id or none; "
+            r"'a' has id (\d+) in the dataset and id (?!\1)\d+ in the teacher. Set prepare_data.tokenizer",
+        ),
+        (
+            lambda ids: ids.pop("a"),
+            r"\(256 tokens\) .*: 1 of the dataset's tokens .*; 'a' has id \d+ in the dataset and no id in the teacher",
+        ),
+    ],
+    ids=["two exchanged", "one missing"],
+)
+def test_a_teacher_that_gives_a_token_another_id_is_refused_with_an_example(dataset, tmp_path, change, message):
+    backend = json.loads(byte_tokenizer().backend_tokenizer.to_str())
+    change(backend["model"]["vocab"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    teacher = saved(tmp_path / "other", tokenizer, 320)
+    with pytest.raises(UserError, match=message):
+        score_teacher(config(teacher), dataset.path, None, output=tmp_path / "scores")
+
+
+def test_a_teacher_that_predicts_fewer_tokens_than_it_names_is_refused(dataset, tmp_path):
+    teacher = saved(tmp_path / "narrow", byte_tokenizer(), 256)
+    with pytest.raises(UserError, match=r"predicts 256 tokens, the dataset's tokenizer has 257: choose a teacher"):
+        score_teacher(config(teacher), dataset.path, None, output=tmp_path / "scores")
 
 
 def test_a_teacher_that_reads_less_than_a_sequence_is_refused(teacher, tmp_path):
