@@ -1,4 +1,4 @@
-"""AdamW, warm-up and cosine, clipping, and where bf16 pays."""
+"""Warm-up and cosine, and where bf16 pays."""
 
 import math
 
@@ -6,24 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.config import TrainConfig
-from matta_core.nesting import intermediate_size
+from matta_core.granularity import intermediate_size
 
 # On CPU, bf16 products beat the casts around them from about this FFN width: a step of the demo's Teacher and of its
 # TA (both 768 wide) takes 1.4 times as long in fp32, on two cores with AVX-512 BF16.
 _BF16_PAYS_FROM_WIDTH = 512
-
-
-def make_optimizer(model: PreTrainedModel, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with decoupled weight decay on matrices, none on biases and norms.
-
-    Source: Loshchilov & Hutter 2019; betas as in GPT-3 (Brown et al. 2020, appendix B).
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

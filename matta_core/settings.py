@@ -130,13 +130,15 @@ def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against a type hint: scalars, `X | None`, tuple[X, ...], dict[str, X] and sections."""
+    """Check a value against a type hint: scalars, sections, tuple[X, ...], dict[str, X], and any of them or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        (hint,) = (argument for argument in arguments if argument is not type(None))
-        return _parse(hint, value, where)
+        wanted = [argument for argument in arguments if argument is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        fitting = [hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list]
+        return _parse((fitting or wanted)[0], value, where)
     if hint is Any:
         return value
     if isinstance(hint, type) and issubclass(hint, Section):

@@ -16,10 +16,12 @@ from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.granularity import resolve
 from matta_core.metrics import Means, MetricsLog
 from matta_core.models import build_config, build_model, load_tokenizer, load_weights, save_model
-from matta_core.nesting import Granularity, live_student
-from matta_core.optimization import autocast_dtype, learning_rate, make_optimizer
+from matta_core.nesting import cuts, live_student
+from matta_core.optimization import autocast_dtype, learning_rate
+from matta_core.optimizers import make_optimizer
 from matta_core.passes import PassSettings, cross_entropy_sum, joint_backward
 from matta_core.progress import progress
 from matta_core.training_state import load_newest_state, save_state, saved_states
@@ -39,18 +41,18 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     _check(config, dataset, scores)
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     sequence_length = dataset.metadata["sequence_length"]
-    model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
+    width = config.sizes[config.ta].intermediate_size
+    model_config = build_config(config.model, width, tokenizer, sequence_length)
+    granularities = resolve(model_config, config.sizes)
     ta = build_model(model_config, config.seed)
     if config.start_from is not None:
         load_weights(ta, config.start_from, tokenizer)
     ta.to(device)
-    students = {
-        name: live_student(ta, Granularity(name, width)) for name, width in config.sizes.items() if name != config.ta
-    }
+    students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
         for model in (ta, *students.values()):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = make_optimizer(ta, config)
+    optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
 
     cache = work / f"arrow-{distributed.rank()}"
@@ -102,7 +104,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
             grad_norm = torch.nn.utils.clip_grad_norm_(ta.parameters(), config.max_grad_norm)
             _stop_if_diverged(step, sums, grad_norm, work)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             for name, total in sums.items():
                 means.add(f"train/{name}", total, num_tokens)
             timed_tokens += num_tokens
@@ -123,7 +125,8 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     if log:
         log.close()
         save_model(ta, tokenizer, output / "ta")
-        nesting = {"model_type": ta.config.model_type, "sizes": config.sizes, "student": config.student}
+        sizes = {name: size.to_dict() for name, size in granularities.items()}
+        nesting = {"model_type": ta.config.model_type, "sizes": sizes, "student": config.student}
         write_json_atomically(output / "nesting.json", nesting | {"sequence_length": sequence_length})
     distributed.wait_for_all()
     distributed.stop()
@@ -131,16 +134,19 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
 
 
 def sizes_of_step(config: TrainConfig, step: int) -> list[str]:
-    """The sizes trained in a step beside the TA: the base Student, and a sample of the others, ascending.
+    """The sizes trained in a step beside the TA, ascending, as `sizes_per_step` says.
 
-    A function of seed and step, so that all ranks agree and a resumed run repeats. Our choice, the "sandwich"
-    (Yu & Huang 2019): a size that is never trained comes out worse than the smaller Student.
+    A function of seed and step, so that all ranks agree and a resumed run repeats. The sandwich (Yu & Huang 2019) is
+    our choice: the largest and the base in every step, those between by lot.
     """
     others = [name for name in config.sizes if name not in (config.ta, config.student)]
-    number = min(config.sampled_sizes, len(others))
-    picked = set(np.random.default_rng([config.seed, step]).choice(others, number, replace=False)) if number else set()
-    wanted = picked | {config.student} - {config.ta}
-    return [name for name in config.sizes if name in wanted]
+    if config.sizes_per_step == "sandwich":
+        number = min(config.sampled_sizes, len(others))
+        lot = np.random.default_rng([config.seed, step])
+        wanted = {config.student, *(lot.choice(others, number, replace=False) if number else ())}
+    else:
+        wanted = config.sizes if config.sizes_per_step == "all" else config.sizes_per_step
+    return [name for name in config.sizes if name in wanted and name != config.ta]
 
 
 @torch.no_grad()

@@ -162,10 +162,10 @@ def _flops_per_token(folder: Path, artifacts: Mapping[str, Artifact]) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from matta_core.nesting import Granularity, flops_per_token
+    from matta_core.granularity import whole
+    from matta_core.nesting import flops_per_token
 
     nesting = read(artifacts["train_teacher"], "nesting.json")
-    size, width = max(nesting["sizes"].items(), key=lambda item: item[1])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    return flops_per_token(model, Granularity(size, width), nesting["sequence_length"])
+    return flops_per_token(model, whole(model.config, "teacher"), nesting["sequence_length"])

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from matta_core.config.judging import BUILT_IN_TASKS, EvaluateConfig, GateConfig, GatePolicy, TaskConfig
 from matta_core.config.loss import LossConfig, Schedule
+from matta_core.config.optimizer import OptimizerConfig
 from matta_core.config.serving import PushConfig, ServingConfig
+from matta_core.config.sizes import SizeConfig
 from matta_core.config.training import (
     ExtractStudentsConfig,
     PrepareDataConfig,
@@ -25,6 +27,7 @@ __all__ = [
     "GateConfig",
     "GatePolicy",
     "LossConfig",
+    "OptimizerConfig",
     "PrepareDataConfig",
     "PushConfig",
     "Recipe",
@@ -32,6 +35,7 @@ __all__ = [
     "Schedule",
     "ScoreTeacherConfig",
     "ServingConfig",
+    "SizeConfig",
     "TaskConfig",
     "TrainConfig",
 ]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from matta_core.config.loss import LossConfig
+from matta_core.config.optimizer import OptimizerConfig
+from matta_core.config.sizes import SizeConfig
 from matta_core.settings import Section, setting
 
 
@@ -38,7 +40,11 @@ class TrainConfig(Section):
     model: dict[str, Any] = setting(
         help="the TA's config in Hugging Face's words, without the width that nests: model_type, hidden_size, …"
     )
-    sizes: dict[str, int] = setting(help="intermediate_size by name, ascending; the largest is the TA itself")
+    sizes: dict[str, SizeConfig] = setting(
+        help="what each size keeps of the TA, by name, ascending, each contained in the next; the last is the TA. "
+        "A number is an intermediate_size; else a mapping with intermediate_sizes, num_attention_heads, "
+        "num_key_value_heads, num_hidden_layers or layers"
+    )
     student: str = setting(help="the name of the size that is served today")
     steps: int = setting(low=1, unit="optimizer steps")
     start_from: str | None = setting(
@@ -51,9 +57,15 @@ class TrainConfig(Section):
     micro_batch_size: int | None = setting(
         None, low=1, unit="sequences per pass and rank", help="none: the rank's whole share at once"
     )
-    sampled_sizes: int = setting(1, low=0, help="sizes trained per step beside the TA and the student")
+    sizes_per_step: str | tuple[str, ...] = setting(
+        "sandwich",
+        help="beside the TA, which is in every step. sandwich: the student, and sampled_sizes of the others; all: "
+        "every size; or a list of names. A size that is never trained comes out worse than a smaller one that is",
+    )
+    sampled_sizes: int = setting(1, low=0, help="of the sandwich: sizes drawn anew in each step")
     loss: LossConfig = setting(default_factory=LossConfig)
-    learning_rate: float = setting(1e-3, above=0.0, high=1.0)
+    optimizer: OptimizerConfig = setting(default_factory=OptimizerConfig)
+    learning_rate: float = setting(1e-3, above=0.0, high=1.0, help="of AdamW's scale, whichever optimizer")
     final_learning_rate_fraction: float = setting(0.1, low=0.0, high=1.0, help="where the cosine ends")
     warmup_steps: int = setting(20, low=0, unit="optimizer steps")
     weight_decay: float = setting(0.1, low=0.0, high=1.0, help="on matrices only")
@@ -69,13 +81,27 @@ class TrainConfig(Section):
     log_every_steps: int = setting(10, low=1, unit="optimizer steps", changes_result=False)
     seed: int = setting(0, low=0)
 
+    def __post_init__(self) -> None:
+        # A plain number is a width in Python as in a recipe.
+        sizes = {
+            name: size if isinstance(size, SizeConfig) else SizeConfig(intermediate_size=size)
+            for name, size in self.sizes.items()
+        }
+        object.__setattr__(self, "sizes", sizes)
+        super().__post_init__()
+
     def check(self) -> None:
         if not self.sizes:
             raise ValueError("sizes must name at least one size")
-        widths = list(self.sizes.values())
-        if any(width < 1 for width in widths) or widths != sorted(set(widths)):
-            raise ValueError(f"sizes must be positive, ascending and different, got {self.sizes}")
-        for name, width in self.sizes.items():
+        widths = [size.intermediate_size for size in self.sizes.values() if size.is_width_alone]
+        if widths != sorted(set(widths)):
+            raise ValueError(f"sizes must be ascending and different, got {widths}")
+        if not self.sizes[self.ta].is_width_alone:
+            raise ValueError(
+                f"sizes: the last is the TA itself, whole: its layers and heads are train.model's; give "
+                f"{self.ta} its intermediate_size alone"
+            )
+        for name in self.sizes:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (
                 name in ("teacher", "references") and len(self.sizes) > 1
             ):
@@ -83,10 +109,15 @@ class TrainConfig(Section):
                     f"sizes are folders' names: letters, digits, - and _, and not 'teacher' or 'references' in a "
                     f"family; got {name!r}"
                 )
-            if width % 8:
-                raise ValueError(f"sizes must be multiples of 8 (matrix units work in tiles), got {name}: {width}")
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
+        if isinstance(self.sizes_per_step, str) and self.sizes_per_step not in ("sandwich", "all"):
+            raise ValueError(f"sizes_per_step must be sandwich, all or a list of sizes, got {self.sizes_per_step!r}")
+        if not isinstance(self.sizes_per_step, str):
+            for name in self.sizes_per_step:
+                if name not in self.sizes or name == self.ta:
+                    others = ", ".join(size for size in self.sizes if size != self.ta)
+                    raise ValueError(f"sizes_per_step must be among {others} (the TA is always), got {name!r}")
         if self.start_from is not None and "://" in self.start_from:
             raise ValueError(
                 f"start_from must be a folder or a name on the hub, got {self.start_from!r}: copy it first"

@@ -255,6 +255,12 @@ def test_a_student_in_the_middle_is_trained_in_every_step_and_smaller_sizes_are_
     assert any("s" in names for names in seen)
 
 
+def test_all_sizes_or_a_fixed_list_train_in_every_step():
+    for wanted, expected in (("all", ["s", "m", "l"]), (("m",), ["m"]), (("l", "s"), ["s", "l"]), ((), [])):
+        config = dataclasses.replace(CONFIG, sizes_per_step=wanted)
+        assert [sizes_of_step(config, step) for step in range(3)] == [expected] * 3
+
+
 def test_an_epoch_sees_every_row_once_and_the_next_in_another_order():
     rows = np.concatenate([rows_of_step(24, 8, step, seed=0) for step in range(6)])
     assert sorted(rows[:24]) == sorted(rows[24:]) == list(range(24))

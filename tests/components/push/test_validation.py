@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import byte_tokenizer, tiny_gpt2
+from support import byte_tokenizer, granularity, tiny_gpt2
 
 from components.extract_students.step import extract_students
 from components.push import validation
@@ -20,6 +20,7 @@ from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact
 from matta_core.config import ExtractStudentsConfig, PushConfig
 from matta_core.errors import UserError
+from matta_core.granularity import whole
 from matta_core.models import save_model
 
 LIMITS = {"timeout_seconds": 120.0, "max_memory_bytes": None}
@@ -52,8 +53,11 @@ def test_a_model_that_answers_as_recorded_passes_whatever_lies_in_the_working_di
 
 @pytest.mark.slow
 def test_what_extraction_wrote_and_recorded_passes(dataset, tmp_path):
-    save_model(tiny_gpt2(32, vocab_size=257), byte_tokenizer(), tmp_path / "checkpoint" / "ta")
-    nesting = {"model_type": "gpt2", "sizes": {"s": 8, "xl": 32}, "student": "s", "sequence_length": 16}
+    ta = tiny_gpt2(32, vocab_size=257)
+    save_model(ta, byte_tokenizer(), tmp_path / "checkpoint" / "ta")
+    kept = {"s": granularity(ta, intermediate_size=8), "xl": whole(ta.config, "xl")}
+    sizes = {name: size.to_dict() for name, size in kept.items()}
+    nesting = {"model_type": "gpt2", "sizes": sizes, "student": "s", "sequence_length": 16}
     (tmp_path / "checkpoint" / "nesting.json").write_text(json.dumps(nesting))
     checkpoint = finish_artifact(
         tmp_path / "checkpoint", "MattaCheckpoint", key="k", inputs={"dataset": dataset.digest}

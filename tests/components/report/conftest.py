@@ -104,7 +104,7 @@ def build_run(
 
     artifact("dataset", "TokenizedDataset", {"stats.json": {}}, seconds=20.0)
     if teacher_config is not None:
-        nesting = {"sizes": {"teacher": teacher_config.n_inner}, "sequence_length": 32}
+        nesting = {"sequence_length": 32}
         files = {
             "ta/config.json": teacher_config.to_json_string(),
             "ta/model.safetensors": "x" * 1000,
