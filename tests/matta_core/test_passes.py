@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from support import tiny_gpt2
+from support import granularity, tiny_gpt2
 
 from matta_core.config import LossConfig, Schedule
 from matta_core.losses import align, cross_entropy, divergence_named, top_k_divergence, vocabulary_divergence
-from matta_core.nesting import Granularity, live_student
+from matta_core.nesting import live_student
 from matta_core.passes import Batch, PassSettings, cross_entropy_sum, joint_backward, top_k_scores
 
 LOSS = LossConfig(
@@ -27,7 +27,8 @@ def batch(rows=slice(None), top_k=10):
 
 
 def students_of(ta):
-    return {name: live_student(ta, Granularity(name, width)) for name, width in {"s": 8, "m": 16}.items()}
+    sizes = {"s": {"intermediate_size": 8}, "m": {"intermediate_size": 16, "num_attention_heads": 1}}
+    return {name: live_student(ta, granularity(ta, **size)) for name, size in sizes.items()}
 
 
 def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s", "m"), step=0):
