@@ -26,13 +26,18 @@ def batch(rows=slice(None), top_k=10):
     return Batch(INPUT_IDS[rows], top_k_scores(teacher, INPUT_IDS[rows], top_k, VOCABULARY, WHOLE))
 
 
+def tiny_ta():
+    return tiny_gpt2(num_hidden_layers=3).train()
+
+
 def students_of(ta):
-    sizes = {"s": {"intermediate_size": 8}, "m": {"intermediate_size": 16, "num_attention_heads": 1}}
+    """One narrower, one narrower and shallower."""
+    sizes = {"s": {"intermediate_size": 8}, "m": {"intermediate_size": 16, "num_hidden_layers": 2}}
     return {name: live_student(ta, granularity(ta, **size)) for name, size in sizes.items()}
 
 
 def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s", "m"), step=0):
-    ta = tiny_gpt2().train()
+    ta = tiny_ta()
     students = {name: student for name, student in students_of(ta).items() if name in names}
     if checkpointing is not None:
         for model in (ta, *students.values()):
@@ -44,7 +49,7 @@ def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s
 
 def gradients_in_one_graph(item, loss):
     """LossConfig's equation, for constant weights, with nothing of `passes` but the data."""
-    ta, target = tiny_gpt2().train(), item.teacher
+    ta, target = tiny_ta(), item.teacher
     a, b = loss.cross_entropy_weight.end, loss.teacher_weight.end
     of_teacher, of_ta = (
         divergence_named(name, loss.jensen_shannon_beta) for name in (loss.teacher_divergence, loss.ta_divergence)
@@ -195,7 +200,7 @@ def test_a_padded_student_unlearns_its_padding(top_k):
 
 
 def test_returned_sums_are_unweighted_and_name_each_term_and_size():
-    ta = tiny_gpt2().train()
+    ta = tiny_ta()
     sums = joint_backward(ta, students_of(ta), batch(), LOSS, step=0, num_tokens=TOKENS, settings=WHOLE, ta_name="xl")
     assert set(sums) == {
         "cross_entropy/xl", "teacher_divergence/xl",
@@ -207,6 +212,6 @@ def test_returned_sums_are_unweighted_and_name_each_term_and_size():
 
 
 def test_terms_that_weigh_nothing_are_not_computed():
-    ta, loss = tiny_gpt2().train(), LossConfig(teacher_weight=0.0, distillation_weight=0.0)
+    ta, loss = tiny_ta(), LossConfig(teacher_weight=0.0, distillation_weight=0.0)
     sums = joint_backward(ta, students_of(ta), batch(), loss, step=0, num_tokens=TOKENS, settings=WHOLE)
     assert set(sums) == {"cross_entropy/ta", "cross_entropy/s", "cross_entropy/m"}
