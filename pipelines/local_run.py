@@ -88,6 +88,12 @@ def _check_what_is_named(recipe: Recipe) -> None:
         read_pointer(open_store(recipe.push.target), recipe.train.student)
     elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
         raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
+    from matta_core.granularity import resolve
+    from matta_core.models import build_config
+
+    train = recipe.train
+    width = train.sizes[train.ta].intermediate_size
+    resolve(build_config(train.model, width, None, recipe.prepare_data.sequence_length), train.sizes)
     if recipe.evaluate.tasks:
         from components.evaluate.catalogue import check_names
 
