@@ -12,7 +12,7 @@ REGISTRY ?=
 REVISION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-docker images images-gpu image-data-worker test lint compile bench clean
+.PHONY: help setup demo demo-docker images images-gpu image-data-worker test lint compile bench bench-paper-size clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 19
@@ -55,6 +55,9 @@ compile: setup ## write matta_pipeline.yaml for Kubeflow
 
 bench: setup ## measure what the README claims
 	$(BIN)/python -m benchmarks.quality
+
+bench-paper-size: setup ## time and memory at the full size of a recipe, on random weights (ARGS=… goes to it)
+	$(BIN)/python -m benchmarks.paper_size $(ARGS)
 
 clean: ## remove .venv and runs/
 	rm -rf $(VENV) runs *.egg-info
