@@ -22,29 +22,13 @@ from matta_core.errors import UserError
 from matta_core.families import Family, family_of
 from matta_core.granularity import whole
 
-# Two models whose tensors have the same shapes still differ where one of these does.
-_FUNCTION = (
-    "model_type",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "activation_function",
-    "hidden_act",
-    "layer_norm_epsilon",
-    "rms_norm_eps",
-    "rope_parameters",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "tie_word_embeddings",
-)
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
 
 def build_config(
-    model: Mapping[str, Any], intermediate_size: int, tokenizer: PreTrainedTokenizerBase, sequence_length: int
+    model: Mapping[str, Any], intermediate_size: int, tokenizer: PreTrainedTokenizerBase | None, sequence_length: int
 ) -> PreTrainedConfig:
     """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
 
+    Without a tokenizer `vocab_size` is that of `train.model`, or 1: for looking at the shape before there is one.
     Without dropout (our choice): the Teacher's distribution regularises, and students see the TA's exact features.
     `vocab_size` may be given where it is padded beyond the tokenizer's.
 
@@ -56,10 +40,8 @@ def build_config(
     wanted = _checked(model, family)
     values = dict.fromkeys(family.dropouts, 0.0) | {
         "max_position_embeddings": sequence_length,
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer) if tokenizer else 1,
+        **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
         family.width_key: intermediate_size,
     }
     try:
@@ -77,7 +59,7 @@ def build_config(
             f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
             f"{config.num_attention_heads}"
         )
-    if config.vocab_size < len(tokenizer):
+    if tokenizer and config.vocab_size < len(tokenizer):
         raise UserError(
             f"train.model.vocab_size must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}"
         )
@@ -147,35 +129,26 @@ def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> Pr
 
 
 @torch.no_grad()
-def load_weights(model: PreTrainedModel, name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Put a checkpoint's weights into a model of the same shape that computes the same function of them.
+def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
+    """That logits are the output head applied to the final hidden states, from which they are rebuilt here.
 
-    Its tokenizer, where it brings one, must give every token the id that `tokenizer` does: else the embeddings of two
-    texts would be exchanged without a sign of it.
-
-    Raises: UserError that names what differs.
+    Raises: UserError where they are capped, scaled or otherwise changed (Gemma 2, Granite, Cohere).
     """
-    theirs = load_model(name_or_path, torch.float32)
-    ours, loaded = model.state_dict(), theirs.state_dict()
-    shapes = {name: (tuple(tensor.shape), tuple(loaded[name].shape)) for name, tensor in ours.items() if name in loaded}
-    problems = [f"{name} is {there}, not {here}" for name, (here, there) in shapes.items() if here != there]
-    problems += [f"{name} is missing" for name in ours.keys() - loaded.keys()]
-    problems += [f"{name} has no place" for name in loaded.keys() - ours.keys()]
-    for key in _FUNCTION:
-        here, there = (getattr(config, key, None) for config in (model.config, theirs.config))
-        if here != there:
-            problems.append(f"{key} is {there!r}, not {here!r}")
-    folder = Path(name_or_path)
-    weights_alone = folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    if not weights_alone and load_tokenizer(name_or_path).get_vocab() != tokenizer.get_vocab():
-        problems.append("its tokenizer is not the dataset's (set prepare_data.tokenizer to the checkpoint's)")
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+    was_training = model.training
+    model.eval()
+    input_ids = (torch.arange(4, device=model.device) % model.config.get_text_config().vocab_size)[None]
+    theirs = model(input_ids=input_ids, use_cache=False).logits.float()
+    states = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    ours = model.get_output_embeddings()(states).float()
+    model.train(was_training)
+    # The same operations on the same numbers: a few last bits at most.
+    allowed = 4 * torch.finfo(states.dtype).eps * ours.abs().max()
+    if (difference := (theirs - ours).abs().max()) > allowed:
         raise UserError(
-            f"train.start_from = {name_or_path!r} does not fit the TA: {'; '.join(problems[:4])}{more}. Name a "
-            f"checkpoint of the same train.model and width, or set it to null"
+            f"{name_or_path} ({model.config.model_type}) changes its logits after the output head, by up to "
+            f"{difference:.3g} on four tokens: MatTA rebuilds them by the head alone, so that its losses would be "
+            f"wrong. Take a model without logit capping or scaling"
         )
-    model.load_state_dict(loaded)
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:

@@ -16,9 +16,9 @@ from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.granularity import resolve
+from matta_core.initialize import initialize
 from matta_core.metrics import Means, MetricsLog
-from matta_core.models import build_config, build_model, load_tokenizer, load_weights, save_model
+from matta_core.models import build_config, load_tokenizer, save_model
 from matta_core.nesting import cuts, live_student
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
@@ -43,10 +43,11 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     sequence_length = dataset.metadata["sequence_length"]
     width = config.sizes[config.ta].intermediate_size
     model_config = build_config(config.model, width, tokenizer, sequence_length)
-    granularities = resolve(model_config, config.sizes)
-    ta = build_model(model_config, config.seed)
-    if config.start_from is not None:
-        load_weights(ta, config.start_from, tokenizer)
+    cache = work / f"arrow-{distributed.rank()}"
+    training_data = Sequences(dataset, "train", cache, scores)
+    validation_data = Sequences(dataset, "validation", cache)
+
+    ta, granularities = initialize(config, model_config, tokenizer, training_data, device)
     ta.to(device)
     students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
@@ -54,10 +55,6 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
-
-    cache = work / f"arrow-{distributed.rank()}"
-    training_data = Sequences(dataset, "train", cache, scores)
-    validation_data = Sequences(dataset, "validation", cache)
 
     resumed_at = load_newest_state(work, ta, optimizer)
     is_leader = distributed.rank() == 0

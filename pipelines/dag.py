@@ -18,7 +18,7 @@ from components.report.component import report
 from components.score_teacher.component import score_teacher
 from components.train.component import train
 from components.train_teacher.component import train_teacher
-from matta_core.config import Recipe
+from matta_core.config import PUSHED, Recipe
 from pipelines.cluster import ClusterProfile
 from pipelines.placement import launch_config, place
 
@@ -89,7 +89,10 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
             teacher = {"teacher_checkpoint": trained.outputs["checkpoint"]}
         scored = step(score_teacher, config=score_teacher_config, store=store, dataset=data, **teacher)
         scores = scored.outputs["scores"]
-        checkpoint = step(train, config=train_config, store=store, dataset=data, scores=scores).outputs["checkpoint"]
+        # Only then: push's settings are else no part of what train's cache is known by.
+        begins = {"push_config": push_config} if recipe.train.start_from == PUSHED else {}
+        fitted = step(train, config=train_config, store=store, dataset=data, scores=scores, **begins)
+        checkpoint = fitted.outputs["checkpoint"]
         extracted = step(
             extract_students, config=extract_students_config, store=store, checkpoint=checkpoint, dataset=data
         )

@@ -18,9 +18,13 @@ def main() -> None:
     parser.add_argument("--config", metavar="JSON", help="the settings as pipelines pass them, in place of a recipe")
     parser.add_argument("--launch", metavar="JSON", default="", help=LAUNCH_HELP)
     args = parser.parse_args()
-    config = TrainConfig.from_json(args.config, "train") if args.config else load_recipe(args.recipe, args.set).train
+    if args.config:
+        config, push = TrainConfig.from_json(args.config, "train"), None
+    else:
+        recipe = load_recipe(args.recipe, args.set)
+        config, push = recipe.train, recipe.push
     launch = LaunchConfig.from_json(args.launch, "launch") if args.launch else None
-    train(config, args.dataset, args.scores, output=args.output, launch_config=launch)
+    train(config, args.dataset, args.scores, output=args.output, launch_config=launch, push_config=push)
 
 
 if __name__ == "__main__":

@@ -14,22 +14,25 @@ def train(
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     launch_config: str = "",
+    push_config: str = "",
 ) -> None:
     """Train the TA with its nested students.
 
     Artifact files: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
     `launch_config`: where the ranks run, components.train.launch.LaunchConfig as JSON; empty: in this process.
+    `push_config`: where the Student lies that `start_from: pushed` names.
     """
     from components.step import exit_on_user_error, output_path, publish
     from components.train.launch import LaunchConfig
     from components.train.step import train
-    from matta_core.config import TrainConfig
+    from matta_core.config import PushConfig, TrainConfig
 
     with exit_on_user_error():
         settings = TrainConfig.from_json(config, "train")
         output = output_path(store, "train", checkpoint.path)
         launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
-        artifact = train(settings, dataset.path, scores.path, output=output, launch_config=launch)
+        push = PushConfig.from_json(push_config, "push") if push_config else None
+        artifact = train(settings, dataset.path, scores.path, output=output, launch_config=launch, push_config=push)
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

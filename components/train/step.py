@@ -1,16 +1,16 @@
 """Train the TA with its nested students, or, with a single size and no scores, a Teacher."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import checkpoint_identity, keyed_path, run_step, say, step_key
+from components.step import disk_errors_explained, keyed_path, run_step, say, step_key
 from components.train.heartbeat import end_with_the_step
 from components.train.launch import LaunchConfig, launch
+from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
-from matta_core.config import TrainConfig
+from matta_core.config import PushConfig, TrainConfig
 from matta_core.errors import UserError
 
 
@@ -22,13 +22,14 @@ def train(
     output: str | Path,
     step: str = "train",
     launch_config: LaunchConfig | None = None,
+    push_config: PushConfig | None = None,
 ) -> Artifact | None:
     """Make a MattaCheckpoint: `ta/` (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
 
     Killed and started again with the same output, it goes on from its newest checkpoint. Under torchrun every
     process calls it; only rank 0 gets the artifact. With a `launch_config` of several processes this one starts
     them, watches them and opens what they made. A rank of a TrainJob ends itself when the step that follows the job
-    is gone.
+    is gone. `push_config` says where the Student lies that `start_from: pushed` names.
 
     Raises: UserError on settings that do not fit the inputs; TrainingDivergedError where the loss is not finite;
     RuntimeError where a rank failed otherwise, with the end of its log.
@@ -37,27 +38,19 @@ def train(
     inputs = {"dataset": open_artifact(dataset, "TokenizedDataset")}
     if scores is not None:
         inputs["scores"] = open_artifact(scores, "TeacherScores")
-    config, start = _start_of(config)
+    start = start_of(config, push_config, step)
 
     def work(path: Path) -> Mapping[str, Any]:
         from matta_core.train import train as run_training
 
-        return run_training(config, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS)
+        located = start.located(config, path / IN_PROGRESS)
+        metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS)
+        return metadata if start.identity is None else metadata | {"start_from": start.identity}
 
     if launch_config is not None and launch_config.processes > 1:
         return _launched(launch_config, step, config, inputs, work, output, start)
     follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
-    return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start, follows=follows)
-
-
-def _start_of(config: TrainConfig) -> tuple[TrainConfig, Any]:
-    """`start_from` as a model that transformers loads, and what it is known by in the step's key (None: nothing)."""
-    if config.start_from is None:
-        return config, None
-    folder = Path(config.start_from)
-    if (folder / "ta" / "config.json").is_file():
-        config = dataclasses.replace(config, start_from=str(open_artifact(folder, "MattaCheckpoint").path / "ta"))
-    return config, checkpoint_identity(config.start_from)
+    return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity, follows=follows)
 
 
 def _launched(
@@ -67,13 +60,15 @@ def _launched(
     inputs: Mapping[str, Artifact],
     work: Callable,
     output: str | Path,
-    start: Any,
+    start: Start,
 ) -> Artifact:
     """Have the step's own command run in every rank; rank 0 claims, resumes and seals the directory as ever."""
-    key = step_key(step, config, inputs, work, extra_key=start)
+    key = step_key(step, config, inputs, work, extra_key=start.identity)
     path = keyed_path(output, key)
     if not is_finished(path) or open_artifact(path, "MattaCheckpoint").key != key:
         say(step, f"{launch_config.processes} processes on {launch_config.nodes} node(s)")
+        with disk_errors_explained(path):
+            config = start.located(config, path / IN_PROGRESS)
         command = [f"components.{step}", "--config", config.to_json(), "--output", str(path.absolute())]
         for name, artifact in inputs.items():
             command += [f"--{name}", str(artifact.path.absolute())]

@@ -12,6 +12,7 @@ from matta_core.config.optimizer import OptimizerConfig
 from matta_core.config.serving import PushConfig, ServingConfig
 from matta_core.config.sizes import SizeConfig
 from matta_core.config.training import (
+    PUSHED,
     ExtractStudentsConfig,
     PrepareDataConfig,
     RetrainConfig,
@@ -22,6 +23,7 @@ from matta_core.settings import Section
 
 __all__ = [
     "BUILT_IN_TASKS",
+    "PUSHED",
     "EvaluateConfig",
     "ExtractStudentsConfig",
     "GateConfig",

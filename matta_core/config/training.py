@@ -9,6 +9,8 @@ from matta_core.config.optimizer import OptimizerConfig
 from matta_core.config.sizes import SizeConfig
 from matta_core.settings import Section, setting
 
+PUSHED = "pushed"  # start_from: the Student that is served now
+
 
 @dataclass(frozen=True)
 class PrepareDataConfig(Section):
@@ -50,9 +52,18 @@ class TrainConfig(Section):
     start_from: str | None = setting(
         None,
         changes_result=False,  # its files' digests do: `components.train.step` puts them into the key
-        help="a checkpoint of the TA's shape whose weights the TA begins with: a Hugging Face folder or hub name, or "
-        "the directory that train made; none: random weights",
+        help="what the TA begins with: a Hugging Face folder or hub name, or the directory that train made, of the "
+        "TA's shape or of one of the sizes, which then grows into the TA; 'pushed': the student's version that is "
+        "served now, below push.target; none: random weights",
     )
+    start_order: str = setting(
+        "as_is",
+        choices=("as_is", "importance"),
+        help="importance: sort start_from's neurons, heads and layers by what they matter on training data, and cut it "
+        "down to the TA's shape where it is larger; for models that have no trained students inside, which sorting "
+        "would take apart",
+    )
+    calibration_sequences: int = setting(32, low=1, unit="training sequences", help="that importance is measured on")
     batch_size: int = setting(16, low=1, unit="sequences per optimizer step, over all ranks")
     micro_batch_size: int | None = setting(
         None, low=1, unit="sequences per pass and rank", help="none: the rank's whole share at once"
@@ -122,6 +133,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"start_from must be a folder or a name on the hub, got {self.start_from!r}: copy it first"
             )
+        if self.start_order == "importance" and self.start_from is None:
+            raise ValueError("start_order must be as_is where start_from is none: random weights have no importance")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps must be < steps = {self.steps}, got {self.warmup_steps}")
 

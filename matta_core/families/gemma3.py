@@ -7,6 +7,8 @@ GEMMA3 = Family(
     model_type="gemma3_text",
     queries=QWEN2.queries,
     keys_values=QWEN2.keys_values,
+    # They multiply by 1 + weight.
+    output_norms={"post_attention_layernorm.weight": -1.0, "post_feedforward_layernorm.weight": -1.0},
     activation="hidden_activation",
     unsupported={
         "final_logit_softcapping": "logits are rebuilt from hidden states by the output head alone",

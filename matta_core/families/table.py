@@ -30,6 +30,9 @@ class Family:
     # The two projections through which a layer writes into the residual stream.
     ffn_output: str = "mlp.down_proj"
     attention_output: str = "self_attn.o_proj"
+    # Norms after these projections, and the weight with which they write nothing. Behind a norm a projection of zeros
+    # is no gentle beginning: its first step, however small, comes out at full size.
+    output_norms: Mapping[str, float] = field(default_factory=dict)
     # Parameters that hold several matrices side by side: the dimension, and how many equal parts.
     fused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     # The parameters that a token is multiplied with.

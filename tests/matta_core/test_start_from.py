@@ -85,10 +85,18 @@ def test_weights_in_half_precision_are_trained_in_full(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [
-        ({"intermediate_size": 64}, r"transformer.h.0.mlp.c_fc.weight is \(16, 64\), not \(16, 32\)"),
-        ({"vocab_size": 300}, r"transformer.wte.weight is \(300, 16\), not \(257, 16\)"),
-        ({"num_hidden_layers": 3}, r"transformer.h.2.[a-z_0-9.]+ has no place; .*; and \d+ more"),
-        ({"num_hidden_layers": 1}, r"transformer.h.1.[a-z_0-9.]+ is missing; "),
+        ({"intermediate_size": 64}, r"it is larger in intermediate_size \(64, not 32\)\. Set train.start"),
+        ({"vocab_size": 300}, r"vocab_size is 300, not 257\. Set train.model's settings to the checkpoint's"),
+        ({"max_position_embeddings": 32}, r"wpe.weight is \(32, 16\), not .*; max_position_embeddings is 32, not 16"),
+        ({"num_hidden_layers": 3}, r"it is larger in num_hidden_layers \(3, not 2\)"),
+        (
+            {"num_hidden_layers": 3, "intermediate_size": 8},
+            r"larger in num_hidden_layers \(3, not 2\) and smaller in intermediate_size \(8, not 32\)\. A checkpoint is",
+        ),
+        (
+            {"num_hidden_layers": 1, "intermediate_size": 24},
+            r"none of the sizes has its shape\. .* one of train.sizes: \{intermediate_size: 24, num_hidden_layers: 1\}",
+        ),
         ({"num_attention_heads": 4}, r"num_attention_heads is 4, not 2"),
         ({"activation_function": "relu"}, r"activation_function is 'relu', not 'gelu_new'"),
     ],

@@ -1,0 +1,76 @@
+"""What `start_from` names: a folder, a checkpoint that train made, a name on the hub, or the Student that is served."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.push.store import Store, open_store
+from components.push.versions import KIND as PUSHED_MODEL
+from components.push.versions import fetch, read_pointer
+from components.step import checkpoint_identity
+from matta_core.artifacts import MANIFEST, open_artifact
+from matta_core.config import PUSHED, PushConfig, TrainConfig
+from matta_core.errors import UserError
+
+
+class Start(NamedTuple):
+    """What a training begins with. `identity`: what it is known by in the step's key; None: random weights."""
+
+    identity: Any = None
+    folder: str | None = None  # which transformers loads, or a hub name; None: it is `version` of `size` in `store`
+    store: Store | None = None
+    size: str = ""
+    version: str = ""
+
+    def located(self, config: TrainConfig, folder: Path) -> TrainConfig:
+        """The settings with `start_from` as transformers loads it. A version in an object store is downloaded below
+        `folder`, which goes with the step's unfinished work. Raises: UserError where it is missing or damaged."""
+        if self.store is None:
+            return dataclasses.replace(config, start_from=self.folder)
+        # Processes that torchrun started by hand each download their own.
+        place = fetch(self.store, self.size, self.version, folder.absolute() / f"start-{os.environ.get('RANK', '0')}")
+        return dataclasses.replace(config, start_from=str(place))
+
+
+def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:
+    """Follow `start_from`, and the pointer where it is 'pushed': the key then holds the digest of what is served now.
+
+    Raises: UserError where nothing was pushed yet, or an artifact that is named was altered.
+    """
+    if config.start_from is None:
+        return Start()
+    if config.start_from == PUSHED:
+        return _served(config, push_config, step)
+    folder = Path(config.start_from)
+    if (folder / "ta" / "config.json").is_file():
+        folder = open_artifact(folder, "MattaCheckpoint").path / "ta"
+        return Start(checkpoint_identity(str(folder)), str(folder))
+    if _is_pushed(folder):  # by its content, as where the pointer named it
+        return Start(open_artifact(folder, PUSHED_MODEL).key, str(folder))
+    return Start(checkpoint_identity(config.start_from), config.start_from)
+
+
+def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:
+    where = f"{step}.start_from = {PUSHED!r}"
+    if push_config is None:
+        raise UserError(
+            f"{where} needs push.target, which this step was not given: it is for a recipe's train, and a pipeline "
+            f"must be compiled with it. Or name a folder (./{PUSHED} where it is called so)"
+        )
+    store = open_store(push_config.target)
+    pointer = read_pointer(store, config.student)
+    if pointer is None:
+        raise UserError(
+            f"{where}: nothing of size {config.student!r} (train.student) was pushed to {store.url} yet. For the first "
+            f"run: --set train.start_from=CHECKPOINT, or --set train.start_from=null for random weights"
+        )
+    return Start(pointer.digest, None, store, config.student, pointer.version)
+
+
+def _is_pushed(folder: Path) -> bool:
+    try:
+        return json.loads((folder / MANIFEST).read_text())["kind"] == PUSHED_MODEL
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
