@@ -86,8 +86,8 @@ def main() -> None:
                 check_student(ta, granularity, Path(folder), args.sequence_length, phases)
     title = f"{args.recipe.name}, {config.optimizer.name}, {args.batch_size} x {args.sequence_length} tokens per step"
     Console().print(phases.table(title))
-    counts = {name: f"{num_parameters(ta, size):,}" for name, size in granularities.items()}
-    Console().print(f"parameters: {counts}", highlight=False)
+    for name, granularity in granularities.items():
+        print(f"{name}: {num_parameters(ta, granularity):,} parameters")
     peak = peak_memory_gib()
     fits = peak <= args.limit_gib
     print(f"peak memory {peak:.1f} GiB, {'within' if fits else 'ABOVE'} {args.limit_gib:g} GiB")

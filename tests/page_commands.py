@@ -1,7 +1,7 @@
 """The commands that a page of documentation shows, and what their own parsers make of them. Nothing is run."""
 
 import argparse
-import importlib
+import importlib.util
 import itertools
 import re
 import shlex
@@ -48,7 +48,8 @@ def parsed(command: str) -> argparse.Namespace | None:
     def parse_and_stop(self: argparse.ArgumentParser, *_: object, **__: object) -> None:
         raise ParsedError(parse(self, arguments))
 
-    main = importlib.import_module(module if module == "pipelines.matta_pipeline" else f"{module}.__main__").main
+    is_package = importlib.util.find_spec(module).submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if is_package else module).main
     with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop):
         try:
             main()
