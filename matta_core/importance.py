@@ -1,10 +1,10 @@
 """Which neurons, heads and layers of a trained model matter, measured on text, and sorting them by it.
 
 Sorted, the first neurons and heads are the ones to keep, so that an untrained slice is already good; the whole model
-computes the same function. Activation based, forward passes only: Muralidharan et al. 2024 (Minitron), section 2.2.
+computes the same function. Forward passes only: Muralidharan et al. 2024 (Minitron), section 2.2.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,22 +15,16 @@ from transformers import PreTrainedModel
 
 from matta_core.families import family_of
 from matta_core.granularity import head_size, whole
+from matta_core.passes import PassSettings, cross_entropy_sum
 
 
 @dataclass(frozen=True)
 class Importance:
     """float64, on CPU. `neurons`: per layer (width,); `heads`: per layer (groups, queries per group), empty where heads
-    do not nest; `layers`: (layers,)."""
+    do not nest."""
 
     neurons: tuple[Tensor, ...]
     heads: tuple[Tensor, ...]
-    layers: Tensor
-
-    def layer_order(self) -> list[int]:
-        """All layers, those to keep first before others: the first and the last, then by importance."""
-        ends = [0] if len(self.layers) == 1 else [0, len(self.layers) - 1]
-        ranked = self.layers.argsort(descending=True, stable=True).tolist()
-        return ends + [layer for layer in ranked if layer not in ends]
 
 
 @torch.no_grad()
@@ -44,7 +38,6 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
       2023), root mean square activation times weight, over the whole column: removing a neuron removes it all.
     - query head h: mean |W_h x_h|^2, the energy of what it adds; a group's is the sum of its heads'. Of removing a
       unit's output and not its weights: Molchanov et al. 2019, section 3.
-    - layer: 1 - mean cos(input, output), block influence: Men et al. 2024 (ShortGPT), equation 1.
 
     A function of model and batches alone: ranks that measure the same agree without a message.
     """
@@ -56,9 +49,8 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
     def zeros(*shape: int) -> list[Tensor]:
         return [torch.zeros(shape, dtype=torch.float64, device=device) for _ in layers]
 
-    squares, moments, cosines = zeros(outline.intermediate_sizes[0]), [], zeros()
-    if family.queries:
-        moments = zeros(outline.num_attention_heads, size, size)
+    squares = zeros(outline.intermediate_sizes[0])
+    moments = zeros(outline.num_attention_heads, size, size)
 
     def see_neurons(index: int) -> Any:
         def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -73,19 +65,12 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
 
         return hook
 
-    def see_layer(index: int) -> Any:
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            cosines[index] += torch.cosine_similarity(arguments[0].float(), output.float(), dim=-1).sum()
-
-        return hook
-
     was_training, num_tokens = model.training, 0
     with ExitStack() as hooks:
         for index, layer in enumerate(layers):
             handles = [layer.get_submodule(family.ffn_output).register_forward_pre_hook(see_neurons(index))]
             if family.queries:
                 handles.append(layer.get_submodule(family.attention_output).register_forward_pre_hook(see_heads(index)))
-            handles.append(layer.register_forward_hook(see_layer(index)))
             for handle in handles:
                 hooks.callback(handle.remove)
         model.eval()
@@ -104,11 +89,38 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
             columns = layer.get_parameter(name).double().movedim(family.queries[name], 0).unflatten(0, (-1, size))
             energy = torch.einsum("hio,hij,hjo->h", columns, moments[index], columns) / num_tokens
             heads.append(energy.unflatten(0, (outline.num_key_value_heads, outline.queries_per_group)))
-    return Importance(
-        tuple(each.cpu() for each in neurons),
-        tuple(each.cpu() for each in heads),
-        1.0 - torch.stack(cosines).cpu() / num_tokens,
-    )
+    return Importance(tuple(each.cpu() for each in neurons), tuple(each.cpu() for each in heads))
+
+
+@torch.no_grad()
+def layer_order(model: PreTrainedModel, batches: Sequence[Tensor], fewest: int) -> list[int]:
+    """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
+    then as greedy removal has it, which takes out whichever layer the loss on `batches` needs least, one after another.
+
+    Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
+    influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
+    """
+    layers = model.get_submodule(family_of(model.config.model_type).layers)
+    was_training, kept, removed = model.training, list(range(len(layers))), []
+    model.eval()
+
+    def loss_without(layer: int) -> float:
+        with ExitStack() as hooks:
+            for index in (*removed, layer):
+                hooks.callback(layers[index].register_forward_hook(_passed_by).remove)
+            return sum(cross_entropy_sum(model, input_ids, PassSettings()).item() for input_ids in batches)
+
+    while len(kept) > max(2, fewest):
+        least = min(kept[1:-1], key=loss_without)
+        kept.remove(least)
+        removed.append(least)
+    model.train(was_training)
+    ends = [layer for layer in kept if layer in (0, len(layers) - 1)]
+    return ends + [layer for layer in kept if layer not in ends] + removed[::-1]
+
+
+def _passed_by(_module: nn.Module, arguments: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    return arguments[0]
 
 
 def sort_by(model: PreTrainedModel, importance: Importance) -> None:

@@ -5,6 +5,7 @@ checkpoint's function (Chen et al. 2016, Net2Net, for the idea; zeros as in LLaM
 sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from matta_core.errors import UserError
 from matta_core.extract import extract_student
 from matta_core.families import family_of
 from matta_core.granularity import Granularity, head_size, resolve, whole
-from matta_core.importance import measure, sort_by
+from matta_core.importance import layer_order, measure, sort_by
 from matta_core.models import build_model, check_plain_head, load_model, load_tokenizer
 from matta_core.nesting import region, student_config, student_parameters, take
 
@@ -69,17 +70,16 @@ def initialize(
     inside = [granularities[config.student], *granularities.values()]
     place = _place(config, whole(start.config, "start_from"), granularities[config.ta], inside)
     if config.start_order == "importance":
-        importance = measure(start.to(device), calibration(config, data, device))
-        sort_by(start.cpu(), importance)
+        batches = list(calibration(config, data, device))
+        sort_by(start, measure(start.to(device), batches))
         if start.config.num_hidden_layers >= ta_config.num_hidden_layers:
-            order = importance.layer_order()[: ta_config.num_hidden_layers]
+            order = layer_order(start, batches, _fewest_layers(config, ta_config))[: ta_config.num_hidden_layers]
             kept = sorted(order)
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
-            ta_size = granularities[config.ta]
-            start = extract_student(start, Granularity(**(vars(ta_size) | {"layers": tuple(kept)})))
-            place = ta_size
+            place = granularities[config.ta]
+            start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
     _check_layers(config.start_from, start.config, student_config(ta_config, place))
-    grow(ta, start, place)
+    grow(ta, start.cpu(), place)
     check_plain_head(ta, f"train.start_from = {config.start_from!r}")
     return ta, granularities
 
@@ -122,6 +122,12 @@ def calibration(config: TrainConfig, data: Sequences, device: torch.device) -> I
     number = min(config.calibration_sequences, len(data))
     for row in rows_of_step(len(data), number, 0, config.seed):
         yield data.batch(row[None], device).input_ids
+
+
+def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:
+    """That any size keeps by number; which layers, it leaves to their importance."""
+    numbers = [size.num_hidden_layers for size in config.sizes.values() if size.num_hidden_layers is not None]
+    return min([ta_config.num_hidden_layers, *numbers])
 
 
 def _axes(size: Granularity) -> dict[str, int]:

@@ -195,22 +195,6 @@ def test_a_larger_model_is_cut_down_on_every_axis(family, data, tmp_path):
     assert logits(ta).isfinite().all()
 
 
-def test_layers_that_matter_are_kept_first(data, tmp_path):
-    """A layer that writes nothing is the first to go, from the checkpoint and from the sizes."""
-    config = recipe("llama", {"s": {"num_hidden_layers": 3, "intermediate_size": 32}})
-    deeper = copy.deepcopy(ta_config_of(config))
-    deeper.num_hidden_layers = 5
-    model = build_model(deeper, 0)
-    with torch.no_grad():
-        for layer, factor in ((1, 0.0), (2, 0.01)):
-            model.model.layers[layer].mlp.down_proj.weight *= factor
-            model.model.layers[layer].self_attn.o_proj.weight *= factor
-    model.save_pretrained(tmp_path / "deep")
-    ta, sizes = begin(dataclasses.replace(config, start_from=str(tmp_path / "deep"), start_order="importance"), data)
-    torch.testing.assert_close(logits(ta), logits(model), rtol=0, atol=1e-5)  # without layer 1, which wrote nothing
-    assert sizes["s"].layers == (0, 2, 3)  # layer 1 of the TA is layer 2 of the checkpoint
-
-
 def test_windows_that_lie_elsewhere_are_refused(data, tmp_path):
     config = recipe("gemma3_text", {"s": {"layers": (0, 3), "intermediate_size": 32}})
     trained, sizes = begin(config, data)

@@ -91,7 +91,7 @@ def test_weights_in_half_precision_are_trained_in_full(dataset, tmp_path):
         ({"num_hidden_layers": 3}, r"it is larger in num_hidden_layers \(3, not 2\)"),
         (
             {"num_hidden_layers": 3, "intermediate_size": 8},
-            r"larger in num_hidden_layers \(3, not 2\) and smaller in intermediate_size \(8, not 32\)\. A checkpoint is",
+            r"larger in num_hidden_layers \(3, not 2\) and smaller in intermediate_size \(8, not 32\)\. A check",
         ),
         (
             {"num_hidden_layers": 1, "intermediate_size": 24},
