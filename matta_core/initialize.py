@@ -6,6 +6,7 @@ sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import UserError
 from matta_core.extract import extract_student
 from matta_core.families import family_of
-from matta_core.granularity import Granularity, head_size, resolve, whole
+from matta_core.granularity import Granularity, head_size, resolve, spread_out, whole
 from matta_core.importance import layer_order, measure, sort_by
 from matta_core.models import build_model, check_plain_head, load_model, load_tokenizer
 from matta_core.nesting import region, student_config, student_parameters, take
@@ -43,6 +44,7 @@ _FUNCTION = (
     "tie_word_embeddings",
 )
 
+NESTING = "nesting.json"  # train writes it beside ta/
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -78,6 +80,8 @@ def initialize(
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
             place = granularities[config.ta]
             start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
+    elif place == granularities[config.ta] and (order := _order_within(Path(config.start_from))):
+        granularities = resolve(ta_config, config.sizes, order)
     _check_layers(config.start_from, start.config, student_config(ta_config, place))
     grow(ta, start.cpu(), place)
     check_plain_head(ta, f"train.start_from = {config.start_from!r}")
@@ -122,6 +126,18 @@ def calibration(config: TrainConfig, data: Sequences, device: torch.device) -> I
     number = min(config.calibration_sequences, len(data))
     for row in rows_of_step(len(data), number, 0, config.seed):
         yield data.batch(row[None], device).input_ids
+
+
+def _order_within(ta: Path) -> list[int] | None:
+    """All layers of a TA that was trained here, in the order in which its sizes kept them: its students lie there.
+
+    None where there is no nesting.json beside it.
+    """
+    nesting = ta.parent / NESTING
+    if not nesting.is_file():
+        return None
+    kept = [size["layers"] for size in json.loads(nesting.read_text())["sizes"].values()]
+    return sorted(spread_out(len(kept[-1])), key=lambda layer: -sum(layer in layers for layers in kept))
 
 
 def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:

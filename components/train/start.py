@@ -10,7 +10,7 @@ from components.push.store import Store, open_store
 from components.push.versions import KIND as PUSHED_MODEL
 from components.push.versions import fetch, read_pointer
 from components.step import checkpoint_identity
-from matta_core.artifacts import MANIFEST, open_artifact
+from matta_core.artifacts import MANIFEST, file_digest, open_artifact
 from matta_core.config import PUSHED, PushConfig, TrainConfig
 from matta_core.errors import UserError
 
@@ -46,10 +46,12 @@ def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> 
     folder = Path(config.start_from)
     if (folder / "ta" / "config.json").is_file():
         folder = open_artifact(folder, "MattaCheckpoint").path / "ta"
-        return Start(checkpoint_identity(str(folder)), str(folder))
     if _is_pushed(folder):  # by its content, as where the pointer named it
         return Start(open_artifact(folder, PUSHED_MODEL).key, str(folder))
-    return Start(checkpoint_identity(config.start_from), config.start_from)
+    identity = checkpoint_identity(str(folder))
+    if (nesting := folder.parent / "nesting.json").is_file():  # a TA's: it says where its students' layers are
+        identity = {**identity, "../nesting.json": file_digest(nesting)}
+    return Start(identity, str(folder))
 
 
 def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:

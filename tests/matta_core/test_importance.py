@@ -157,7 +157,7 @@ def test_sorted_groups_are_better_than_random_ones(heads, groups, kept):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_kept_by_importance_are_better_than_random_ones(family):
-    """Half of six: against the mean over all choices that keep the first and the last."""
+    """Four of six: against the mean over all choices that keep the first and the last."""
     for seed in SEEDS:
         model = learnt(family, seed, num_hidden_layers=6)
         order = layer_order(model, counting(32, 7 + seed).split(8), fewest=2)

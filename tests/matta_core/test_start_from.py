@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from support import TRAINING, byte_tokenizer, make_dataset, tiny_gpt2
 
 from components.train.step import train
+from matta_core.config import SizeConfig
 from matta_core.errors import UserError
 
 CONFIG = dataclasses.replace(TRAINING, steps=6, eval_every_steps=3)
@@ -19,9 +20,9 @@ def start_from(checkpoint, **changes):
     return dataclasses.replace(CONFIG, start_from=str(checkpoint), **changes)
 
 
-def evaluations(artifact):
+def evaluations(artifact, size="xl"):
     rows = [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["eval/cross_entropy/xl"] for row in rows if "eval/cross_entropy/xl" in row}
+    return {row["step"]: row[f"eval/cross_entropy/{size}"] for row in rows if f"eval/cross_entropy/{size}" in row}
 
 
 @pytest.fixture
@@ -39,10 +40,11 @@ def test_the_loss_at_step_0_is_that_of_the_checkpoint(dataset, trained, tmp_path
     assert evaluations(again)[0] < evaluations(scratch)[0] - 1  # and that is not where a new TA begins
 
 
+@pytest.mark.parametrize("order", ["as_is", "importance"])
 def test_a_resumed_run_goes_on_from_its_own_weights_and_not_from_the_checkpoint_again(
-    dataset, trained, tmp_path, monkeypatch
+    dataset, trained, tmp_path, monkeypatch, order
 ):
-    config = start_from(trained.path)
+    config = start_from(trained.path, start_order=order)
     whole = train(config, dataset.path, None, output=tmp_path / "whole")
     real, steps = torch.optim.AdamW.step, iter(range(4))
 
@@ -59,15 +61,39 @@ def test_a_resumed_run_goes_on_from_its_own_weights_and_not_from_the_checkpoint_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_ta_whose_layers_were_chosen_by_importance_goes_on_with_these(dataset, tmp_path):
+    """Its Student lies in them, wherever layers would go by default."""
+    deep = {"model": CONFIG.model | {"num_hidden_layers": 4}}
+    sizes = {"s": SizeConfig(num_hidden_layers=3), "xl": SizeConfig(intermediate_size=32)}
+    chosen = {}
+    for seed in range(8):
+        stock = tiny_gpt2(vocab_size=257, num_hidden_layers=4, seed=seed)
+        stock.save_pretrained(tmp_path / f"stock-{seed}")
+        config = start_from(tmp_path / f"stock-{seed}", sizes=sizes, start_order="importance", **deep)
+        first = train(config, dataset.path, None, output=tmp_path / f"first-{seed}")
+        second = train(
+            start_from(first.path, sizes=sizes, **deep), dataset.path, None, output=tmp_path / f"second-{seed}"
+        )
+        layers, again = (
+            json.loads((run.path / "nesting.json").read_text())["sizes"]["s"]["layers"] for run in (first, second)
+        )
+        assert again == layers
+        assert evaluations(second, "s")[0] == evaluations(first, "s")[6]
+        chosen[tuple(layers)] = chosen.get(tuple(layers), 0) + 1
+        if len(chosen) == 2:
+            break
+    assert set(chosen) == {(0, 1, 3), (0, 2, 3)}  # else one of the choices was not tried
+
+
 def test_the_key_follows_the_contents_and_not_the_path(dataset, trained, tmp_path):
-    shutil.copytree(trained.path / "ta", tmp_path / "copy")
+    shutil.copytree(trained.path, tmp_path / "copy")
     tiny_gpt2(vocab_size=257, seed=1).save_pretrained(tmp_path / "other")
     runs = [
         train(config, dataset.path, None, output=tmp_path / name)
         for name, config in (
             ("scratch", CONFIG),
             ("one", start_from(trained.path / "ta")),
-            ("two", start_from(tmp_path / "copy")),
+            ("two", start_from(tmp_path / "copy" / "ta")),
             ("three", start_from(tmp_path / "other")),
         )
     ]
