@@ -1,7 +1,8 @@
 """Extraction: students as plain checkpoints, each with a certificate that it is the live student, bit for bit."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, file_digest, write_json_atomically
-from matta_core.config import ExtractStudentsConfig
+from matta_core.config import ExtractStudentsConfig, MixConfig
 from matta_core.errors import UserError
+from matta_core.export import export_compact
 from matta_core.granularity import Granularity
+from matta_core.mix_n_match import Mix, mix
 from matta_core.models import load_model, load_tokenizer, save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
 from matta_core.progress import progress
@@ -42,37 +45,54 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
 def extract_students(
     config: ExtractStudentsConfig, checkpoint: Artifact, dataset: Artifact, output: Path
 ) -> dict[str, Any]:
-    """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size, and `family.json`.
+    """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size and mix, and `family.json`.
 
-    Raises: UserError where a size was not trained. AssertionError where a certificate fails: a bug of ours, and
-    nothing is sealed.
+    Raises: UserError where a size was not trained, or a mix's budget is out of reach. AssertionError where a
+    certificate fails: a bug of ours, and nothing is sealed.
     """
     nesting = json.loads((checkpoint.path / "nesting.json").read_text())
-    names = _wanted(config.sizes, nesting["sizes"], checkpoint.path)
+    trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
+    wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
     ta = load_model(checkpoint.path / "ta", torch.float32).eval()
     tokenizer = load_tokenizer(checkpoint.path / "ta")
     input_ids = _sample(dataset, config.certificate_sequences)
+    length = nesting["sequence_length"]
+    mixed = _mixed(config, ta, trained, nesting["student"], dataset) if config.mixes else {}
+    wanted |= {name: found.granularity for name, found in mixed.items()}
     students = {}
-    with progress(len(names), "extract_students", "students") as bar:
-        for name in names:
-            granularity = Granularity.from_dict(name, nesting["sizes"][name])
+    with progress(len(wanted), "extract_students", "students") as bar:
+        for name in sorted(wanted, key=lambda name: num_parameters(ta, wanted[name])):
+            granularity = wanted[name]
             folder = output / name
             save_model(extract_student(ta, granularity), tokenizer, folder)
             certificate = certify(ta, granularity, folder, input_ids)
-            assert certificate["bitwise_equal"], f"{folder} differs from the live student: {certificate}"
+            exact = certificate["bitwise_equal"] or (not granularity.is_uniform and certificate["padded_equal"])
+            assert exact, f"{folder} differs from the live student: {certificate}"
             reference = record_reference(ta, granularity, input_ids, output / "references" / f"{name}.safetensors")
-            weights = folder / "model.safetensors"
+            served = padded(granularity)
             students[name] = {
                 "path": name,
                 "reference": str(reference.relative_to(output)),
                 **granularity.to_dict(),
-                "parameters": num_parameters(ta, granularity),
-                "bytes": weights.stat().st_size,
-                "flops_per_token": flops_per_token(ta, granularity, nesting["sequence_length"]),
+                "parameters": num_parameters(ta, served),
+                "bytes": (folder / "model.safetensors").stat().st_size,
+                "flops_per_token": flops_per_token(ta, served, length),
                 "certificate": certificate,
             }
+            if not granularity.is_uniform:
+                compact = {
+                    "parameters": num_parameters(ta, granularity),
+                    "flops_per_token": flops_per_token(ta, granularity, length),
+                }
+                if config.compact:
+                    folder = output / "compact" / name
+                    compact["certificate"] = export_compact(ta, granularity, tokenizer, folder, input_ids)
+                    compact |= {"path": f"compact/{name}", "bytes": (folder / "model.safetensors").stat().st_size}
+                students[name]["compact"] = compact
+            if name in mixed:
+                students[name]["mix"] = _as_found(mixed[name], config.mixes[name])
             bar.update()
-    family = {"student": nesting["student"], "ta": list(nesting["sizes"])[-1], "students": students}
+    family = {"student": nesting["student"], "ta": list(trained)[-1], "students": students}
     write_json_atomically(output / "family.json", family)
     return {
         "student": nesting["student"],
@@ -80,21 +100,67 @@ def extract_students(
     }
 
 
+def padded(granularity: Granularity) -> Granularity:
+    """What a stock checkpoint of this size is: every layer as wide as the widest."""
+    widest = max(granularity.intermediate_sizes)
+    return replace(granularity, intermediate_sizes=(widest,) * len(granularity.layers))
+
+
+def _mixed(
+    config: ExtractStudentsConfig,
+    ta: PreTrainedModel,
+    trained: Mapping[str, Granularity],
+    student: str,
+    dataset: Artifact,
+) -> dict[str, Mix]:
+    sample = _sample(dataset, config.mix_sequences)
+    found = {}
+    for name, budget in config.mixes.items():
+        with progress(config.mix_evaluations, f"mix {name}", "mixtures") as bar:
+            found[name] = mix(ta, trained, student, name, budget, sample, config.mix_evaluations, bar.update)
+    return found
+
+
+def _as_found(found: Mix, config: MixConfig) -> dict[str, Any]:
+    """The search, for family.json: loss in nats per token on its sample, and how far it looked."""
+    kind, limit = config.budget
+    values = {key: value for key, value in vars(found).items() if key != "granularity"}
+    return {"budget": {kind: limit}, **values}
+
+
 @torch.no_grad()
 def certify(ta: PreTrainedModel, granularity: Granularity, folder: Path, input_ids: Tensor) -> dict[str, Any]:
     """Compare the checkpoint as it lies on disk, loaded by stock transformers, with the live student.
 
     input_ids (sequences, length). CPU, fp32. "bitwise_equal" is true where every logit has the same bits.
+    "padded_equal", of widths that differ by layer: the saved weights have the slices' bits and zeros beyond them, and
+    no logit differs by more than sums in another order do (1e-4 of the largest).
     """
     live = live_student(ta, granularity).eval()(input_ids=input_ids).logits
-    saved = load_model(folder, torch.float32).eval()(input_ids=input_ids).logits
+    model = load_model(folder, torch.float32).eval()
+    saved = model(input_ids=input_ids).logits
+    padding = {}
+    if not granularity.is_uniform:
+        near = (live - saved).abs().max() <= 1e-4 * live.abs().max()
+        padding = {"padded_equal": bool(near) and _is_padded(model, ta, granularity)}
     return {
         "bitwise_equal": torch.equal(live, saved),
+        **padding,
         "max_abs_difference": (live - saved).abs().max().item(),
         "sequences": len(input_ids),
         "tokens": input_ids.numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
+
+
+def _is_padded(model: PreTrainedModel, ta: PreTrainedModel, granularity: Granularity) -> bool:
+    """Whether every parameter of the model is the TA's slice, and zero beyond it."""
+    for name, ta_name, parts in student_parameters(ta, granularity):
+        saved, kept = model.get_parameter(name), take(ta.get_parameter(ta_name), parts)
+        inner = saved[tuple(slice(0, length) for length in kept.shape)]
+        if not torch.equal(inner, kept) or saved.count_nonzero() != inner.count_nonzero():
+            return False
+    return True
 
 
 @torch.no_grad()
@@ -111,7 +177,7 @@ def record_reference(ta: PreTrainedModel, granularity: Granularity, input_ids: T
     return path
 
 
-def _wanted(sizes: Sequence[str] | None, trained: dict[str, int], path: Path) -> list[str]:
+def _wanted(sizes: Sequence[str] | None, trained: Mapping[str, Granularity], path: Path) -> list[str]:
     for name in sizes or ():
         if name not in trained:
             raise UserError(f"extract_students.sizes: {path} holds {', '.join(trained)}, not {name!r}")

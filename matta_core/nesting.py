@@ -120,7 +120,7 @@ def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMod
         sources = {}
         for name in [name for name, parameter in module._parameters.items() if parameter is not None]:
             sources[name] = slices(ta.config, prefix + name, granularity)
-            _set_width(module, name, take(ta.get_parameter(sources[name][0]).detach(), sources[name][1]))
+            set_width(module, name, take(ta.get_parameter(sources[name][0]).detach(), sources[name][1]))
             del module._parameters[name]
         for name in [name for name, buffer in module._buffers.items() if buffer is not None]:
             module._buffers[name] = ta.get_buffer(prefix + name)  # none lies in a layer: see `families`
@@ -186,7 +186,7 @@ def _layer_and_rest(prefix: str, parameter_name: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2]) if match else (None, parameter_name)
 
 
-def _set_width(module: nn.Module, name: str, weight: Tensor) -> None:
+def set_width(module: nn.Module, name: str, weight: Tensor) -> None:
     """Sizes that a module keeps beside its weight, as GPT-2's Conv1D, which reads its own, and Linear do."""
     if name == "weight" and hasattr(module, "nf"):
         module.nx, module.nf = weight.shape

@@ -6,6 +6,7 @@ Unknown keys and bad values raise UserError with the field's full name, the valu
 
 from dataclasses import dataclass, field
 
+from matta_core.config.extraction import ExtractStudentsConfig, MixConfig
 from matta_core.config.judging import BUILT_IN_TASKS, EvaluateConfig, GateConfig, GatePolicy, TaskConfig
 from matta_core.config.loss import LossConfig, Schedule
 from matta_core.config.optimizer import OptimizerConfig
@@ -13,7 +14,6 @@ from matta_core.config.serving import PushConfig, ServingConfig
 from matta_core.config.sizes import SizeConfig
 from matta_core.config.training import (
     PUSHED,
-    ExtractStudentsConfig,
     PrepareDataConfig,
     RetrainConfig,
     ScoreTeacherConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "GateConfig",
     "GatePolicy",
     "LossConfig",
+    "MixConfig",
     "OptimizerConfig",
     "PrepareDataConfig",
     "PushConfig",
@@ -77,13 +78,18 @@ class Recipe(Section):
                 f"both; got {self.score_teacher.teacher!r}"
             )
         self._check_tasks()
-        for where, names in (
-            ("gate.per_student", self.gate.per_student),
-            ("extract_students.sizes", self.extract_students.sizes or ()),
-        ):
+        sizes, mixes = list(self.train.sizes), list(self.extract_students.mixes)
+        for where, names, known in (
+            ("gate.per_student must be among train.sizes and extract_students.mixes", self.gate.per_student,
+             [*sizes, *mixes]),
+            ("extract_students.sizes must be among train.sizes", self.extract_students.sizes or (), sizes),
+        ):  # fmt: skip
             for name in names:
-                if name not in self.train.sizes:
-                    raise ValueError(f"{where} must be among train.sizes, {', '.join(self.train.sizes)}, got {name!r}")
+                if name not in known:
+                    raise ValueError(f"{where}, {', '.join(known)}, got {name!r}")
+        for name in mixes:
+            if name in sizes:
+                raise ValueError(f"extract_students.mixes must have names of their own, got {name!r}, a size")
         if self.evaluate.last_token_context > self.prepare_data.sequence_length:
             raise ValueError(
                 f"evaluate.last_token_context must be <= prepare_data.sequence_length = "

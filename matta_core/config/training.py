@@ -114,11 +114,11 @@ class TrainConfig(Section):
             )
         for name in self.sizes:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (
-                name in ("teacher", "references") and len(self.sizes) > 1
+                name in ("teacher", "references", "compact") and len(self.sizes) > 1
             ):
                 raise ValueError(
-                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher' or 'references' in a "
-                    f"family; got {name!r}"
+                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher', 'references' or 'compact' "
+                    f"in a family; got {name!r}"
                 )
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
@@ -154,14 +154,6 @@ class ScoreTeacherConfig(Section):
     top_k: int = setting(32, low=1, help="log-probabilities kept per position")
     batch_size: int = setting(32, low=1, unit="sequences per pass", changes_result=False)
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
-
-
-@dataclass(frozen=True)
-class ExtractStudentsConfig(Section):
-    """Which students are cut out of the TA."""
-
-    sizes: tuple[str, ...] | None = setting(None, help="names; none: all that were trained")
-    certificate_sequences: int = setting(4, low=1, unit="sequences of the validation split")
 
 
 @dataclass(frozen=True)

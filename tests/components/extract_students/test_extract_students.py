@@ -4,16 +4,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import byte_tokenizer, tiny_gpt2
+from support import byte_tokenizer, granularity, tiny_gpt2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.extract_students.step import extract_students
 from matta_core import extract
 from matta_core.artifacts import Artifact, finish_artifact, is_finished
-from matta_core.config import ExtractStudentsConfig
+from matta_core.config import ExtractStudentsConfig, MixConfig
 from matta_core.errors import UserError
+from matta_core.granularity import Granularity, whole
 from matta_core.models import save_model
-from matta_core.nesting import Granularity, live_student
+from matta_core.nesting import live_student
 
 # Names whose alphabetical order is not that of their widths.
 SIZES = {"small": 8, "medium": 16, "large": 32}
@@ -22,8 +23,11 @@ SIZES = {"small": 8, "medium": 16, "large": 32}
 @pytest.fixture
 def checkpoint(tmp_path, dataset) -> Artifact:
     path = tmp_path / "checkpoint"
-    save_model(tiny_gpt2(32, vocab_size=257), byte_tokenizer(), path / "ta")
-    nesting = {"model_type": "gpt2", "sizes": SIZES, "student": "small", "sequence_length": 16}
+    ta = tiny_gpt2(32, vocab_size=257)
+    save_model(ta, byte_tokenizer(), path / "ta")
+    sizes = {name: granularity(ta, intermediate_size=width) for name, width in SIZES.items() if width < 32}
+    sizes = {name: size.to_dict() for name, size in (sizes | {"large": whole(ta.config, "large")}).items()}
+    nesting = {"model_type": "gpt2", "sizes": sizes, "student": "small", "sequence_length": 16}
     (path / "nesting.json").write_text(json.dumps(nesting))
     return finish_artifact(path, "MattaCheckpoint", key="k", inputs={"dataset": dataset.digest})
 
@@ -72,7 +76,7 @@ def test_every_student_has_a_reference_of_the_live_students_logits(checkpoint, d
         reference = load_file(students.path / entry["reference"])
         assert entry["reference"] == f"references/{name}.safetensors"
         assert reference["input_ids"].tolist() == [first[: extract.REFERENCE_TOKENS]]
-        live = live_student(ta, Granularity(name, SIZES[name])).eval()
+        live = live_student(ta, Granularity(name, (SIZES[name],) * 2, 2, 2, (0, 1))).eval()
         with torch.no_grad():
             logits = live(input_ids=reference["input_ids"]).logits[0]
         assert torch.equal(reference["logits"], logits)
@@ -106,3 +110,43 @@ def test_extracting_twice_gives_the_same_digest(checkpoint, dataset, tmp_path):
     one = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "one")
     two = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "two")
     assert one.digest == two.digest
+
+
+def test_a_mix_is_a_student_within_its_budget_and_says_how_it_was_found(checkpoint, dataset, tmp_path):
+    sizes = family(extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "sizes"))
+    medium = sizes["students"]["medium"]
+    config = ExtractStudentsConfig(mixes={"mid": MixConfig(parameters=medium["parameters"] + 200)}, compact=True)
+    students = extract_students(config, checkpoint.path, dataset.path, output=tmp_path / "students")
+    members = family(students)["students"]
+    mid = members["mid"]
+    assert list(members) == sorted(members, key=lambda name: members[name].get("compact", members[name])["parameters"])
+    assert mid["intermediate_sizes"] in ([16, 16], [8, 16], [16, 8])  # 32 beside 8 would be 264 more than medium
+    assert mid["mix"]["budget"] == {"parameters": medium["parameters"] + 200}
+    assert mid["mix"]["cost"] <= medium["parameters"] + 200
+    assert (mid["mix"]["evaluated"], mid["mix"]["combinations"], mid["mix"]["ended"]) == (4, 9, "exhaustive")
+    assert mid["mix"]["loss"] <= mid["mix"]["best_uniform_loss"]
+
+
+def test_widths_by_layer_are_saved_padded_and_on_request_compact(checkpoint, dataset, tmp_path):
+    medium = granularity(tiny_gpt2(32, vocab_size=257), intermediate_sizes=(8, 16))
+    nesting = json.loads((checkpoint.path / "nesting.json").read_text())
+    nesting["sizes"] = {"small": nesting["sizes"]["small"], "uneven": medium.to_dict()}
+    again = tmp_path / "again"
+    again.mkdir()
+    (checkpoint.path / "ta").rename(again / "ta")
+    (again / "nesting.json").write_text(json.dumps(nesting))
+    finish_artifact(again, "MattaCheckpoint", key="k", inputs={"dataset": dataset.digest})
+    students = extract_students(ExtractStudentsConfig(compact=True), again, dataset.path, output=tmp_path / "students")
+    uneven = family(students)["students"]["uneven"]
+    stock = AutoModelForCausalLM.from_pretrained(students.path / uneven["path"])
+    assert stock.config.n_inner == 16
+    assert not stock.transformer.h[0].mlp.c_fc.weight[:, 8:].any()
+    assert uneven["certificate"]["padded_equal"]
+    assert uneven["parameters"] == sum(parameter.numel() for parameter in stock.parameters())
+    # Eight neurons of 16 inputs, 16 outputs and a bias.
+    assert uneven["compact"]["parameters"] == uneven["parameters"] - 8 * 33
+    assert uneven["compact"]["flops_per_token"] == uneven["flops_per_token"] - 2 * 8 * 32
+    assert uneven["compact"]["bytes"] < uneven["bytes"]
+    assert uneven["compact"]["certificate"]["bitwise_equal"]
+    assert (students.path / uneven["compact"]["path"] / "modeling_matta.py").is_file()
+    assert not list(students.path.rglob("__pycache__"))
