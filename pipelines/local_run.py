@@ -15,7 +15,7 @@ from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.step import make_directory
 from matta_core.artifacts import open_artifact
-from matta_core.config import Recipe
+from matta_core.config import PUSHED, Recipe
 from matta_core.errors import UserError
 from pipelines.console import Console
 from pipelines.paths import is_path, models_named
@@ -88,10 +88,13 @@ def _check_what_is_named(recipe: Recipe) -> None:
         read_pointer(open_store(recipe.push.target), recipe.train.student)
     elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
         raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
+    from components.train.start import start_of
     from matta_core.granularity import resolve
     from matta_core.models import build_config
 
     train = recipe.train
+    if train.start_from == PUSHED:
+        start_of(train, recipe.push, "train")
     width = train.sizes[train.ta].intermediate_size
     resolve(build_config(train.model, width, None, recipe.prepare_data.sequence_length), train.sizes)
     if recipe.evaluate.tasks:

@@ -60,6 +60,7 @@ def test_what_reads_or_changes_what_is_served_is_never_cached_and_the_rest_is(tm
         (["prepare_data.tokenizer=openai-community/gpt2"], {"prepare_data"}),
         (["train_teacher=null", "score_teacher.teacher=openai-community/gpt2"], {"score_teacher"}),
         (["train.start_from=/mnt/matta/last"], {"train"}),
+        (["train.start_from=pushed"], {"train"}),
         (["train_teacher.start_from=/mnt/matta/last"], {"train_teacher"}),
     ],
 )
@@ -69,6 +70,13 @@ def test_a_step_that_reads_what_kubeflow_does_not_know_of_is_not_cached(override
     cached = {name.replace("-", "_") for name, task in spec.items() if task.caching_options.enable_cache}
     assert not cached & uncached
     assert cached | uncached >= {"prepare_data", "score_teacher", "train", "extract_students"}
+
+
+@pytest.mark.parametrize(("start", "told"), [("pushed", True), ("null", False)])
+def test_train_is_told_where_the_pushed_student_lies_only_where_it_begins_with_it(start, told):
+    """Else push's settings would be part of what its cache is known by."""
+    spec = build_pipeline(load_recipe(DEFAULT_RECIPE, [f"train.start_from={start}"])).pipeline_spec
+    assert ("push_config" in spec.root.dag.tasks["train"].inputs.parameters) == told
 
 
 def test_with_a_store_nothing_is_cached_as_its_folders_may_be_deleted():
