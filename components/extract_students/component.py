@@ -15,8 +15,8 @@ def extract_students(
 ) -> None:
     """Cut the students out of the TA.
 
-    Artifact files: one folder per size, a plain Hugging Face checkpoint with its tokenizer; references/, what each
-    answers; family.json.
+    Artifact files: one folder per size and mix, a plain Hugging Face checkpoint with its tokenizer; references/, what
+    each answers; family.json; with `compact`, compact/, those whose widths differ by layer without padding.
     """
     from components.extract_students.step import extract_students
     from components.step import exit_on_user_error, output_path, publish

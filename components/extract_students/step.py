@@ -1,10 +1,11 @@
 """Cut the students out of the TA."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import run_step
+from components.step import run_step, say
 from matta_core.artifacts import Artifact, open_artifact
 from matta_core.config import ExtractStudentsConfig
 from matta_core.errors import UserError
@@ -13,11 +14,11 @@ from matta_core.errors import UserError
 def extract_students(
     config: ExtractStudentsConfig, checkpoint: str | Path, dataset: str | Path, *, output: str | Path
 ) -> Artifact:
-    """Make a StudentFamily: one plain Hugging Face checkpoint and one references/<size>.safetensors per size, and
-    family.json with their paths and certificates.
+    """Make a StudentFamily: one plain Hugging Face checkpoint and one references/<size>.safetensors per size and mix,
+    and family.json with their paths and certificates.
 
-    The dataset gives the sequences on which extracted and live student are compared.
-    Raises: UserError where a size was not trained.
+    The dataset gives the sequences on which extracted and live student are compared, and mixtures are scored.
+    Raises: UserError where a size was not trained, or a mix's budget is out of reach.
     """
     inputs = {
         "checkpoint": open_artifact(checkpoint, "MattaCheckpoint"),
@@ -29,6 +30,21 @@ def extract_students(
     def work(path: Path) -> Mapping[str, Any]:
         from matta_core.extract import extract_students as run_extraction
 
-        return run_extraction(config, inputs["checkpoint"], inputs["dataset"], path)
+        metadata = run_extraction(config, inputs["checkpoint"], inputs["dataset"], path)
+        for name, student in json.loads((path / "family.json").read_text())["students"].items():
+            if "mix" in student:
+                say("extract_students", f"{name}: {_told(student)}")
+        return metadata
 
     return run_step("extract_students", "StudentFamily", output, config, inputs, work)
+
+
+def _told(student: Mapping[str, Any]) -> str:
+    """A mix in one line: what it is, what it costs and gains, and how far the search looked."""
+    found, (kind, limit) = student["mix"], *student["mix"]["budget"].items()
+    return (
+        f"widths {', '.join(map(str, student['intermediate_sizes']))}; {kind} {found['cost']:g} of {limit:g}; loss "
+        f"{found['loss']:.4f} nats per token, the best size within the budget, {found['best_uniform']}, "
+        f"{found['best_uniform_loss']:.4f}; {found['evaluated']} of {found['combinations']} mixtures scored, "
+        f"{found['ended']}"
+    )

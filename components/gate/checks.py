@@ -127,13 +127,14 @@ def ceilings(policy: GatePolicy, member: Mapping[str, Any], model: Any) -> Itera
 
 def certified(member: Mapping[str, Any]) -> Check:
     certificate = member.get("certificate")
-    equal = certificate.get("bitwise_equal") if isinstance(certificate, Mapping) else None
-    why = (
-        "the extracted student's logits equal the live student's bit for bit"
-        if equal is True
-        else f"the certificate does not say that extracted equals live: bitwise_equal is {equal!r:.80}"
-    )
-    return check("certificate", equal is True, why, threshold=True, value=equal)
+    certificate = certificate if isinstance(certificate, Mapping) else {}
+    equal, padded = certificate.get("bitwise_equal"), certificate.get("padded_equal")
+    why = f"the certificate does not say that extracted equals live: bitwise_equal is {equal!r:.80}"
+    if equal is True:
+        why = "the extracted student's logits equal the live student's bit for bit"
+    elif padded is True:
+        why = "the extracted student's weights equal the live student's bit for bit, with zeros beyond its widths"
+    return check("certificate", equal is True or padded is True, why, threshold=True, value=equal or padded)
 
 
 def monotone(

@@ -115,6 +115,35 @@ def test_only_a_certificate_that_is_true_passes(evaluation, equal):
     assert failed(decision, "m") == [("certificate", None)]
 
 
+@pytest.mark.parametrize(("padded", "blessed"), [(True, ["s", "m", "l"]), (False, ["s", "l"]), ("true", ["s", "l"])])
+def test_a_padded_student_passes_by_its_weights_where_its_logits_have_other_bits(evaluation, padded, blessed):
+    evaluation.family["students"]["m"]["certificate"] = {"bitwise_equal": False, "padded_equal": padded}
+    decision = evaluation.decide()
+    assert decision["blessed"] == blessed
+    assert ("with zeros beyond its widths" in check_of(decision, "m", "certificate")["why"]) == (padded is True)
+
+
+# l is 0.2 better than m, and m than s.
+@pytest.mark.parametrize(
+    ("mix", "worse", "held"),
+    [((), "l", ["l"]), (("m",), "l", []), (("m",), "m", ["m"])],
+)
+def test_a_size_is_not_held_for_being_worse_than_a_mix_but_a_mix_is_for_being_worse_than_a_size(
+    evaluation, mix, worse, held
+):
+    for name in mix:
+        evaluation.family["students"][name]["mix"] = {}
+    evaluation.shift(worse, BITS, 0.25)
+    decision = evaluation.decide(policy={"non_inferior": {}})
+    assert [name for name in decision["students"] if failed(decision, name) == [("monotone", BITS)]] == held
+    assert decision["blessed"] == [name for name in ("s", "m", "l") if name not in held]
+
+
+def test_a_padded_student_has_the_place_of_what_it_learnt_with(evaluation):
+    evaluation.family["students"]["m"] |= {"parameters": 9000, "compact": {"parameters": 2000}}
+    assert list(evaluation.decide()["students"]) == ["s", "m", "l"]
+
+
 def test_a_larger_student_worse_than_the_next_smaller_is_charged_and_the_smaller_is_not(evaluation):
     evaluation.shift("m", BITS, 0.5)
     decision = evaluation.decide(policy={"non_inferior": {}})
