@@ -13,7 +13,7 @@ from matta_core import distributed
 from matta_core.artifacts import Artifact
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
-from matta_core.models import load_model, load_tokenizer
+from matta_core.models import check_plain_head, load_model, load_tokenizer
 from matta_core.optimization import autocast_dtype
 from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
 from matta_core.progress import progress
@@ -28,13 +28,15 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
     Probabilities are over the tokens of the dataset's tokenizer alone, whatever the Teacher's output adds to them.
     Only the train split is scored: validation compares the sizes by their cross-entropy.
 
-    Raises: UserError where the Teacher means other tokens by the dataset's ids, or k exceeds their number.
+    Raises: UserError where the Teacher means other tokens by the dataset's ids, changes its logits after the output
+    head, or k exceeds the number of tokens.
     """
     device = distributed.pick_device()
     model = load_model(teacher).to(device).eval()
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     _check_vocabulary(model, teacher, tokenizer)
     _check_length(model, teacher, dataset.metadata["sequence_length"])
+    check_plain_head(model, teacher)
     if config.top_k > len(tokenizer):
         raise UserError(f"score_teacher.top_k must be at most the vocabulary's {len(tokenizer)}, got {config.top_k}")
     settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))

@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 import torch
-from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, granularity, make_dataset, tiny_gpt2, tiny_model
+from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, granularity, make_dataset, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from matta_core.config import SizeConfig
+from matta_core.config import ScoreTeacherConfig, SizeConfig
 from matta_core.data import Sequences
 from matta_core.errors import UserError
 from matta_core.extract import extract_student
@@ -15,6 +16,7 @@ from matta_core.families import FAMILIES
 from matta_core.initialize import grow, initialize
 from matta_core.models import build_config, build_model, check_plain_head
 from matta_core.nesting import live_student
+from matta_core.teacher import score_teacher
 
 VOCABULARY = len(byte_tokenizer())
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -222,8 +224,52 @@ def test_settings_that_no_shape_shows_are_compared(setting, value, data, tmp_pat
         begin(recipe("gemma3_text", {"s": 8}, start_from=str(tmp_path / "other")), data)
 
 
-def test_a_model_that_changes_its_logits_after_the_head_is_refused():
-    check_plain_head(tiny_gpt2(), "plain")
-    capped = tiny_model("gemma3_text", final_logit_softcapping=2.0)
-    with pytest.raises(UserError, match=r"folder/capped \(gemma3_text\) changes its logits after the output head, by"):
-        check_plain_head(capped, "folder/capped")
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("gemma2", {}),  # capped at 30 by default
+        ("gemma3_text", {"final_logit_softcapping": 2.0}),
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {}),  # times 0.0625 by default
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(model_type, changes, dtype):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(SMALL | changes))).to(dtype)
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 20  # logits as large as trained models have them
+    with pytest.raises(
+        UserError, match=rf"folder/m \({model_type}\) changes its logits after the output head, by up to"
+    ):
+        check_plain_head(model, "folder/m")
+
+
+@pytest.mark.parametrize("model_type", [*FAMILIES, "granite", "mistral", "olmo2", "gpt_neox"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_other_model_passes(model_type, dtype):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SMALL)).to(dtype)
+    check_plain_head(model, "plain")
+
+
+def test_a_teacher_that_caps_its_logits_is_refused(tmp_path):
+    dataset = make_dataset(tmp_path / "dataset")
+    teacher = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **SMALL))
+    teacher.save_pretrained(tmp_path / "teacher")
+    byte_tokenizer().save_pretrained(tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"teacher \(gemma2\) changes its logits"):
+        score_teacher(ScoreTeacherConfig(top_k=4), tmp_path / "teacher", dataset, tmp_path)
