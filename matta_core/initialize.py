@@ -78,8 +78,10 @@ def initialize(
             order = layer_order(start, batches, _fewest_layers(config, ta_config))[: ta_config.num_hidden_layers]
             kept = sorted(order)
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
-            place = granularities[config.ta]
-            start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
+            is_cut_down = place.name == config.ta  # else it grows, and has all the layers already
+            place = granularities[place.name]
+            if is_cut_down:
+                start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
     elif place == granularities[config.ta] and (order := _order_within(Path(config.start_from))):
         granularities = resolve(ta_config, config.sizes, order)
     _check_layers(config.start_from, start.config, student_config(ta_config, place))
