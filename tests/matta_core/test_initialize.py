@@ -175,6 +175,20 @@ def test_sorted_by_importance_a_model_of_the_tas_shape_keeps_its_function(family
     assert all(torch.equal(a, b) for a, b in zip(ta.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("axes", ["neurons", "layers", "groups"])
+def test_a_student_that_grows_can_be_sorted_too_for_those_within_it(axes, data, tmp_path):
+    config = recipe("llama", {"s": SIZES[axes]})
+    trained, sizes = begin(config, data)
+    student = extract_student(trained, sizes["s"])
+    student.save_pretrained(tmp_path / "student")
+    config = dataclasses.replace(config, start_from=str(tmp_path / "student"), start_order="importance")
+    ta, again = begin(config, data)
+    assert again == sizes
+    torch.testing.assert_close(logits(ta), logits(student), rtol=0, atol=1e-5)
+    first = ta.model.layers[0].mlp.down_proj.weight[:, : student.config.intermediate_size]
+    assert not torch.equal(first, student.model.layers[0].mlp.down_proj.weight)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_larger_model_is_cut_down_on_every_axis(family, data, tmp_path):
     config = recipe(family, {"s": {"intermediate_size": 8, "num_hidden_layers": 3}})
