@@ -26,7 +26,7 @@ def tas_and_sizes(draw, model_type, *, per_layer=False):
     shape = {"num_hidden_layers": layers, FAMILIES[model_type].width_key: width}
     shape["tie_word_embeddings"] = draw(st.booleans())
     size = {}
-    if model_type != "gpt2":
+    if not FAMILIES[model_type].no_heads:
         groups, queries = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         kept_groups, kept_queries = draw(st.integers(1, groups)), draw(st.integers(1, queries))
         shape |= {"num_key_value_heads": groups, "num_attention_heads": groups * queries, "hidden_size": 36}
