@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from matta_core.config.extraction import MixConfig
+from matta_core.config.extraction import MixConfig, amount
 from matta_core.errors import UserError
 from matta_core.export import compact_model
 from matta_core.granularity import Granularity
@@ -71,9 +71,13 @@ def mix(
     cost = _cost(ta, kind, sized, uniform, sample)
     lowest, highest = cost(uniform[0].intermediate_sizes), cost(uniform[-1].intermediate_sizes)
     if not lowest <= limit:
-        raise UserError(f"{where}.{kind} must be at least the {lowest:g} of size {uniform[0].name}, got {limit:g}")
+        raise UserError(
+            f"{where}.{kind} must be at least the {amount(lowest)} of size {uniform[0].name}, got {amount(limit)}"
+        )
     if limit >= highest:
-        raise UserError(f"{where}.{kind} must be below the {highest:g} of the TA, got {limit:g}: that is the TA itself")
+        raise UserError(
+            f"{where}.{kind} must be below the {amount(highest)} of the TA, got {amount(limit)}: that is the TA itself"
+        )
 
     def score(widths: Widths) -> float:
         model = live_student(ta, sized(widths)).eval()
@@ -89,9 +93,13 @@ def mix(
             break
         allowed *= 0.95 * limit / measured  # the estimate by layer was too low
         if allowed < lowest:
-            raise UserError(f"{where}.{kind}: what fits takes {measured:g} measured, above {limit:g}: set it higher")
+            raise UserError(
+                f"{where}.{kind}: what fits takes {amount(measured)} measured, above {amount(limit)}: set it higher"
+            )
     else:
-        raise UserError(f"{where}.{kind}: no mixture was measured within {limit:g}; the last took {measured:g}")
+        raise UserError(
+            f"{where}.{kind}: no mixture was measured within {amount(limit)}; the last took {amount(measured)}"
+        )
     best = uniform[min(range(len(uniform)), key=lambda index: found.uniform.get(index, math.inf))]
     return Mix(
         sized(found.widths),

@@ -8,6 +8,7 @@ from typing import Any
 from components.step import run_step, say
 from matta_core.artifacts import Artifact, open_artifact
 from matta_core.config import ExtractStudentsConfig
+from matta_core.config.extraction import amount
 from matta_core.errors import UserError
 
 
@@ -43,8 +44,8 @@ def _told(student: Mapping[str, Any]) -> str:
     """A mix in one line: what it is, what it costs and gains, and how far the search looked."""
     found, (kind, limit) = student["mix"], *student["mix"]["budget"].items()
     return (
-        f"widths {', '.join(map(str, student['intermediate_sizes']))}; {kind} {found['cost']:g} of {limit:g}; loss "
-        f"{found['loss']:.4f} nats per token, the best size within the budget, {found['best_uniform']}, "
-        f"{found['best_uniform_loss']:.4f}; {found['evaluated']} of {found['combinations']} mixtures scored, "
-        f"{found['ended']}"
+        f"widths {', '.join(map(str, student['intermediate_sizes']))}; {kind} {amount(found['cost'])} of "
+        f"{amount(limit)}; loss {found['loss']:.4f} nats per token, the best size within the budget, "
+        f"{found['best_uniform']}, {found['best_uniform_loss']:.4f}; {found['evaluated']} of {found['combinations']} "
+        f"mixtures scored, {found['ended']}"
     )

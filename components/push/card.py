@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from components.evaluate.figures import interval_95
+from matta_core.config.extraction import amount
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _body(facts: Facts) -> Iterator[str]:
     yield (
         f"A language model trained with MatTA (Verma et al., KDD 2025, arXiv 2505.23337): {role}, a model that was "
         f"trained together with the students nested in it, from the labels of the data and from a larger Teacher. "
-        f"It is an ordinary transformers checkpoint, equal bit for bit to the student that was trained."
+        f"It is an ordinary transformers checkpoint, {_sameness(member)}."
     )
     yield ""
     yield from _table(
@@ -76,6 +77,7 @@ def _body(facts: Facts) -> Iterator[str]:
             ("Parameters", f"{member['parameters']:,}"),
             ("Weights", f"{member['bytes']:,} bytes"),
             ("Compute", f"{member['flops_per_token']:,.0f} FLOPs per token"),
+            *_widths(member),
             ("Content digest", f"`{facts.digest}`"),
             *((f"{name.capitalize()} digest", f"`{digest}`") for name, digest in facts.lineage.items()),
             ("Teacher", f"{teacher['parameters']:,} parameters" if teacher.get("parameters") else "not evaluated"),
@@ -111,6 +113,31 @@ def _body(facts: Facts) -> Iterator[str]:
     yield f'model = AutoModelForCausalLM.from_pretrained("{path}")'
     yield f'tokenizer = AutoTokenizer.from_pretrained("{path}")'
     yield "```"
+
+
+def _sameness(member: Mapping[str, Any]) -> str:
+    if "compact" not in member:
+        return "equal bit for bit to the student that was trained"
+    return (
+        "its weights equal bit for bit to the student's inside the TA, with zeros that bring every layer to the widest "
+        "one's shape and change nothing but the order of sums"
+    )
+
+
+def _widths(member: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where they differ by layer, or were searched."""
+    if "compact" in member:
+        yield "FFN widths by layer", ", ".join(map(str, member["intermediate_sizes"]))
+        yield "Without padding", f"{member['compact']['parameters']:,} parameters"
+    if "mix" in member:
+        found, (kind, limit) = member["mix"], *member["mix"]["budget"].items()
+        yield (
+            "Widths chosen",
+            (
+                f"for {kind} of at most {amount(limit)}, of {found['evaluated']:,} mixtures scored out of "
+                f"{found['combinations']:,}"
+            ),
+        )
 
 
 def _figures(facts: Facts) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from components.report.figures import (
 )
 from components.report.summary import Summary, figure
 from components.report.table import decode_seconds, named_models
+from matta_core.config.extraction import amount
 
 MOST_SLICES = 12  # of one kind are shown: those of the most documents
 LENGTHS = ("short", "medium", "long")
@@ -63,6 +64,36 @@ def models_grid(summary: Summary, tasks: list[str]) -> Grid:
         "models",
         "After ±: one standard error over documents. Decode: one token after another, batch 1.",
         (Column("model"), *(Column(name, "number") for name in numbers), *_verdicts("blessed", "pushed")),
+        rows,
+    )
+
+
+def widths_grid(summary: Summary) -> Grid:
+    """The students whose FFN widths were searched, or differ from layer to layer. Without them, no rows."""
+    rows = []
+    for size, model in summary["students"].items():
+        widths, found = model["intermediate_sizes"] or (), model["mix"]
+        if found is None and len(set(widths)) < 2:
+            continue
+        searched = ("not searched", *[UNKNOWN] * 4)
+        if found is not None:
+            (kind, limit), *_ = found["budget"].items()
+            searched = (
+                f"{kind} {amount(found['cost'])} of {amount(limit)}",
+                f"{found['loss']:.4f}",
+                f"{found['best_uniform_loss']:.4f} ({found['best_uniform']})",
+                f"{found['evaluated']:,} of {found['combinations']:,}",
+                found["ended"],
+            )
+        own = scaled((model["compact"] or model)["parameters"])
+        rows.append((size, ", ".join(map(str, widths)), own, *searched))
+    numbers = ("parameters without padding", "budget", "loss", "best trained size", "scored")
+    return Grid(
+        "widths",
+        "Widths by layer, from the first. Budget: what the search was given, and what it used. Loss: nats per token on "
+        "the search's sample of validation text, which the search has seen; the tasks have not been. Scored: of all "
+        "mixtures. A stock checkpoint pads every layer to the widest: its costs are above.",
+        (Column("student"), Column("widths"), *(Column(name, "number") for name in numbers), Column("ended by")),
         rows,
     )
 

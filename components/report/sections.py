@@ -1,7 +1,7 @@
 """What the report says, section by section: text, tables and figures. `page` and `markdown` write it down."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -15,6 +15,7 @@ from components.report.details import (
     slice_grid,
     speed_grid,
     task_grid,
+    widths_grid,
 )
 from components.report.figures import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
@@ -90,9 +91,10 @@ def sections(
         )
         for number, task in enumerate(tasks)
     ]
+    models = models_grid(summary, table_tasks(summary)), widths_grid(summary)
     pushed = pushed_grid(summary, record), serving_grid(summary, record, artifacts["push"].path)
     return [
-        SectionOfReport("models", "Models", [Part(grids=(models_grid(summary, table_tasks(summary)),))]),
+        SectionOfReport("models", "Models", [Part(grids=tuple(grid for grid in models if grid.rows))]),
         SectionOfReport("quality", "Quality against cost", quality_parts(summary)),
         SectionOfReport("served", "Compared with what is served", [_served(summary, decision)]),
         SectionOfReport("gate", "The gate's reasons", [_reasons(summary, decision)]),
@@ -147,6 +149,9 @@ def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
             continue
         interval = interval_95(entry, summary["tasks"][task]["unit"])
         points.append(Point(name, price, entry["value"], interval, role, bool(model.get("blessed"))))
+        # The same function at its own cost: latency was measured of the padded checkpoint alone.
+        if cost is PARAMETERS and "path" in (model.get("compact") or {}):
+            points.append(replace(points[-1], name=f"{name} compact", cost=model["compact"]["parameters"]))
     return points
 
 

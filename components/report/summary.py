@@ -18,7 +18,9 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     `tasks`: {task: {metric, higher_is_better, unit, version, digest, questions, documents}}, as evaluated.
 
     `students` maps every extracted size, ascending, to
-      path, parameters, bytes, flops_per_token;
+      path, parameters, bytes, flops_per_token, all of the checkpoint that is served;
+      intermediate_sizes: FFN widths by layer; compact: the costs without padding where widths differ by layer, and
+      its path where it was written; mix: how its widths were found, where they were searched (both as in family.json);
       tasks: {task: {value, standard_error, questions, documents}}, every task of `tasks`;
       prefill: {batch size: {seconds, tokens_per_second}}, decode: {batch size: {seconds_per_token,
       tokens_per_second}}, peak_memory_bytes, all measured at inference;
@@ -48,6 +50,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
             "parameters": member["parameters"],
             "bytes": member["bytes"],
             "flops_per_token": member["flops_per_token"],
+            **{key: member.get(key) for key in ("intermediate_sizes", "compact", "mix")},
             **measured(models.get(size, {}), tasks),
             "blessed": verdicts[size]["blessed"],
             "held_because": [check["why"] for check in verdicts[size]["checks"] if not check["passed"]],
@@ -56,7 +59,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
             "baseline": _baseline(size, results["baselines"].get(size), models, tasks),
             "comparisons": [_comparison(comparison) for comparison in verdicts[size]["comparisons"]],
         }
-        for size, member in sorted(family["students"].items(), key=lambda item: item[1]["parameters"])
+        for size, member in sorted(family["students"].items(), key=lambda item: _own_parameters(item[1]))
     }
     ta = students.get(family["ta"])
     seconds = {step: artifact.seconds for step, artifact in artifacts.items()}
@@ -73,6 +76,11 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
         "seconds": seconds,
         "total_seconds": round(sum(seconds.values()), 3),
     }
+
+
+def _own_parameters(member: Mapping[str, Any]) -> int:
+    """Without padding: as the gate orders students."""
+    return member.get("compact", member)["parameters"]
 
 
 def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
@@ -152,6 +160,7 @@ def _teacher(model: Mapping[str, Any], tasks: Mapping[str, Any], artifacts: Mapp
         "bytes": model.get("bytes"),
         "flops_per_token": folder and _flops_per_token(folder, artifacts),
         **measured(model, tasks),
+        **dict.fromkeys(("intermediate_sizes", "compact", "mix")),
         **dict.fromkeys(("blessed", "held_because", "pushed_to", "not_pushed_because", "baseline")),
         "comparisons": [],
     }

@@ -30,6 +30,11 @@ class MixConfig(Section):
         return next((name, value) for name, value in vars(self).items() if value is not None)
 
 
+def amount(value: float) -> str:
+    """A budget or a cost in words: counts in full, seconds to four digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class ExtractStudentsConfig(Section):
     """Which students are cut out of the TA."""

@@ -119,9 +119,9 @@ def test_a_budget_out_of_reach_is_refused_with_what_is_within():
     ta = tiny_gpt2().eval()
     sizes = resolve(ta.config, widths(**SIZES))
     low, high = num_parameters(ta, sizes["s"]), num_parameters(ta, sizes["xl"])
-    with pytest.raises(UserError, match=rf"mid.parameters must be at least the {low} of size s, got 9"):
+    with pytest.raises(UserError, match=rf"mid.parameters must be at least the {low:,} of size s, got 9"):
         mix(ta, sizes, "s", "mid", MixConfig(parameters=9), SAMPLE, 50)
-    with pytest.raises(UserError, match=rf"mid.parameters must be below the {high} of the TA, got {high}"):
+    with pytest.raises(UserError, match=rf"mid.parameters must be below the {high:,} of the TA, got {high:,}"):
         mix(ta, sizes, "s", "mid", MixConfig(parameters=high), SAMPLE, 50)
 
 

@@ -112,7 +112,7 @@ def test_extracting_twice_gives_the_same_digest(checkpoint, dataset, tmp_path):
     assert one.digest == two.digest
 
 
-def test_a_mix_is_a_student_within_its_budget_and_says_how_it_was_found(checkpoint, dataset, tmp_path):
+def test_a_mix_is_a_student_within_its_budget_and_says_how_it_was_found(checkpoint, dataset, tmp_path, capsys):
     sizes = family(extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "sizes"))
     medium = sizes["students"]["medium"]
     config = ExtractStudentsConfig(mixes={"mid": MixConfig(parameters=medium["parameters"] + 200)}, compact=True)
@@ -125,6 +125,9 @@ def test_a_mix_is_a_student_within_its_budget_and_says_how_it_was_found(checkpoi
     assert mid["mix"]["cost"] <= medium["parameters"] + 200
     assert (mid["mix"]["evaluated"], mid["mix"]["combinations"], mid["mix"]["ended"]) == (4, 9, "exhaustive")
     assert mid["mix"]["loss"] <= mid["mix"]["best_uniform_loss"]
+    said = capsys.readouterr().out
+    assert f"[extract_students] mid: widths {mid['intermediate_sizes'][0]}, " in said
+    assert "4 of 9 mixtures scored, exhaustive" in said
 
 
 def test_widths_by_layer_are_saved_padded_and_on_request_compact(checkpoint, dataset, tmp_path):
