@@ -45,7 +45,7 @@ def test_every_recipe_compiles_to_ir_that_kfps_proto_parses(tmp_path, recipe):
         *steps_of(settings),
         *looking_for_data,
     }
-    assert spec.pipeline_info.name == f"matta-{settings.name}"
+    assert spec.pipeline_info.name == f"matta-{settings.name.replace('_', '-')}"
 
 
 def test_what_reads_or_changes_what_is_served_is_never_cached_and_the_rest_is(tmp_path):
