@@ -94,7 +94,7 @@ def test_importance_is_what_the_formulas_say():
 
 # Importance against random order, on models that have learnt something.
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 
 
 def counting(number, seed):
