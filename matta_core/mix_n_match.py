@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ def mix(
             f"{where}.{kind} must be below the {amount(highest)} of the TA, got {amount(limit)}: that is the TA itself"
         )
 
+    @cache  # a budget of seconds may take several searches
     def score(widths: Widths) -> float:
         model = live_student(ta, sized(widths)).eval()
         parts = sample.split(_SEQUENCES_PER_PASS)

@@ -91,8 +91,8 @@ def widths_grid(summary: Summary) -> Grid:
     return Grid(
         "widths",
         "Widths by layer, from the first. Budget: what the search was given, and what it used. Loss: nats per token on "
-        "the search's sample of validation text, which the search has seen; the tasks have not been. Scored: of all "
-        "mixtures. A stock checkpoint pads every layer to the widest: its costs are above.",
+        "the search's sample of the validation text; our own tasks are of this text too, and flatter what was chosen "
+        "by it. Scored: of all mixtures. A stock checkpoint pads every layer to the widest: its costs are above.",
         (Column("student"), Column("widths"), *(Column(name, "number") for name in numbers), Column("ended by")),
         rows,
     )
