@@ -21,7 +21,7 @@ class MixConfig(Section):
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise ValueError(
-                f"a mix has one budget: parameters, bytes, flops_per_token or prefill_seconds, got {given}"
+                f"budget must be one of parameters, bytes, flops_per_token and prefill_seconds, got {given}"
             )
 
     @property

@@ -81,7 +81,7 @@ def test_every_recipe_parses_and_survives_the_json_that_pipelines_pass(path):
         (
             "extract_students.mixes",
             {"mid": {"bytes": 9, "parameters": 3}},
-            r"extract_students.mixes.mid.a mix has one budget: .*, got {'parameters': 3, 'bytes': 9}",
+            r"extract_students.mixes.mid.budget must be one of .*, got {'parameters': 3, 'bytes': 9}",
         ),
         (
             "evaluate.last_token_context",

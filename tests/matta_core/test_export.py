@@ -11,8 +11,9 @@ from support import byte_tokenizer, granularity, tiny_model
 
 from matta_core.errors import UserError
 from matta_core.export import compact_model, export_compact
+from matta_core.extract import certify, extract_student
 from matta_core.families import FAMILIES
-from matta_core.models import load_model
+from matta_core.models import load_model, save_model
 from matta_core.nesting import live_student, num_parameters
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
@@ -61,6 +62,19 @@ def test_a_compact_checkpoint_is_certified_by_its_own_class_and_refused_without(
     # Stock code would take a checkpoint of other shapes for one of its own.
     with pytest.raises(UserError, match=r"cannot load a model from .*compact"):
         load_model(tmp_path / "compact")
+
+
+def test_padding_that_is_not_zero_is_no_certificate_though_no_logit_shows_it(tmp_path):
+    ta, size = uneven("llama")
+    student = extract_student(ta, size)
+    save_model(student, byte_tokenizer(), tmp_path / "good")
+    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["padded_equal"]
+    with torch.no_grad():
+        student.model.layers[0].mlp.up_proj.weight[20, 3] = 1.0  # neuron 20 of 8: its output is multiplied by zero
+    save_model(student, byte_tokenizer(), tmp_path / "bad")
+    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
+    assert certificate["max_abs_difference"] <= 1e-5
+    assert not certificate["padded_equal"]
 
 
 @pytest.mark.slow
