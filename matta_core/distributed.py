@@ -43,6 +43,13 @@ def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def copy_from_leader(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by rank 0's."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
 def pick_device() -> torch.device:
     """This rank's GPU, or the CPU."""
     if torch.cuda.is_available():

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, file_digest, write_json_atomically
 from matta_core.config import ExtractStudentsConfig, MixConfig
+from matta_core.distributed import pick_device
 from matta_core.errors import UserError
-from matta_core.export import export_compact
+from matta_core.export import compare_logits, export_compact
 from matta_core.granularity import Granularity
-from matta_core.mix_n_match import Mix, mix
+from matta_core.mix_n_match import Mix, mix, within_reach
 from matta_core.models import load_model, load_tokenizer, save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
 from matta_core.progress import progress
@@ -113,11 +114,17 @@ def _mixed(
     student: str,
     dataset: Artifact,
 ) -> dict[str, Mix]:
-    sample = _sample(dataset, config.mix_sequences)
+    """On the GPU, where there is one. All budgets are looked at before the first search."""
+    device = pick_device()
+    sample = _sample(dataset, config.mix_sequences).to(device)
+    ta.to(device)
+    for name, budget in config.mixes.items():
+        within_reach(ta, trained, student, name, budget, sample)
     found = {}
     for name, budget in config.mixes.items():
         with progress(config.mix_evaluations, f"mix {name}", "mixtures") as bar:
             found[name] = mix(ta, trained, student, name, budget, sample, config.mix_evaluations, bar.update)
+    ta.to("cpu")
     return found
 
 
@@ -136,17 +143,16 @@ def certify(ta: PreTrainedModel, granularity: Granularity, folder: Path, input_i
     "padded_equal", of widths that differ by layer: the saved weights have the slices' bits and zeros beyond them, and
     no logit differs by more than sums in another order do (1e-4 of the largest).
     """
-    live = live_student(ta, granularity).eval()(input_ids=input_ids).logits
     model = load_model(folder, torch.float32).eval()
-    saved = model(input_ids=input_ids).logits
+    found = compare_logits(live_student(ta, granularity).eval(), model, input_ids)
     padding = {}
     if not granularity.is_uniform:
-        near = (live - saved).abs().max() <= 1e-4 * live.abs().max()
-        padding = {"padded_equal": bool(near) and _is_padded(model, ta, granularity)}
+        near = found.max_abs_difference <= 1e-4 * found.largest
+        padding = {"padded_equal": near and _is_padded(model, ta, granularity)}
     return {
-        "bitwise_equal": torch.equal(live, saved),
+        "bitwise_equal": found.bitwise_equal,
         **padding,
-        "max_abs_difference": (live - saved).abs().max().item(),
+        "max_abs_difference": found.max_abs_difference,
         "sequences": len(input_ids),
         "tokens": input_ids.numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),

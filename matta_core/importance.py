@@ -93,7 +93,9 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
 
 
 @torch.no_grad()
-def layer_order(model: PreTrainedModel, batches: Sequence[Tensor], fewest: int) -> list[int]:
+def layer_order(
+    model: PreTrainedModel, batches: Sequence[Tensor], fewest: int, head_chunk_tokens: int = 1024
+) -> list[int]:
     """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
     then as greedy removal has it, which takes out whichever layer the loss on `batches` needs least, one after another.
 
@@ -102,13 +104,14 @@ def layer_order(model: PreTrainedModel, batches: Sequence[Tensor], fewest: int) 
     """
     layers = model.get_submodule(family_of(model.config.model_type).layers)
     was_training, kept, removed = model.training, list(range(len(layers))), []
+    settings = PassSettings(head_chunk_tokens)
     model.eval()
 
     def loss_without(layer: int) -> float:
         with ExitStack() as hooks:
             for index in (*removed, layer):
                 hooks.callback(layers[index].register_forward_hook(_passed_by).remove)
-            return sum(cross_entropy_sum(model, input_ids, PassSettings()).item() for input_ids in batches)
+            return sum(cross_entropy_sum(model, input_ids, settings).item() for input_ids in batches)
 
     while len(kept) > max(2, fewest):
         least = min(kept[1:-1], key=loss_without)

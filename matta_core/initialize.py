@@ -7,13 +7,14 @@ sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from matta_core import distributed
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import UserError
@@ -57,8 +58,8 @@ def initialize(
 ) -> tuple[PreTrainedModel, dict[str, Granularity]]:
     """The TA as step 0 finds it, float32 on the CPU, and its sizes: which layers they keep may follow from importance.
 
-    A function of settings, checkpoint and `data`, the train split: every rank, and a run that is resumed, come to the
-    same sizes without a message.
+    A function of settings, checkpoint and `data`, the train split, up to the last bits of sums, by which other
+    processors may break a near tie otherwise: see `agreed_over_ranks`; a run that is resumed has its sizes saved.
 
     Raises: UserError that names what does not fit, and what to set.
     """
@@ -75,7 +76,9 @@ def initialize(
         batches = list(calibration(config, data, device))
         sort_by(start, measure(start.to(device), batches))
         if start.config.num_hidden_layers >= ta_config.num_hidden_layers:
-            order = layer_order(start, batches, _fewest_layers(config, ta_config))[: ta_config.num_hidden_layers]
+            order = layer_order(start, batches, _fewest_layers(config, ta_config), config.head_chunk_tokens)[
+                : ta_config.num_hidden_layers
+            ]
             kept = sorted(order)
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
             is_cut_down = place.name == config.ta  # else it grows, and has all the layers already
@@ -88,6 +91,20 @@ def initialize(
     grow(ta, start.cpu(), place)
     check_plain_head(ta, f"train.start_from = {config.start_from!r}")
     return ta, granularities
+
+
+@torch.no_grad()
+def agreed_over_ranks(ta: PreTrainedModel, granularities: Mapping[str, Granularity]) -> dict[str, Granularity]:
+    """Rank 0's TA, in place, and its sizes. The TA is on the rank's device."""
+    device = next(ta.parameters()).device
+    numbers = range(ta.config.num_hidden_layers)
+    kept = torch.tensor([[layer in size.layers for layer in numbers] for size in granularities.values()], device=device)
+    kept = kept.to(torch.uint8)
+    distributed.copy_from_leader([kept, *(parameter.data for parameter in ta.parameters())])
+    return {
+        name: dataclasses.replace(size, layers=tuple(row.nonzero().flatten().tolist()))
+        for (name, size), row in zip(granularities.items(), kept, strict=True)
+    }
 
 
 @torch.no_grad()

@@ -21,12 +21,14 @@ from matta_core.errors import UserError
 from matta_core.export import compact_model
 from matta_core.granularity import Granularity
 from matta_core.nesting import flops_per_token, live_student, num_parameters
+from matta_core.optimization import autocast_dtype
 from matta_core.passes import PassSettings, cross_entropy_sum
 
 Widths = tuple[int, ...]
 
 _LATENCY_REPEATS = 15
 _SEQUENCES_PER_PASS = 8
+_HEAD_CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,30 +63,20 @@ def mix(
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """
-    where = f"extract_students.mixes.{name}"
-    uniform = _mixable(granularities, student, where)
-    kind, limit = config.budget
-    ta_size = list(granularities.values())[-1]
+    where, (kind, limit) = f"extract_students.mixes.{name}", config.budget
+    uniform, cost = within_reach(ta, granularities, student, name, config, sample)
+    lowest = cost(uniform[0].intermediate_sizes)
 
     def sized(widths: Widths) -> Granularity:
-        return replace(ta_size, name=name, intermediate_sizes=widths)
+        return replace(uniform[-1], name=name, intermediate_sizes=widths)
 
-    cost = _cost(ta, kind, sized, uniform, sample)
-    lowest, highest = cost(uniform[0].intermediate_sizes), cost(uniform[-1].intermediate_sizes)
-    if not lowest <= limit:
-        raise UserError(
-            f"{where}.{kind} must be at least the {amount(lowest)} of size {uniform[0].name}, got {amount(limit)}"
-        )
-    if limit >= highest:
-        raise UserError(
-            f"{where}.{kind} must be below the {amount(highest)} of the TA, got {amount(limit)}: that is the TA itself"
-        )
+    settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, sample.device))
 
     @cache  # a budget of seconds may take several searches
     def score(widths: Widths) -> float:
         model = live_student(ta, sized(widths)).eval()
         parts = sample.split(_SEQUENCES_PER_PASS)
-        total = sum(cross_entropy_sum(model, part, PassSettings()).item() for part in parts)
+        total = sum(cross_entropy_sum(model, part, settings).item() for part in parts)
         advance()
         return total / (sample.shape[0] * (sample.shape[1] - 1))
 
@@ -244,6 +236,30 @@ def _exchange(
             return "local optimum"
 
 
+def within_reach(
+    ta: PreTrainedModel,
+    granularities: Mapping[str, Granularity],
+    student: str,
+    name: str,
+    config: MixConfig,
+    sample: Tensor,
+) -> tuple[list[Granularity], Callable[[Widths], float]]:
+    """The sizes that are mixed, and what a mixture costs. Raises: UserError as `mix` does, before any search."""
+    where, (kind, limit) = f"extract_students.mixes.{name}", config.budget
+    uniform = _mixable(granularities, student, where)
+    cost = _cost(ta, kind, lambda widths: replace(uniform[-1], intermediate_sizes=widths), uniform, sample)
+    lowest, highest = cost(uniform[0].intermediate_sizes), cost(uniform[-1].intermediate_sizes)
+    if not lowest <= limit:
+        raise UserError(
+            f"{where}.{kind} must be at least the {amount(lowest)} of size {uniform[0].name}, got {amount(limit)}"
+        )
+    if limit >= highest:
+        raise UserError(
+            f"{where}.{kind} must be below the {amount(highest)} of the TA, got {amount(limit)}: that is the TA itself"
+        )
+    return uniform, cost
+
+
 def _mixable(granularities: Mapping[str, Granularity], student: str, where: str) -> list[Granularity]:
     ta = list(granularities.values())[-1]
     names = list(granularities)
@@ -286,10 +302,12 @@ def _cost(
 @torch.no_grad()
 def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Tensor) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
-    model, prompt = compact_model(ta, granularity), sample[:1]
+    model, prompt = compact_model(ta, granularity).to(sample.device), sample[:1]
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()
         model(input_ids=prompt, use_cache=False)
+        if prompt.is_cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[2:])  # the first two warm up

@@ -48,7 +48,7 @@ def build_config(
         config = AutoConfig.for_model(**(values | wanted))
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise UserError(f"train.model: {family.model_type} refuses these settings: {_one_line(error)}") from None
-    if config.hidden_size % config.num_attention_heads:
+    if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
             f"got {config.hidden_size}"

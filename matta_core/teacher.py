@@ -123,15 +123,16 @@ def _check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: Pr
             f"dataset and {there} in the teacher. Set prepare_data.tokenizer to the teacher's tokenizer, or choose a "
             f"teacher with the dataset's"
         )
-    if model.config.vocab_size < len(tokenizer):
+    predicted = model.get_output_embeddings().weight.shape[0]
+    if predicted < len(tokenizer):
         raise UserError(
-            f"teacher {teacher} predicts {model.config.vocab_size} tokens, the dataset's tokenizer has "
+            f"teacher {teacher} predicts {predicted} tokens, the dataset's tokenizer has "
             f"{len(tokenizer)}: choose a teacher whose config.vocab_size is at least that"
         )
 
 
 def _check_length(model: PreTrainedModel, teacher: str | Path, sequence_length: int) -> None:
-    longest = getattr(model.config, "max_position_embeddings", sequence_length)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", sequence_length)
     if longest < sequence_length:
         raise UserError(
             f"teacher {teacher} reads at most {longest} tokens: set prepare_data.sequence_length to that or less, "

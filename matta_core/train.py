@@ -16,15 +16,15 @@ from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.initialize import initialize
+from matta_core.initialize import agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
-from matta_core.models import build_config, load_tokenizer, save_model
+from matta_core.models import build_config, build_model, load_tokenizer, save_model
 from matta_core.nesting import cuts, live_student
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
 from matta_core.passes import PassSettings, cross_entropy_sum, joint_backward
 from matta_core.progress import progress
-from matta_core.training_state import load_newest_state, save_state, saved_states
+from matta_core.training_state import load_newest_state, save_state, saved_sizes, saved_states
 
 
 def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, output: Path, work: Path) -> dict[str, Any]:
@@ -47,8 +47,11 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     training_data = Sequences(dataset, "train", cache, scores)
     validation_data = Sequences(dataset, "validation", cache)
 
-    ta, granularities = initialize(config, model_config, tokenizer, training_data, device)
-    ta.to(device)
+    if granularities := saved_sizes(work):
+        ta = build_model(model_config, config.seed).to(device)  # its weights are in the saved state
+    else:
+        ta, granularities = initialize(config, model_config, tokenizer, training_data, device)
+        granularities = agreed_over_ranks(ta.to(device), granularities)
     students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
         for model in (ta, *students.values()):
@@ -57,6 +60,8 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
 
     resumed_at = load_newest_state(work, ta, optimizer)
+    if resumed_at == 0 and saved_states(work):
+        raise UserError(f"every checkpoint in {work} is damaged: delete the folder, and the run begins anew")
     is_leader = distributed.rank() == 0
     log = MetricsLog(output, resumed_at) if is_leader else None
     means = Means()
@@ -72,7 +77,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
                 if log and is_new:
                     log.write(step, validation)
             if is_new and step > 0 and (is_last or step % config.checkpoint_every_steps == 0) and is_leader:
-                save_state(work, step, ta, optimizer)
+                save_state(work, step, ta, optimizer, granularities)
             if is_last:
                 break
 

@@ -6,6 +6,7 @@ step-00000100/  model.safetensors  optimizer.safetensors  state.json
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from matta_core.artifacts import flush_to_disk, write_json_atomically
 from matta_core.errors import UserError
+from matta_core.granularity import Granularity
 from matta_core.optimizers import ModelOptimizer
 
 logger = logging.getLogger(__name__)
@@ -24,8 +26,13 @@ logger = logging.getLogger(__name__)
 _KEPT = 2  # the newest, and one before it
 
 
-def save_state(folder: Path, step: int, model: PreTrainedModel, optimizer: ModelOptimizer) -> Path:
-    """Write the state after `step` optimizer steps and rename it into place; then drop all but the newest two."""
+def save_state(
+    folder: Path, step: int, model: PreTrainedModel, optimizer: ModelOptimizer, sizes: Mapping[str, Granularity]
+) -> Path:
+    """Write the state after `step` optimizer steps and rename it into place; then drop all but the newest two.
+
+    `sizes` are in it, since which layers they keep may have been measured: another machine could measure otherwise.
+    """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -35,6 +42,7 @@ def save_state(folder: Path, step: int, model: PreTrainedModel, optimizer: Model
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / "optimizer.safetensors")
     state = {
         "step": step,
+        "sizes": {name: size.to_dict() for name, size in sizes.items()},
         "group_steps": [group.get("step") for group in optimizer.param_groups],  # some count there, some in tensors
         # A matrix that LAPACK wrote lies column by column. Read back row by row, it gives other last bits in products.
         "strides": {key: tensor.stride() for key, tensor in tensors.items()},
@@ -52,6 +60,15 @@ def save_state(folder: Path, step: int, model: PreTrainedModel, optimizer: Model
 def saved_states(folder: Path) -> list[Path]:
     """Whole states, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def saved_sizes(folder: Path) -> dict[str, Granularity] | None:
+    """The sizes that are being trained, from the newest state; None where there is none."""
+    states = saved_states(folder)
+    if not states:
+        return None
+    sizes = json.loads((states[-1] / "state.json").read_text())["sizes"]
+    return {name: Granularity.from_dict(name, size) for name, size in sizes.items()}
 
 
 @torch.no_grad()

@@ -21,7 +21,12 @@ class Schedule(Section):
     start: float = setting(low=0.0)
     end: float = setting(low=0.0)
     num_steps: int = setting(low=0, unit="optimizer steps", help="from start to end; 0: a jump")
-    first_step: int = setting(0, low=0, unit="optimizer steps", help="the last step at start, counted from 0")
+    first_step: int = setting(
+        0,
+        low=0,
+        unit="optimizer steps",
+        help="counted from 0: the weight leaves start after it, or is end from it on where num_steps is 0",
+    )
     shape: str = setting("linear", choices=("linear", "cosine"), help="cosine: slow at both ends")
 
     @classmethod

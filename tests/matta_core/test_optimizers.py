@@ -175,7 +175,7 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(tmp_path, name, settings):
     first = tiny_gpt2()
     optimizer = make_optimizer(first, config, CUTS)
     run(first, optimizer, range(3))
-    save_state(tmp_path, 3, first, optimizer)
+    save_state(tmp_path, 3, first, optimizer, {})
     torch.manual_seed(7)  # a new process is in another random state
     second = tiny_gpt2(seed=1)
     optimizer = make_optimizer(second, config, CUTS)
@@ -211,7 +211,7 @@ def test_a_state_of_another_optimizer_or_of_other_blocks_is_told(tmp_path, saved
     model = tiny_gpt2()
     optimizer = make_optimizer(model, training(saved, **settings), cuts)
     run(model, optimizer, range(1))
-    save_state(tmp_path, 1, model, optimizer)
+    save_state(tmp_path, 1, model, optimizer, {})
     with pytest.raises(UserError, match=r"step-00000001 was written with another optimizer or other blocks .*--output"):
         load_newest_state(tmp_path, model, make_optimizer(model, training("shampoo"), CUTS))
 
