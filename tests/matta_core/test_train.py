@@ -20,7 +20,7 @@ from components.score_teacher.step import score_teacher
 from components.train.step import train
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
-from matta_core.config import LossConfig, Schedule, ScoreTeacherConfig
+from matta_core.config import LossConfig, Schedule, ScoreTeacherConfig, SizeConfig
 from matta_core.data import rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.optimization import learning_rate
@@ -274,18 +274,45 @@ def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
     assert learning_rate(config, 99) == pytest.approx(0.1)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(dataset, scores, tmp_path, monkeypatch):
-    whole = train(CONFIG, dataset.path, scores.path, output=tmp_path / "whole")
-    output, real, steps = tmp_path / "killed", torch.optim.AdamW.step, iter(range(9))
+def killed_after(steps, config, dataset, scores, output, monkeypatch):
+    real, left = torch.optim.AdamW.step, iter(range(steps))
 
     def dies(self, *arguments, **options):
-        if next(steps, None) is None:
+        if next(left, None) is None:
             raise KeyboardInterrupt
         return real(self, *arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.optim.AdamW, "step", dies)
-        train(CONFIG, dataset.path, scores.path, output=output)
-    newest = sorted((output / IN_PROGRESS).glob("step-*"))[-1] / "model.safetensors"
+        train(config, dataset.path, scores.path, output=output)
+    return [state / "model.safetensors" for state in sorted((output / IN_PROGRESS).glob("step-*"))]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(dataset, scores, tmp_path, monkeypatch):
+    whole = train(CONFIG, dataset.path, scores.path, output=tmp_path / "whole")
+    newest = killed_after(9, CONFIG, dataset, scores, tmp_path / "killed", monkeypatch)[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert_equal_bits(weights(train(CONFIG, dataset.path, scores.path, output=output).path), weights(whole.path))
+    resumed = train(CONFIG, dataset.path, scores.path, output=tmp_path / "killed")
+    assert_equal_bits(weights(resumed.path), weights(whole.path))
+
+
+def test_where_every_checkpoint_is_damaged_a_run_does_not_begin_anew_by_itself(dataset, scores, tmp_path, monkeypatch):
+    for path in killed_after(5, CONFIG, dataset, scores, tmp_path / "killed", monkeypatch):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: delete the folder"):
+        train(CONFIG, dataset.path, scores.path, output=tmp_path / "killed")
+
+
+def test_a_resumed_run_has_the_sizes_of_its_checkpoint_and_measures_nothing(dataset, scores, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        CONFIG,
+        model={**MODEL, "num_hidden_layers": 4},
+        sizes={"s": SizeConfig(intermediate_size=8, num_hidden_layers=3), "xl": SizeConfig(intermediate_size=32)},
+    )
+    with monkeypatch.context() as patch:  # what importance measured when the run began
+        patch.setattr("matta_core.granularity.spread_out", lambda _layers: [0, 3, 2, 1])
+        killed_after(5, config, dataset, scores, tmp_path / "killed", monkeypatch)
+    resumed = train(config, dataset.path, scores.path, output=tmp_path / "killed")
+    assert json.loads((resumed.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 2, 3]
+    fresh = train(config, dataset.path, scores.path, output=tmp_path / "fresh")
+    assert json.loads((fresh.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 1, 3]
