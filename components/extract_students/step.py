@@ -48,4 +48,5 @@ def _told(student: Mapping[str, Any]) -> str:
         f"{amount(limit)}; loss {found['loss']:.4f} nats per token, the best size within the budget, "
         f"{found['best_uniform']}, {found['best_uniform_loss']:.4f}; {found['evaluated']} of {found['combinations']} "
         f"mixtures scored, {found['ended']}"
+        + (f"; served padded, with {student['parameters']} parameters" if "compact" in student else "")
     )
