@@ -251,7 +251,8 @@ def within_reach(
     lowest, highest = cost(uniform[0].intermediate_sizes), cost(uniform[-1].intermediate_sizes)
     if not lowest <= limit:
         raise UserError(
-            f"{where}.{kind} must be at least the {amount(lowest)} of size {uniform[0].name}, got {amount(limit)}"
+            f"{where}.{kind} must be at least the {amount(lowest)} of {uniform[0].name}, the smallest size from the "
+            f"student up with the TA's layers and heads, got {amount(limit)}"
         )
     if limit >= highest:
         raise UserError(

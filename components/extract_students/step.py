@@ -47,6 +47,6 @@ def _told(student: Mapping[str, Any]) -> str:
         f"widths {', '.join(map(str, student['intermediate_sizes']))}; {kind} {amount(found['cost'])} of "
         f"{amount(limit)}; loss {found['loss']:.4f} nats per token, the best size within the budget, "
         f"{found['best_uniform']}, {found['best_uniform_loss']:.4f}; {found['evaluated']} of {found['combinations']} "
-        f"mixtures scored, {found['ended']}"
+        f"mixtures scored, {'all that fit' if found['ended'] == 'exhaustive' else found['ended']}"
         + (f"; served padded, with {student['parameters']} parameters" if "compact" in student else "")
     )

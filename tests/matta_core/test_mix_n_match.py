@@ -90,7 +90,9 @@ def test_every_kind_of_budget_is_kept(model_type, kind):
     # Whatever this machine's noise: a budget of time that is above what the student takes, and below the TA's claim.
     limit = (cost(sizes["s"]) + cost(sizes["xl"])) / 2
     if kind == "prefill_seconds":
-        with pytest.raises(UserError, match=r"mid.prefill_seconds must be at least the .* of size s, got 1e-09"):
+        with pytest.raises(
+            UserError, match=r"mid.prefill_seconds must be at least the .* of s, the smallest size .*, got 1e-09"
+        ):
             mix(ta, sizes, "s", "mid", MixConfig(prefill_seconds=1e-9), SAMPLE, 50)
         return
     scored = []
@@ -119,7 +121,9 @@ def test_a_budget_out_of_reach_is_refused_with_what_is_within():
     ta = tiny_gpt2().eval()
     sizes = resolve(ta.config, widths(**SIZES))
     low, high = num_parameters(ta, sizes["s"]), num_parameters(ta, sizes["xl"])
-    with pytest.raises(UserError, match=rf"mid.parameters must be at least the {low:,} of size s, got 9"):
+    with pytest.raises(
+        UserError, match=rf"mid.parameters must be at least the {low:,} of s, the smallest size .*, got 9"
+    ):
         mix(ta, sizes, "s", "mid", MixConfig(parameters=9), SAMPLE, 50)
     with pytest.raises(UserError, match=rf"mid.parameters must be below the {high:,} of the TA, got {high:,}"):
         mix(ta, sizes, "s", "mid", MixConfig(parameters=high), SAMPLE, 50)

@@ -127,7 +127,7 @@ def test_a_mix_is_a_student_within_its_budget_and_says_how_it_was_found(checkpoi
     assert mid["mix"]["loss"] <= mid["mix"]["best_uniform_loss"]
     said = capsys.readouterr().out
     assert f"[extract_students] mid: widths {mid['intermediate_sizes'][0]}, " in said
-    assert "4 of 9 mixtures scored, exhaustive" in said
+    assert "4 of 9 mixtures scored, all that fit" in said
 
 
 def test_widths_by_layer_are_saved_padded_and_on_request_compact(checkpoint, dataset, tmp_path):
