@@ -19,7 +19,7 @@ from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.export import compare_logits, export_compact
 from matta_core.granularity import Granularity
-from matta_core.mix_n_match import Mix, mix, within_reach
+from matta_core.mix_n_match import Mix, mix, space_of
 from matta_core.models import load_model, load_tokenizer, save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
 from matta_core.progress import progress
@@ -118,12 +118,11 @@ def _mixed(
     device = pick_device()
     sample = _sample(dataset, config.mix_sequences).to(device)
     ta.to(device)
-    for name, budget in config.mixes.items():
-        within_reach(ta, trained, student, name, budget, sample)
+    spaces = [space_of(ta, trained, student, name, budget, sample) for name, budget in config.mixes.items()]
     found = {}
-    for name, budget in config.mixes.items():
-        with progress(config.mix_evaluations, f"mix {name}", "mixtures") as bar:
-            found[name] = mix(ta, trained, student, name, budget, sample, config.mix_evaluations, bar.update)
+    for space in spaces:
+        with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:
+            found[space.name] = mix(ta, space, config.mix_evaluations, bar.update)
     ta.to("cpu")
     return found
 
