@@ -16,7 +16,7 @@ from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.initialize import agreed_over_ranks, initialize
+from matta_core.initialize import NESTING, agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
 from matta_core.models import build_config, build_model, load_tokenizer, save_model
 from matta_core.nesting import cuts, live_student
@@ -129,7 +129,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
         save_model(ta, tokenizer, output / "ta")
         sizes = {name: size.to_dict() for name, size in granularities.items()}
         nesting = {"model_type": ta.config.model_type, "sizes": sizes, "student": config.student}
-        write_json_atomically(output / "nesting.json", nesting | {"sequence_length": sequence_length})
+        write_json_atomically(output / NESTING, nesting | {"sequence_length": sequence_length})
     distributed.wait_for_all()
     distributed.stop()
     return {"student": config.student, "ta": config.ta, "steps": config.steps, "final": validation}

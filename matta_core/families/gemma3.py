@@ -1,12 +1,9 @@
 """Gemma 3, text only: four norms per layer, tied and scaled embeddings, layers with a sliding window or without."""
 
-from matta_core.families.qwen2 import QWEN2
 from matta_core.families.table import Family
 
 GEMMA3 = Family(
     model_type="gemma3_text",
-    queries=QWEN2.queries,
-    keys_values=QWEN2.keys_values,
     # They multiply by 1 + weight.
     output_norms={"post_attention_layernorm.weight": -1.0, "post_feedforward_layernorm.weight": -1.0},
     activation="hidden_activation",

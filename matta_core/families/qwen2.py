@@ -2,13 +2,4 @@
 
 from matta_core.families.table import Family
 
-QWEN2 = Family(
-    model_type="qwen2",
-    queries={"self_attn.q_proj.weight": 0, "self_attn.q_proj.bias": 0, "self_attn.o_proj.weight": 1},
-    keys_values={
-        "self_attn.k_proj.weight": 0,
-        "self_attn.k_proj.bias": 0,
-        "self_attn.v_proj.weight": 0,
-        "self_attn.v_proj.bias": 0,
-    },
-)
+QWEN2 = Family(model_type="qwen2")

@@ -15,16 +15,31 @@ class Family:
     model_type: str
     layers: str = "model.layers"  # the module that lists the layers
     width_key: str = "intermediate_size"  # the config's word for FFN neurons per layer
-    # FFN neurons: along which dimension of which parameter they lie.
+    # FFN neurons: along which dimension of which parameter they lie. Biases that a config turns off are just not met.
     neurons: Mapping[str, int] = field(
-        default_factory=lambda: {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.down_proj.weight": 1}
+        default_factory=lambda: {
+            "mlp.gate_proj.weight": 0,
+            "mlp.gate_proj.bias": 0,
+            "mlp.up_proj.weight": 0,
+            "mlp.up_proj.bias": 0,
+            "mlp.down_proj.weight": 1,
+        }
     )
     # Query heads, and key and value heads. Empty where heads do not nest: `no_heads` says why.
     queries: Mapping[str, int] = field(
-        default_factory=lambda: {"self_attn.q_proj.weight": 0, "self_attn.o_proj.weight": 1}
+        default_factory=lambda: {
+            "self_attn.q_proj.weight": 0,
+            "self_attn.q_proj.bias": 0,
+            "self_attn.o_proj.weight": 1,
+        }
     )
     keys_values: Mapping[str, int] = field(
-        default_factory=lambda: {"self_attn.k_proj.weight": 0, "self_attn.v_proj.weight": 0}
+        default_factory=lambda: {
+            "self_attn.k_proj.weight": 0,
+            "self_attn.k_proj.bias": 0,
+            "self_attn.v_proj.weight": 0,
+            "self_attn.v_proj.bias": 0,
+        }
     )
     no_heads: str = ""
     # The two projections through which a layer writes into the residual stream.

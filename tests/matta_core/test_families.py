@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import granularity, tiny_model, widths
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
 
 from matta_core.errors import UserError
 from matta_core.extract import extract_student
@@ -24,7 +25,10 @@ def tas_and_sizes(draw, model_type, *, per_layer=False):
     layers = draw(st.integers(1, 4))
     width = 8 * draw(st.integers(1, 5))
     shape = {"num_hidden_layers": layers, FAMILIES[model_type].width_key: width}
-    shape["tie_word_embeddings"] = draw(st.booleans())
+    known = AutoConfig.for_model(model_type).to_dict()
+    for switch in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+        if switch in known:
+            shape[switch] = draw(st.booleans())
     size = {}
     if not FAMILIES[model_type].no_heads:
         groups, queries = draw(st.integers(1, 3)), draw(st.integers(1, 3))

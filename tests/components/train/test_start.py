@@ -85,18 +85,17 @@ def test_what_is_served_now_is_part_of_the_key(students, target, tmp_path):
     assert start_of(SECOND, config, "train").identity == after.digest != before.digest
 
 
+def begin_with_pushed(dataset, folder):
+    served = PushConfig(target=str(folder / "pushed"))
+    return train(SECOND, dataset.path, None, output=folder / "second", push_config=served)
+
+
 def test_a_damaged_version_is_told(students, dataset, tmp_path):
     push(students, str(tmp_path / "pushed"))
     (weights,) = (tmp_path / "pushed").glob("s/versions/*/model.safetensors")
     weights.write_bytes(b"other")
     with pytest.raises(UserError, match=r"pushed version .* is damaged \(roll back"):
-        train(
-            SECOND,
-            dataset.path,
-            None,
-            output=tmp_path / "second",
-            push_config=PushConfig(target=str(tmp_path / "pushed")),
-        )
+        begin_with_pushed(dataset, tmp_path)
 
 
 def test_where_nothing_was_pushed_yet_the_first_run_is_told_what_to_set(dataset, tmp_path):
@@ -105,13 +104,7 @@ def test_where_nothing_was_pushed_yet_the_first_run_is_told_what_to_set(dataset,
         match=r"train.start_from = 'pushed': nothing of size 's' \(train.student\) was pushed to .*/pushed yet. "
         r"For the first run: --set train.start_from=CHECKPOINT",
     ):
-        train(
-            SECOND,
-            dataset.path,
-            None,
-            output=tmp_path / "second",
-            push_config=PushConfig(target=str(tmp_path / "pushed")),
-        )
+        begin_with_pushed(dataset, tmp_path)
 
 
 def test_a_teacher_begins_with_nothing_that_is_pushed(dataset, tmp_path):
