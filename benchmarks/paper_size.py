@@ -136,7 +136,7 @@ def take_steps(
     students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
         for model in (ta, *students.values()):
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     ta.train()
     for student in students.values():
         student.train()

@@ -4,9 +4,9 @@ A nested student is a prefix of neurons or heads. A preconditioner that spans se
 neurons that get gradients in every step with those of neurons that get them rarely. So Shampoo, SOAP and Muon see each
 hidden matrix in blocks, cut at the sizes' boundaries. AdamW works elementwise: for it a cut changes nothing.
 
-Shampoo and SOAP come from pytorch_optimizer (Apache-2.0; needs torch and numpy only). heavyball has SOAP, but no
-Shampoo with grafting, and compiles its steps, for which the images lack a compiler. Meta's distributed_shampoo is not
-on PyPI. NVIDIA's emerging_optimizers has no Shampoo with grafting and needs Python 3.12. Muon is torch's own.
+Shampoo and SOAP come from pytorch_optimizer (Apache-2.0; needs torch and numpy only). heavyball compiles its steps, for
+which the images lack a compiler; Meta's distributed_shampoo is not on PyPI; NVIDIA's emerging_optimizers needs Python
+3.12. Muon is torch's own.
 
 Data parallel: all ranks have the same gradients and compute the same update. So each rank repeats the work of the
 roots, the eigenbases and Muon's iterations, and keeps the whole state.

@@ -55,7 +55,7 @@ def train(config: TrainConfig, dataset: Artifact, scores: Artifact | None, outpu
     students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
         for model in (ta, *students.values()):
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
 

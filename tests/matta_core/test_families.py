@@ -109,7 +109,7 @@ def test_activation_checkpointing_changes_no_gradient(model_type, reentrant):
         ta = tiny_model(model_type, num_hidden_layers=3)
         live = live_student(ta, granularity(ta, intermediate_size=16, layers=(0, 2))).train()
         if checkpointing:
-            live.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            live.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
             live.enable_input_require_grads()
         live(INPUT_IDS, use_cache=False).logits.square().sum().backward()
         return {name: p.grad for name, p in ta.named_parameters() if p.grad is not None}

@@ -41,7 +41,7 @@ def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s
     students = {name: student for name, student in students_of(ta).items() if name in names}
     if checkpointing is not None:
         for model in (ta, *students.values()):
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": checkpointing})
     for item in batches:
         joint_backward(ta, students, item, loss, step=step, num_tokens=TOKENS, settings=settings)
     return {name: parameter.grad for name, parameter in ta.named_parameters()}
