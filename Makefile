@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= pipelines/recipes/demo.yaml
-# Of the images: what they are built on, where torch's wheels come from, a registry to put before their names.
+# Of the images: what they are built on, where torch's wheels come from (empty: where pip's own settings look), a
+# registry to put before their names.
 BASE_IMAGE ?=
 BEAM_IMAGE ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_INDEX_GPU ?= https://pypi.org/simple
+TORCH_INDEX_GPU ?=
 REGISTRY ?=
 REVISION ?=
 
