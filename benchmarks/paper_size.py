@@ -41,7 +41,8 @@ LIMIT_GIB = 16.0
 _LOAD = """
 import json, sys, torch, transformers
 transformers.utils.logging.disable_progress_bar()
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], use_safetensors=True).eval()
+load = transformers.AutoModelForCausalLM.from_pretrained
+model = load(sys.argv[1], use_safetensors=True, trust_remote_code=False).eval()
 with torch.no_grad():
     logits = model(torch.arange(8)[None]).logits
 print(json.dumps({"architecture": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters()),

@@ -126,7 +126,7 @@ def _load(folder: Path) -> PreTrainedModel:
     try:
         sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode  # no __pycache__ in an artifact
         spec.loader.exec_module(module)
-        return getattr(module, _CLASS).from_pretrained(folder, use_safetensors=True).eval()
+        return getattr(module, _CLASS).from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
     finally:
         sys.dont_write_bytecode = kept
         del sys.modules[name]

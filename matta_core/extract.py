@@ -20,8 +20,9 @@ from matta_core.errors import UserError
 from matta_core.export import compare_logits, export_compact
 from matta_core.granularity import Granularity
 from matta_core.mix_n_match import Mix, mix, space_of
-from matta_core.models import load_model, load_tokenizer, save_model
+from matta_core.models import save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
+from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 
 REFERENCE_TOKENS = 16

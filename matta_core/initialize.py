@@ -22,8 +22,9 @@ from matta_core.extract import extract_student
 from matta_core.families import family_of
 from matta_core.granularity import Granularity, head_size, resolve, spread_out, whole
 from matta_core.importance import layer_order, measure, sort_by
-from matta_core.models import build_model, check_plain_head, load_model, load_tokenizer
+from matta_core.models import build_model, check_plain_head
 from matta_core.nesting import region, student_config, student_parameters, take
+from matta_core.pretrained import load_model, load_tokenizer
 
 # Two models whose tensors have the same shapes still differ where one of these does.
 _FUNCTION = (

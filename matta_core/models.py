@@ -1,4 +1,4 @@
-"""Building, loading and saving stock transformers models. safetensors only; no code from checkpoints."""
+"""Building, checking and saving stock transformers models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,7 +16,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
-from matta_core.errors import UserError
+from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
 from matta_core.granularity import whole
 
@@ -47,7 +45,7 @@ def build_config(
     try:
         config = AutoConfig.for_model(**(values | wanted))
     except (StrictDataclassError, ValueError, TypeError) as error:
-        raise UserError(f"train.model: {family.model_type} refuses these settings: {_one_line(error)}") from None
+        raise UserError(f"train.model: {family.model_type} refuses these settings: {one_line(error)}") from None
     if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
@@ -108,24 +106,7 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with the architecture's own random initialisation, a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved.
-
-    Raises: UserError where it cannot be loaded, or has no safetensors.
-    """
-    disable_progress_bar()  # a step's own bar counts models
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            str(name_or_path), use_safetensors=True, trust_remote_code=False, dtype=dtype or "auto"
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load a model from {name_or_path}: {_one_line(error)}. Give a folder with config.json and "
-            f"model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
-        ) from None
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 @torch.no_grad()
@@ -151,27 +132,8 @@ def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
         )
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load a tokenizer from {name_or_path}: {_one_line(error)}. Give a folder with tokenizer.json, or "
-            f"the name of a checkpoint on the hub"
-        ) from None
-    # How it was loaded would be saved with it, so that HF_HUB_OFFLINE changed a model's digest.
-    for name in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(name, None)
-    return tokenizer
-
-
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A plain Hugging Face checkpoint with its tokenizer."""
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

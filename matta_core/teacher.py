@@ -13,9 +13,10 @@ from matta_core import distributed
 from matta_core.artifacts import Artifact
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
-from matta_core.models import check_plain_head, load_model, load_tokenizer
+from matta_core.models import check_plain_head
 from matta_core.optimization import autocast_dtype
 from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
+from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 
 _HEAD_CHUNK_TOKENS = 4096

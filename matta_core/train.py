@@ -18,11 +18,12 @@ from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.initialize import NESTING, agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
-from matta_core.models import build_config, build_model, load_tokenizer, save_model
+from matta_core.models import build_config, build_model, save_model
 from matta_core.nesting import cuts, live_student
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
 from matta_core.passes import PassSettings, cross_entropy_sum, joint_backward
+from matta_core.pretrained import load_tokenizer
 from matta_core.progress import progress
 from matta_core.training_state import load_newest_state, save_state, saved_sizes, saved_states
 

@@ -13,7 +13,8 @@ from components.score_teacher.step import score_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
-from matta_core.models import load_model, save_model
+from matta_core.models import save_model
+from matta_core.pretrained import load_model
 
 VOCABULARY = 257
 
