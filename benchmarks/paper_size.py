@@ -32,7 +32,7 @@ from matta_core.nesting import cuts, live_student, num_parameters
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
 from matta_core.passes import Batch, PassSettings, TeacherTargets, joint_backward
-from matta_core.train import sizes_of_step
+from matta_core.training_step import sizes_of_step
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
 LIMIT_GIB = 16.0

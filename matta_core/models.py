@@ -1,11 +1,12 @@
 """Building, checking and saving stock transformers models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,9 +17,10 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
-from matta_core.errors import UserError, one_line
+from matta_core.errors import UserError, one_line, some_of
 from matta_core.families import Family, family_of
 from matta_core.granularity import whole
+from matta_core.pretrained import load_config, load_generation_config
 
 
 def build_config(
@@ -130,6 +132,37 @@ def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
             f"{difference:.3g} on four tokens: MatTA rebuilds them by the head alone, so that its losses would be "
             f"wrong. Take a model without logit capping or scaling"
         )
+
+
+@torch.no_grad()
+def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of those that hold NaN or infinity. One device synchronisation for all."""
+    floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        return []
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floating]).tolist()
+    return [name for (name, _), whole in zip(floating, finite, strict=True) if not whole]
+
+
+def check_finite(model: PreTrainedModel, what: str) -> None:
+    """Raises: UserError that names `what` and the weights, where some are NaN or infinite."""
+    if names := non_finite(model.named_parameters()):
+        raise UserError(
+            f"{what} holds NaN or infinity in {some_of(names)}: it was damaged, or diverged when it was trained. Take "
+            f"another checkpoint"
+        )
+
+
+def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
+    """How the checkpoint that a training starts from ends and samples its texts: its generation_config.json, and the
+    token ids of its config.json but for those that `chosen`, the recipe's train.model, sets. Students inherit both."""
+    theirs, generation = load_config(start_from), load_generation_config(start_from)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if key not in chosen and getattr(theirs, key, None) is not None:
+            setattr(model.config, key, getattr(theirs, key))
+        if key in chosen or getattr(generation, key) is None:
+            setattr(generation, key, getattr(model.config, key))
+    model.generation_config = generation
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

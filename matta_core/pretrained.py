@@ -16,14 +16,15 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
-from matta_core.errors import UserError, one_line
+from matta_core.errors import UserError, one_line, some_of
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +80,18 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(str(name_or_path), trust_remote_code=False)
 
 
+def load_generation_config(name_or_path: str | Path) -> GenerationConfig:
+    """How a checkpoint ends and samples its texts: its generation_config.json, else what its config.json says of that.
+
+    Raises: UserError where the file is damaged.
+    """
+    name = str(name_or_path)
+    with _errors_explained(f"cannot load generation_config.json of {name}", "Mend that file, or remove it"):
+        if cached_file(name, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
+            return GenerationConfig.from_model_config(load_config(name))
+        return GenerationConfig.from_pretrained(name)
+
+
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
     with _errors_explained(f"cannot load a tokenizer from {name_or_path}", _GIVE_A_TOKENIZER):
@@ -95,7 +108,7 @@ def _misloaded(model: PreTrainedModel, found: dict[str, Any]) -> str | None:
     unexpected = sorted(name for name in found["unexpected_keys"] if not _LEFTOVERS.search(name))
     reshaped = [f"{name} is {tuple(theirs)}, not {tuple(ours)}" for name, theirs, ours in found["mismatched_keys"]]
     parts = [
-        f"{len(names)} {what} ({_first(names)})"
+        f"{len(names)} {what} ({some_of(names)})"
         for names, what in (
             (missing, "missing"),
             (unexpected, "with no place in it"),
@@ -137,11 +150,6 @@ def _remedy(model: PreTrainedModel, missing: list[str], unexpected: list[str]) -
             "tie_word_embeddings to true in its config.json"
         )
     return "Weights and config.json must be of one model, whole: save it again, with both"
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 @contextlib.contextmanager
