@@ -46,6 +46,8 @@ class Checkpoints:
         for folder in state_folders(self._folder):
             try:
                 state = read_state(folder)
+                if state.sizes.keys() != config.sizes.keys():
+                    raise DamagedStateError(f"{folder} is of other sizes than the recipe's")
                 ta = build_model(model_config, config.seed).to(device)
                 optimizer = make_optimizer(ta, config, cuts(ta, state.sizes.values()))
                 load_state(state, ta, optimizer)

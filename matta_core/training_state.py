@@ -63,11 +63,11 @@ def save_state(
     write_json_atomically(temporary / _STATE, {"sha256": digest_of(state), **state})
     for file in temporary.iterdir():
         flush_to_disk(file)
-    shutil.rmtree(final, ignore_errors=True)
+    _remove(final)
     temporary.rename(final)
     later = [path for path in state_folders(folder) if path.name > final.name]  # refused, else this one came after them
     for old in [*later, *state_folders(folder)[len(later) + _KEPT :]]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
 
 
@@ -126,6 +126,13 @@ def load_state(state: SavedState, model: PreTrainedModel, optimizer: ModelOptimi
 def tensors_of(optimizer: ModelOptimizer) -> dict[str, Tensor]:
     """The optimizer's state, by name."""
     return {key: holder[place] for key, (holder, place) in optimizer.state_slots().items()}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _outline(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
