@@ -32,7 +32,7 @@ from matta_core.nesting import cuts, live_student, num_parameters
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
 from matta_core.passes import Batch, PassSettings, TeacherTargets, joint_backward
-from matta_core.train import sizes_of_step
+from matta_core.training_step import sizes_of_step
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
 LIMIT_GIB = 16.0
@@ -41,7 +41,8 @@ LIMIT_GIB = 16.0
 _LOAD = """
 import json, sys, torch, transformers
 transformers.utils.logging.disable_progress_bar()
-model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], use_safetensors=True).eval()
+load = transformers.AutoModelForCausalLM.from_pretrained
+model = load(sys.argv[1], use_safetensors=True, trust_remote_code=False).eval()
 with torch.no_grad():
     logits = model(torch.arange(8)[None]).logits
 print(json.dumps({"architecture": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters()),

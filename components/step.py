@@ -32,7 +32,7 @@ from matta_core.artifacts import (
     source_digest,
     write_json_atomically,
 )
-from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError
 from matta_core.settings import Section
 
 _DISK_ERRORS = {
@@ -177,7 +177,8 @@ def _disk_problem(error: BaseException | None, path: Path) -> str | None:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Status 2 and one line for a user's mistake, 3 for a diverged training; a traceback for our own bugs."""
+    """One line, with status 2 for a user's mistake, 3 for a diverged training, 143 after SIGTERM; a traceback for our
+    own bugs."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         yield
@@ -187,6 +188,9 @@ def exit_on_user_error() -> Iterator[None]:
     except TrainingDivergedError as error:
         print(f"diverged: {error}", file=sys.stderr, flush=True)
         raise SystemExit(3) from None
+    except ToldToEndError as error:
+        print(f"ended: {error}", file=sys.stderr, flush=True)
+        raise
 
 
 def checkpoint_identity(name_or_path: str) -> Any:

@@ -4,6 +4,7 @@ Stock configs cannot say it, so that such a checkpoint carries a small class of 
 where its user says trust_remote_code=True. Nothing of ours says so; the padded stock checkpoint is what is served.
 """
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -54,6 +55,7 @@ class $name($stock):
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         path, _, kind = name.rpartition(".")
         module, kept = student.get_submodule(path), take(ta.get_parameter(ta_name), parts).clone()
@@ -126,7 +128,7 @@ def _load(folder: Path) -> PreTrainedModel:
     try:
         sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode  # no __pycache__ in an artifact
         spec.loader.exec_module(module)
-        return getattr(module, _CLASS).from_pretrained(folder, use_safetensors=True).eval()
+        return getattr(module, _CLASS).from_pretrained(folder, use_safetensors=True, trust_remote_code=False).eval()
     finally:
         sys.dont_write_bytecode = kept
         del sys.modules[name]

@@ -1,5 +1,6 @@
 """Extraction: students as plain checkpoints, each with a certificate that it is the live student, bit for bit."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,8 +21,9 @@ from matta_core.errors import UserError
 from matta_core.export import compare_logits, export_compact
 from matta_core.granularity import Granularity
 from matta_core.mix_n_match import Mix, mix, space_of
-from matta_core.models import load_model, load_tokenizer, save_model
+from matta_core.models import check_finite, save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
+from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 
 REFERENCE_TOKENS = 16
@@ -35,6 +37,7 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
     """
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
         if parameter.shape != kept.shape:
@@ -48,13 +51,14 @@ def extract_students(
 ) -> dict[str, Any]:
     """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size and mix, and `family.json`.
 
-    Raises: UserError where a size was not trained, or a mix's budget is out of reach. AssertionError where a
-    certificate fails: a bug of ours, and nothing is sealed.
+    Raises: UserError where a size was not trained, a mix's budget is out of reach, or a weight or a student's logit is
+    not finite. AssertionError where a certificate fails: a bug of ours, and nothing is sealed.
     """
     nesting = json.loads((checkpoint.path / "nesting.json").read_text())
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
     wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
     ta = load_model(checkpoint.path / "ta", torch.float32).eval()
+    check_finite(ta, f"{checkpoint.path / 'ta'}")
     tokenizer = load_tokenizer(checkpoint.path / "ta")
     input_ids = _sample(dataset, config.certificate_sequences)
     length = nesting["sequence_length"]
@@ -177,6 +181,11 @@ def record_reference(ta: PreTrainedModel, granularity: Granularity, input_ids: T
     """
     prompt = input_ids[:1, :REFERENCE_TOKENS].contiguous()
     logits = live_student(ta, granularity).eval()(input_ids=prompt).logits[0]
+    if not logits.isfinite().all():
+        raise UserError(
+            f"{granularity.name} gives logits that are no finite numbers, though its weights are: train it anew, with "
+            f"a lower train.learning_rate"
+        )
     path.parent.mkdir(exist_ok=True)
     save_file({"input_ids": prompt, "logits": logits.float().contiguous()}, path)
     return path

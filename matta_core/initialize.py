@@ -22,8 +22,9 @@ from matta_core.extract import extract_student
 from matta_core.families import family_of
 from matta_core.granularity import Granularity, head_size, resolve, spread_out, whole
 from matta_core.importance import layer_order, measure, sort_by
-from matta_core.models import build_model, check_plain_head, load_model, load_tokenizer
+from matta_core.models import build_model, check_finite, check_plain_head
 from matta_core.nesting import region, student_config, student_parameters, take
+from matta_core.pretrained import load_model, load_tokenizer
 
 # Two models whose tensors have the same shapes still differ where one of these does.
 _FUNCTION = (
@@ -68,6 +69,7 @@ def initialize(
     if config.start_from is None:
         return ta, granularities
     start = load_model(config.start_from, torch.float32)
+    check_finite(start, f"train.start_from = {config.start_from!r}")
     _check(start, ta, config.start_from, tokenizer)
     # The base Student first: where two sizes have one shape, it is the one that is served.
     inside = [granularities[config.student], *granularities.values()]
@@ -209,6 +211,8 @@ def _place(config: TrainConfig, start: Granularity, ta: Granularity, inside: Seq
 def _check(start: PreTrainedModel, ta: PreTrainedModel, name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """All but the axes that nest: what the checkpoint computes of its weights, and what it means by a token's id."""
     theirs, ours = start.config, ta.config
+    if getattr(start, "is_quantized", False):
+        raise _misfit(name_or_path, "it is quantized", "Give the checkpoint that it was made of, in bf16 or fp32")
     if theirs.model_type != ours.model_type:
         raise _misfit(name_or_path, f"model_type is {theirs.model_type!r}, not {ours.model_type!r}", _SAME_MODEL)
     family = family_of(ours.model_type)

@@ -18,11 +18,15 @@ class MetricsLog:
 
     def __init__(self, folder: Path, steps_done: int) -> None:
         path = folder / "metrics.jsonl"
+        self._evaluated: set[int] = set()
         if path.exists():
             # Lines from after the checkpoint that is resumed from will be written again.
             lines = path.read_text().splitlines(keepends=True) if steps_done else []
             whole = [line for line in lines if line.endswith("\n")]
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= steps_done))
+            kept = [line for line in whole if json.loads(line)["step"] <= steps_done]
+            path.write_text("".join(kept))
+            rows = map(json.loads, kept)
+            self._evaluated = {row["step"] for row in rows if any(name.startswith("eval/") for name in row)}
         self._file = path.open("a")
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1 if steps_done else 0)
 
@@ -31,6 +35,11 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Unless the run that is resumed wrote it: a run that was ended in the middle of it did not."""
+        if step not in self._evaluated:
+            self.write(step, values)
 
     def close(self) -> None:
         self._file.close()

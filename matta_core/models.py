@@ -1,16 +1,15 @@
-"""Building, loading and saving stock transformers models. safetensors only; no code from checkpoints."""
+"""Building, checking and saving stock transformers models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,9 +17,10 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
-from matta_core.errors import UserError
+from matta_core.errors import UserError, one_line, some_of
 from matta_core.families import Family, family_of
 from matta_core.granularity import whole
+from matta_core.pretrained import load_config, load_generation_config
 
 
 def build_config(
@@ -47,7 +47,7 @@ def build_config(
     try:
         config = AutoConfig.for_model(**(values | wanted))
     except (StrictDataclassError, ValueError, TypeError) as error:
-        raise UserError(f"train.model: {family.model_type} refuses these settings: {_one_line(error)}") from None
+        raise UserError(f"train.model: {family.model_type} refuses these settings: {one_line(error)}") from None
     if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
@@ -108,24 +108,7 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with the architecture's own random initialisation, a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def load_model(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved.
-
-    Raises: UserError where it cannot be loaded, or has no safetensors.
-    """
-    disable_progress_bar()  # a step's own bar counts models
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            str(name_or_path), use_safetensors=True, trust_remote_code=False, dtype=dtype or "auto"
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"cannot load a model from {name_or_path}: {_one_line(error)}. Give a folder with config.json and "
-            f"model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
-        ) from None
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 @torch.no_grad()
@@ -151,19 +134,35 @@ def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
         )
 
 
-def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+@torch.no_grad()
+def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of those that hold NaN or infinity. One device synchronisation for all."""
+    floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        return []
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floating]).tolist()
+    return [name for (name, _), whole in zip(floating, finite, strict=True) if not whole]
+
+
+def check_finite(model: PreTrainedModel, what: str) -> None:
+    """Raises: UserError that names `what` and the weights, where some are NaN or infinite."""
+    if names := non_finite(model.named_parameters()):
         raise UserError(
-            f"cannot load a tokenizer from {name_or_path}: {_one_line(error)}. Give a folder with tokenizer.json, or "
-            f"the name of a checkpoint on the hub"
-        ) from None
-    # How it was loaded would be saved with it, so that HF_HUB_OFFLINE changed a model's digest.
-    for name in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(name, None)
-    return tokenizer
+            f"{what} holds NaN or infinity in {some_of(names)}: it was damaged, or diverged when it was trained. Take "
+            f"another checkpoint"
+        )
+
+
+def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
+    """How the checkpoint that a training starts from ends and samples its texts: its generation_config.json, and the
+    token ids of its config.json but for those that `chosen`, the recipe's train.model, sets. Students inherit both."""
+    theirs, generation = load_config(start_from), load_generation_config(start_from)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if key not in chosen and getattr(theirs, key, None) is not None:
+            setattr(model.config, key, getattr(theirs, key))
+        if key in chosen or getattr(generation, key) is None:
+            setattr(generation, key, getattr(model.config, key))
+    model.generation_config = generation
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -171,7 +170,3 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

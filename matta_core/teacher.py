@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from matta_core import distributed
 from matta_core.artifacts import Artifact
 from matta_core.config import ScoreTeacherConfig
-from matta_core.errors import UserError
-from matta_core.models import check_plain_head, load_model, load_tokenizer
+from matta_core.errors import UserError, some_of
+from matta_core.models import check_plain_head, non_finite
 from matta_core.optimization import autocast_dtype
 from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
+from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 
 _HEAD_CHUNK_TOKENS = 4096
@@ -29,10 +30,10 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
     Only the train split is scored: validation compares the sizes by their cross-entropy.
 
     Raises: UserError where the Teacher means other tokens by the dataset's ids, changes its logits after the output
-    head, or k exceeds the number of tokens.
+    head, or gives one that is no finite number, or k exceeds the number of tokens.
     """
     device = distributed.pick_device()
-    model = load_model(teacher).to(device).eval()
+    model = load_model(teacher, torch.float32 if config.precision == "fp32" else None).to(device).eval()
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     _check_vocabulary(model, teacher, tokenizer)
     _check_length(model, teacher, dataset.metadata["sequence_length"])
@@ -49,9 +50,27 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
                 bar.update(pq.ParquetFile(target).metadata.num_rows)
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
-            _score_shard(model, shard, temporary, config, len(tokenizer), settings, device, bar.update)
+            try:
+                _score_shard(model, shard, temporary, config, len(tokenizer), settings, device, bar.update)
+            except _NotFiniteError as error:
+                raise UserError(f"teacher {teacher} {_why_not_finite(model, settings, str(error))}") from None
             temporary.rename(target)
     return {"top_k": config.top_k, "teacher_parameters": sum(p.numel() for p in model.parameters())}
+
+
+class _NotFiniteError(Exception):
+    """Where the first log-probability lies that is NaN, or beyond what float16 holds."""
+
+
+def _why_not_finite(model: PreTrainedModel, settings: PassSettings, where: str) -> str:
+    computed_in = str(settings.autocast_dtype or model.dtype).removeprefix("torch.")
+    if names := non_finite(model.named_parameters()):
+        remedy = f"its weights {some_of(names)} hold NaN or infinity. Take another checkpoint"
+    elif computed_in == "float32":
+        remedy = "though its weights are finite and it was computed in float32. Take another checkpoint"
+    else:
+        remedy = f"as it overflows in {computed_in}, in which it was computed. Set score_teacher.precision to fp32"
+    return f"gives log-probabilities that are no finite numbers ({where}), {remedy}"
 
 
 def _score_shard(
@@ -64,7 +83,7 @@ def _score_shard(
     device: torch.device,
     advance: Any,
 ) -> None:
-    rows = pq.ParquetFile(shard)
+    rows, done = pq.ParquetFile(shard), 0
     with pq.ParquetWriter(target, _schema(rows, config.top_k), compression="zstd") as writer:
         for batch in rows.iter_batches(batch_size=config.batch_size):
             column = batch.column("input_ids")
@@ -78,8 +97,18 @@ def _score_shard(
                 vocab_size,
                 settings,
             )
-            writer.write_batch(_record_batch(scores, len(column), writer.schema))
+            record = _record_batch(scores, len(column), writer.schema)
+            _check_finite(record, done, shard)
+            writer.write_batch(record)
+            done += len(column)
             advance(len(column))
+
+
+def _check_finite(record: pa.RecordBatch, rows_before: int, shard: Path) -> None:
+    for column in ("top_k_log_probs", "tail_mass"):
+        values = record.column(column).flatten().to_numpy().reshape(record.num_rows, -1)
+        if len(broken := np.flatnonzero(~np.isfinite(values).all(axis=1))):
+            raise _NotFiniteError(f"first in sequence {rows_before + broken[0]} of {shard.name}")
 
 
 def _schema(rows: pq.ParquetFile, top_k: int) -> pa.Schema:
@@ -94,11 +123,12 @@ def _schema(rows: pq.ParquetFile, top_k: int) -> pa.Schema:
 
 
 def _record_batch(scores: TeacherTargets, num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
-    columns = (
-        scores.top_k_ids.cpu().numpy().astype(np.int32),
-        scores.top_k_log_probs.cpu().numpy().astype(np.float16),
-        scores.tail_mass.cpu().numpy().astype(np.float16),
-    )
+    with np.errstate(over="ignore"):  # infinity is refused afterwards, with its place
+        columns = (
+            scores.top_k_ids.cpu().numpy().astype(np.int32),
+            scores.top_k_log_probs.cpu().numpy().astype(np.float16),
+            scores.tail_mass.cpu().numpy().astype(np.float16),
+        )
     arrays = [
         pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), type=field.type)
         for column, field in zip(columns, schema, strict=True)

@@ -15,9 +15,9 @@ from typing import TextIO
 
 _STEP_LINE = re.compile(r"^\[(?P<step>\w+)\] (?P<message>.*)$")
 _BAR_LINE = re.compile(r"^[^|]{1,60}: +\d+%\|")
-_ERROR_LINE = re.compile(r"^(?P<kind>error|diverged): (?P<message>.*)$")
+_ERROR_LINE = re.compile(r"^(?P<kind>error|diverged|ended): (?P<message>.*)$")
 _SECONDS_BETWEEN_BARS = 10.0  # where nothing can be redrawn
-_EXIT_STATUS = {"error": 2, "diverged": 3}
+_EXIT_STATUS = {"error": 2, "diverged": 3, "ended": 143}
 
 
 class Console(io.TextIOBase):

@@ -4,19 +4,24 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import psutil
 
 from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.step import make_directory
 from matta_core.artifacts import open_artifact
 from matta_core.config import PUSHED, Recipe
-from matta_core.errors import UserError
+from matta_core.errors import ToldToEndError, UserError
 from pipelines.console import Console
 from pipelines.paths import is_path, models_named
 
@@ -25,7 +30,8 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZE
 
 
 class StepFailedError(RuntimeError):
-    """A step of a local run failed. `exit_status` is 2 for a user's mistake, 3 for a diverged training, else 1."""
+    """A step of a local run failed. `exit_status` is that of a user's mistake (2), a diverged training (3), or a step
+    that was told to end (143); else 1."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
@@ -40,7 +46,8 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
 
     Raises: UserError where a folder, a bucket or a task that the recipe names does not exist, or docker lacks what a
     run needs;
-    StepFailedError with the step's own message, or the end of the log.
+    StepFailedError with the step's own message, or the end of the log; ToldToEndError after SIGTERM, once the step at
+    work has ended, a training with a checkpoint.
     """
     from kfp import local
 
@@ -57,7 +64,7 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
     started = time.monotonic()
     with contextlib.closing(console), _runner(recipe, output, docker) as (runner, problems):
         local.init(runner, pipeline_root=str(output / "kfp"))
-        with contextlib.redirect_stdout(console):
+        with contextlib.redirect_stdout(console), _sigterm_passed_on(docker) as told:
             try:
                 task = build_pipeline(recipe)(store=str((output / "artifacts").resolve()))
                 failure = None
@@ -67,6 +74,8 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
                 if not isinstance(error, RuntimeError) and not problems():
                     raise
                 failure = error
+        if told:
+            raise ToldToEndError(console.error or "told to end (SIGTERM): the same command goes on from here")
         found = problems()
         if failure or found:
             reason = "; ".join(found) or str(failure)
@@ -76,6 +85,33 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
     for name in ("summary.json", "summary.md", "report.html"):
         shutil.copyfile(folder / name, output / name)
     return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
+
+
+@contextlib.contextmanager
+def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
+    """SIGTERM goes to the processes of the step at work, and kfp sees that step fail; gives the signals that came.
+
+    With docker it does not: its runner ends the containers.
+    """
+    told: list[int] = []
+    if docker or threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        steps = psutil.Process().children(recursive=True)
+        if not steps:  # between two of them
+            raise ToldToEndError("told to end (SIGTERM): the same command goes on from here")
+        for process in steps:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_what_is_named(recipe: Recipe) -> None:

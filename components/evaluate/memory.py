@@ -13,7 +13,7 @@ import transformers
 
 from components.evaluate.speed import BATCH_SIZES, generate
 from matta_core.errors import UserError
-from matta_core.models import load_model
+from matta_core.pretrained import load_model
 
 
 def peak_memory_bytes(

@@ -87,10 +87,11 @@ def read_plan(file: Path) -> EvaluationPlan:
 
 def _context_length(folder: str | None, target: str, baseline: Baseline) -> int:
     """From the config alone: the weights are fetched by the one pod that evaluates them."""
-    from components.evaluate.scoring import context_length, model_config
+    from components.evaluate.scoring import context_length
+    from matta_core.pretrained import load_config
 
     if folder is not None:
-        return context_length(model_config(folder))
+        return context_length(load_config(folder))
     store = open_store(target)
     name = f"{version_name(baseline.size, baseline.version)}/config.json"
     found = store.read(name)
@@ -98,4 +99,4 @@ def _context_length(folder: str | None, target: str, baseline: Baseline) -> int:
         raise UserError(f"{store.location(name)} is missing: roll back to another version of {baseline.size}")
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary, "config.json").write_bytes(found[0])
-        return context_length(model_config(temporary))
+        return context_length(load_config(temporary))

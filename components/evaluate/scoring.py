@@ -12,13 +12,12 @@ import transformers
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import resolve_max_length
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
 from components.evaluate.figures import summarise
 from components.evaluate.questions import EvaluationSet
 from matta_core.errors import UserError
-from matta_core.models import load_model
 
 
 @contextlib.contextmanager
@@ -30,14 +29,6 @@ def quiet() -> Iterator[None]:
     datasets.disable_progress_bars()
     with contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-def model_config(path: str) -> PreTrainedConfig:
-    """A checkpoint's config, without its weights. Raises: UserError where it cannot be loaded."""
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError):
-        return load_model(path).config  # says what is wrong
 
 
 def context_length(config: PreTrainedConfig) -> int:

@@ -20,7 +20,7 @@ from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
 from matta_core.config import EvaluateConfig
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
-from matta_core.models import load_model, load_tokenizer
+from matta_core.pretrained import load_config, load_model, load_tokenizer
 from matta_core.progress import progress
 
 # Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
@@ -140,7 +140,7 @@ def _evaluation_set(
 
 def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
     """Tokens that all see at once, and that the students were trained on."""
-    configs = [scoring.model_config(candidate.path) for candidate in candidates.values()]
+    configs = [load_config(candidate.path) for candidate in candidates.values()]
     return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
 
 
@@ -185,7 +185,7 @@ def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreT
     folder = Path(candidate.path)
     if (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(folder)
-    vocab_size = scoring.model_config(candidate.path).vocab_size
+    vocab_size = load_config(candidate.path).vocab_size
     if vocab_size != len(tokenizer):
         raise UserError(
             f"{folder} is served now and has no tokenizer, and a vocabulary of {vocab_size} tokens where the dataset's "
@@ -206,7 +206,7 @@ def _costs(
         speeds = latency(models, prompt_tokens, new_tokens, repeats)
         for name, model in models.items():
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            saved = scoring.model_config(everyone[name].path).dtype or torch.float32
+            saved = load_config(everyone[name].path).dtype or torch.float32
             size = {"parameters": parameters, "bytes": parameters * saved.itemsize}
             yield name, {**size, **speeds[name], "peak_memory_bytes": memory[name]}
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from matta_core import pretrained
 from matta_core.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -34,13 +35,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises: UserError where it cannot be loaded, has no tokenizer.json form, or no eos token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"prepare_data.tokenizer = {name!r} cannot be loaded ({reason}): give a folder or the name of a "
-            f"repository that AutoTokenizer.from_pretrained loads, or null to train one"
-        ) from error
+        tokenizer = pretrained.load_tokenizer(name)
+    except UserError as error:
+        raise UserError(f"prepare_data.tokenizer: {error}; or set it to null to train one") from error
     if not tokenizer.is_fast:
         raise UserError(f"prepare_data.tokenizer = {name!r} has no tokenizer.json: convert it to a fast tokenizer")
     if tokenizer.eos_token_id is None:

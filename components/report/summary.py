@@ -169,12 +169,13 @@ def _teacher(model: Mapping[str, Any], tasks: Mapping[str, Any], artifacts: Mapp
 def _flops_per_token(folder: Path, artifacts: Mapping[str, Artifact]) -> int:
     """As for the students, from the shapes alone: no weight is loaded."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from matta_core.granularity import whole
     from matta_core.nesting import flops_per_token
+    from matta_core.pretrained import load_config
 
     nesting = read(artifacts["train_teacher"], "nesting.json")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
     return flops_per_token(model, whole(model.config, "teacher"), nesting["sequence_length"])

@@ -56,8 +56,9 @@ class RankLog:
         self._tails: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=TAIL_LINES))
         self._tails[None] = deque(maxlen=500)  # torchrun's own: its report has some lines per rank
 
-    def add(self, line: str) -> list[str]:
+    def add(self, line: str, *, torchruns: bool = True) -> list[str]:
         """Keep a line; return what is to be shown of it: rank 0 speaks for all, the others' lines bear their number.
+        Without `torchruns`, not torchrun's own: told to end, it shows its traceback.
 
         A progress bar is redrawn without a line's end: several ranks' pieces can follow one another in a line.
         """
@@ -66,7 +67,8 @@ class RankLog:
             rank, text = (int(match[1]), match[2]) if (match := _PREFIX.fullmatch(piece)) else (None, piece)
             if text.strip():
                 self._tails[rank].append(text)
-                shown.append(piece if rank else text)
+                if torchruns or rank is not None:
+                    shown.append(piece if rank else text)
         return shown
 
     def failure(self, exit_code: int) -> RankFailure:

@@ -12,6 +12,7 @@ from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
 from matta_core.config import PushConfig, TrainConfig
 from matta_core.errors import UserError
+from matta_core.stopping import on_sigterm
 
 
 def train(
@@ -32,25 +33,29 @@ def train(
     is gone. `push_config` says where the Student lies that `start_from: pushed` names.
 
     Raises: UserError on settings that do not fit the inputs; TrainingDivergedError where the loss is not finite;
-    RuntimeError where a rank failed otherwise, with the end of its log.
+    RuntimeError where a rank failed otherwise, with the end of its log; ToldToEndError after SIGTERM, once a checkpoint
+    is written.
     """
-    end_with_the_step()
-    inputs = {"dataset": open_artifact(dataset, "TokenizedDataset")}
-    if scores is not None:
-        inputs["scores"] = open_artifact(scores, "TeacherScores")
-    start = start_of(config, push_config, step)
+    with on_sigterm() as stop:
+        end_with_the_step()
+        inputs = {"dataset": open_artifact(dataset, "TokenizedDataset")}
+        if scores is not None:
+            inputs["scores"] = open_artifact(scores, "TeacherScores")
+        start = start_of(config, push_config, step)
 
-    def work(path: Path) -> Mapping[str, Any]:
-        from matta_core.train import train as run_training
+        def work(path: Path) -> Mapping[str, Any]:
+            from matta_core.train import train as run_training
 
-        located = start.located(config, path / IN_PROGRESS)
-        metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS)
-        return metadata if start.identity is None else metadata | {"start_from": start.identity}
+            located = start.located(config, path / IN_PROGRESS)
+            metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop)
+            return metadata if start.identity is None else metadata | {"start_from": start.identity}
 
-    if launch_config is not None and launch_config.processes > 1:
-        return _launched(launch_config, step, config, inputs, work, output, start)
-    follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
-    return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity, follows=follows)
+        if launch_config is not None and launch_config.processes > 1:
+            return _launched(launch_config, step, config, inputs, work, output, start)
+        follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
+        return run_step(
+            step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity, follows=follows
+        )
 
 
 def _launched(

@@ -13,12 +13,15 @@ from typing import NoReturn
 
 from components.train.ranks import ENVIRONMENT, RankLog
 
-_GRACE_SECONDS = 20.0  # Kubernetes gives a pod 30
+# torchrun gives its ranks 30 s from SIGTERM to SIGKILL, as Kubernetes does a pod; killed before, it would leave them.
+_GRACE_SECONDS = 40.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_torchrun(command: list[str], processes: int, *, timeout_seconds: float | None = None) -> None:
     """Run `python -m` + `command` in so many processes; show what they say; wait for them.
+
+    Told to end, or out of time, it tells the ranks, which agree on a step, save it and end.
 
     Raises: UserError, TrainingDivergedError or RuntimeError by how the first failing rank ended; TimeoutError;
     SystemExit(128 + signal) after SIGTERM or SIGINT. The ranks are gone by then.
@@ -55,7 +58,7 @@ def run_torchrun(command: list[str], processes: int, *, timeout_seconds: float |
         finally:
             if timer:
                 timer.cancel()
-            _end(process)
+            _end(process, log)
     if late.is_set():
         raise TimeoutError(
             f"the ranks were ended after timeout_seconds = {timeout_seconds:g}; the same command goes on from the "
@@ -87,13 +90,17 @@ def exit_on_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End torchrun, which ends its ranks; they die of SIGTERM at once, their checkpoints are whole or absent."""
+def _end(process: subprocess.Popen, log: RankLog) -> None:
+    """End torchrun, which tells its ranks to end; show what these say of it, and wait for them."""
     if process.poll() is None:
         process.terminate()
+        last_resort = threading.Timer(_GRACE_SECONDS, process.kill)
+        last_resort.start()
         try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            for line in process.stdout:
+                for text in log.add(line, torchruns=False):
+                    print(text, flush=True)
             process.wait()
+        finally:
+            last_resort.cancel()
     process.stdout.close()

@@ -13,8 +13,9 @@ from matta_core.errors import UserError
 from matta_core.export import compact_model, export_compact
 from matta_core.extract import certify, extract_student
 from matta_core.families import FAMILIES
-from matta_core.models import load_model, save_model
+from matta_core.models import save_model
 from matta_core.nesting import live_student, num_parameters
+from matta_core.pretrained import load_model
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 LOAD = """

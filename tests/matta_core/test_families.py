@@ -12,8 +12,8 @@ from matta_core.errors import UserError
 from matta_core.extract import extract_student
 from matta_core.families import FAMILIES
 from matta_core.granularity import resolve, whole
-from matta_core.models import load_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_parameters, take
+from matta_core.pretrained import load_model
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 EXAMPLES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

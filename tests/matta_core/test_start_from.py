@@ -3,15 +3,20 @@
 import dataclasses
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support import TRAINING, byte_tokenizer, make_dataset, tiny_gpt2
+from transformers import GenerationConfig
 
+from components.extract_students.step import extract_students
 from components.train.step import train
-from matta_core.config import SizeConfig
+from matta_core.config import ExtractStudentsConfig, SizeConfig
 from matta_core.errors import UserError
+from matta_core.models import save_model
+from matta_core.pretrained import load_model
 
 CONFIG = dataclasses.replace(TRAINING, steps=6, eval_every_steps=3)
 
@@ -152,3 +157,71 @@ def test_a_missing_checkpoint_an_altered_one_and_a_url_are_told(dataset, trained
         train(start_from(trained.path), dataset.path, None, output=tmp_path / "run")
     with pytest.raises(ValueError, match=r"start_from must be a folder or a name on the hub, got 'gs://"):
         start_from("gs://bucket/xl")
+
+
+CHAT = {"eos_token_id": [0, 7], "do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """A checkpoint with two end tokens, and its own way to sample."""
+    model = tiny_gpt2(vocab_size=257, eos_token_id=[0, 7])
+    model.generation_config = GenerationConfig(bos_token_id=0, **CHAT)
+    save_model(model, byte_tokenizer(), tmp_path / "chat")
+    return tmp_path / "chat"
+
+
+def saved_settings(folder):
+    generation, model = (json.loads((folder / name).read_text()) for name in ("generation_config.json", "config.json"))
+    return generation, model["eos_token_id"]
+
+
+@pytest.mark.parametrize("form", ["straight on", "resumed", "from its TA again"])
+def test_end_tokens_and_sampling_settings_go_on_to_the_students(dataset, chat, tmp_path, monkeypatch, form):
+    run = tmp_path / "run"
+    if form == "resumed":
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("matta_core.train.save_model", Mock(side_effect=KeyboardInterrupt))
+            train(start_from(chat), dataset.path, None, output=run)
+    artifact = train(start_from(chat), dataset.path, None, output=run)
+    if form == "from its TA again":
+        artifact = train(start_from(artifact.path), dataset.path, None, output=tmp_path / "again")
+    students = extract_students(ExtractStudentsConfig(), artifact.path, dataset.path, output=tmp_path / "students")
+    for folder in (artifact.path / "ta", students.path / "s", students.path / "xl"):
+        generation, eos = saved_settings(folder)
+        assert CHAT.items() <= generation.items()
+        assert eos == [0, 7]
+        model = load_model(folder)
+        assert model.generation_config.eos_token_id == [0, 7]
+
+
+def test_what_the_recipe_says_of_a_token_goes_before_the_checkpoint(dataset, chat, tmp_path):
+    config = start_from(chat, model=CONFIG.model | {"eos_token_id": 9})
+    generation, eos = saved_settings(train(config, dataset.path, None, output=tmp_path / "run").path / "ta")
+    assert (generation["eos_token_id"], eos) == (9, 9)
+    assert generation["temperature"] == 0.6
+
+
+def test_without_a_generation_config_the_end_token_is_its_configs(dataset, chat, tmp_path):
+    (chat / "generation_config.json").unlink()
+    generation, eos = saved_settings(train(start_from(chat), dataset.path, None, output=tmp_path / "run").path / "ta")
+    assert (generation["eos_token_id"], eos) == ([0, 7], [0, 7])
+    assert "temperature" not in generation
+
+
+def test_a_damaged_generation_config_is_told(dataset, chat, tmp_path):
+    (chat / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot load generation_config.json of .*chat: .*Mend that file, or"):
+        train(start_from(chat), dataset.path, None, output=tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_and_half_a_checkpoint_are_refused(dataset, chat, tmp_path):
+    file = chat / "model.safetensors"
+    tensors = load_file(file)
+    tensors["transformer.wpe.weight"][0, 0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"chat' holds NaN or infinity in transformer.wpe.weight: it was damaged"):
+        train(start_from(chat), dataset.path, None, output=tmp_path / "run")
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"'_orig_mod.' in their names is of torch.compile"):
+        train(start_from(chat), dataset.path, None, output=tmp_path / "again")

@@ -24,7 +24,7 @@ from matta_core.config import LossConfig, Schedule, ScoreTeacherConfig, SizeConf
 from matta_core.data import rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.optimization import learning_rate
-from matta_core.train import sizes_of_step
+from matta_core.training_step import sizes_of_step
 
 MODEL = TRAINING.model
 CONFIG = dataclasses.replace(
@@ -180,7 +180,7 @@ def test_two_micro_batches_train_like_one_batch(dataset, scores, tmp_path):
 
 
 def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_good_checkpoint(dataset, scores, tmp_path, monkeypatch):
-    from matta_core import train as module
+    from matta_core import training_step as module
 
     real = module.joint_backward
     calls = iter(range(100))
@@ -202,7 +202,7 @@ def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
         TEACHER, learning_rate=1.0, max_grad_norm=1e9, steps=40, warmup_steps=0, precision="fp32",
         model=MODEL | {"initializer_range": 1e18},
     )  # fmt: skip
-    with pytest.raises(TrainingDivergedError, match=r"diverged in step 1: .*no checkpoint was written before it"):
+    with pytest.raises(TrainingDivergedError, match=r"diverged before step 1: .*no checkpoint was written before it"):
         train_teacher(wild, dataset.path, output=tmp_path / "run")
 
 

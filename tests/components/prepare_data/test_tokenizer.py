@@ -42,7 +42,7 @@ def test_a_saved_tokenizer_loads_with_stock_transformers(tokenizer, tmp_path):
 
 def test_a_tokenizer_that_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"prepare_data.tokenizer = '.*' cannot be loaded .*null to train one"):
+    with pytest.raises(UserError, match=r"prepare_data.tokenizer: cannot load a tokenizer from .*null to train one"):
         load_tokenizer(str(tmp_path))
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import byte_tokenizer, make_dataset, tiny_gpt2
+from safetensors.torch import load_file, save_file
+from support import SEQUENCE_LENGTH, byte_tokenizer, make_dataset, tiny_gpt2
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -13,7 +14,8 @@ from components.score_teacher.step import score_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
-from matta_core.models import load_model, save_model
+from matta_core.models import save_model
+from matta_core.pretrained import load_model
 
 VOCABULARY = 257
 
@@ -154,6 +156,76 @@ def test_a_teacher_that_is_not_there_or_is_pickled_is_refused(dataset, teacher, 
     torch.save({}, teacher / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"cannot load a model from .*safetensors"):
         score_teacher(config(teacher), dataset.path, None, output=tmp_path / "b")
+
+
+def broken(teacher, change):
+    """The Teacher with a change of its tensors."""
+    file = teacher / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})
+    return teacher
+
+
+def scoring_of(dataset, teacher, output, **changes):
+    with pytest.raises(UserError) as caught:
+        score_teacher(config(teacher, **changes), dataset.path, None, output=output)
+    assert not list(output.glob("train/*.parquet"))
+    assert not (output / "manifest.json").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_with_weights_that_are_no_numbers_is_told_at_the_first_batch(dataset, teacher, tmp_path, value):
+    broken(teacher, lambda tensors: tensors["transformer.h.1.mlp.c_fc.weight"].view(-1)[5:6].fill_(value))
+    said = scoring_of(dataset, teacher, tmp_path / "scores")
+    assert said == (
+        f"teacher {teacher} gives log-probabilities that are no finite numbers (first in sequence 0 of "
+        f"part-00000-of-00002.parquet), its weights transformer.h.1.mlp.c_fc.weight hold NaN or infinity. Take another "
+        f"checkpoint"
+    )
+
+
+def overflowing(teacher):
+    """Finite weights in float16, whose products are beyond it."""
+    model = tiny_gpt2(64, vocab_size=VOCABULARY).to(torch.float16)
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_fc.weight.mul_(3e3)
+        model.transformer.h[0].mlp.c_proj.weight.mul_(3e3)
+    save_model(model, byte_tokenizer(), teacher)
+    return teacher
+
+
+def test_a_float16_teacher_that_overflows_is_told_with_the_remedy_which_works(dataset, teacher, tmp_path):
+    said = scoring_of(dataset, overflowing(teacher), tmp_path / "scores", precision="auto")
+    assert "(first in sequence 0 of part-00000-of-00002.parquet), as it overflows in float16, in which it was" in said
+    assert said.endswith("Set score_teacher.precision to fp32")
+    scores = score_teacher(config(teacher, precision="fp32"), dataset.path, None, output=tmp_path / "again")
+    _, log_probs, tail, _ = scores_and_logits(dataset, scores, teacher)
+    assert np.isfinite(log_probs).all()
+    assert np.isfinite(tail).all()
+
+
+def test_one_sequence_that_is_no_number_is_found_wherever_it_lies(dataset, teacher, tmp_path, monkeypatch):
+    from matta_core import teacher as module
+
+    real, calls = module.top_k_scores, iter(range(100))
+
+    def breaks_in_the_third_batch(*arguments):
+        scores = real(*arguments)
+        if next(calls) == 2:
+            scores.top_k_log_probs[SEQUENCE_LENGTH - 1] = float("-inf")  # the second sequence's first token
+        return scores
+
+    monkeypatch.setattr(module, "top_k_scores", breaks_in_the_third_batch)
+    with pytest.raises(UserError, match=r"\(first in sequence 9 of part-00000.*computed in float32\. Take another"):
+        score_teacher(config(teacher, batch_size=4), dataset.path, None, output=tmp_path / "scores")
+    assert not (tmp_path / "scores" / "manifest.json").exists()
+
+
+def test_half_a_teacher_is_refused_before_it_is_asked(dataset, teacher, tmp_path):
+    broken(teacher, lambda tensors: tensors.pop("transformer.h.1.mlp.c_fc.weight"))
+    assert "1 missing (transformer.h.1.mlp.c_fc.weight)" in scoring_of(dataset, teacher, tmp_path / "scores")
 
 
 def test_two_teachers_or_none_are_refused(dataset, tmp_path):
