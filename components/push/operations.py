@@ -31,7 +31,11 @@ def history(config: PushConfig, size: str) -> Iterator[str]:
         decision = f", decision {move.decision[:16]}" if move.decision else ""
         told = f"  {move.moved_at}  {move.version}  {move.why} by {move.moved_by}{decision}"
         yield told + (f"  [{', '.join(marks)}]" if marks else "")
-    if never := sorted(set(there) - {move.version for move in pointer.history} - set(pointer.retired)):
+    served = {move.version for move in pointer.history}
+    for one in pointer.withdrawn.now:
+        if one.version not in served and withdrawal(pointer, one.version):
+            yield f"  withdrawn before this history: {one.version} (rolled back at {one.moved_at} by {one.moved_by})"
+    if never := sorted(set(there) - served - set(pointer.retired)):
         yield f"  there, but served at no time in this history: {', '.join(never)}"
 
 

@@ -9,12 +9,12 @@ A version without a manifest is not whole: a push that was killed, or a deletion
 """
 
 import json
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.push.moves import is_version
 from components.push.pointer import Pointer, read_pointer
 from components.push.store import ConflictError, Store
 from matta_core.artifacts import MANIFEST, digest_of, file_digest, finish_artifact, open_artifact
@@ -122,7 +122,7 @@ def versions_there(store: Store, size: str) -> dict[str, float]:
 
 
 def _read_manifest(store: Store, size: str, version: str) -> dict[str, Any]:
-    if not re.fullmatch("[0-9a-f]{16}", version):
+    if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
     name = f"{version_name(size, version)}/{MANIFEST}"
     found = store.read(name)
