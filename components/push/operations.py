@@ -99,8 +99,7 @@ def unpin(config: PushConfig, size: str, version: str) -> Pointer:
 def _pointer(store: Store, size: str) -> Pointer:
     pointer = read_pointer(store, size)
     if pointer is None:
-        places = [entry.name.split("/") for entry in store.list("")]
-        sizes = sorted(place[0] for place in places if place[1:] == [POINTER])
+        sizes = [folder for folder in store.folders() if store.read(f"{folder}/{POINTER}") is not None]
         there = f"sizes there: {', '.join(sizes)}" if sizes else "no pointer of any size is there: is the path right?"
         raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet; {there}")
     return pointer
