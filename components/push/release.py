@@ -81,7 +81,7 @@ def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str
     while True:
         if before is None:
             raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet: there is nothing to roll back")
-        version = to or before.previous
+        version = before.previous if to is None else to
         if version is None:
             raise UserError(f"{before.version} is the first version of size {size!r}: there is none before it")
         if version == before.version:
