@@ -93,6 +93,9 @@ def _of_64_bits(text: str) -> int:
 def _check_depth_and_texts(value: Any) -> None:
     level, depth = [value], 0
     while level:
+        depth += any(isinstance(item, dict | list) for item in level)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -105,9 +108,7 @@ def _check_depth_and_texts(value: Any) -> None:
                     item.encode()
                 except UnicodeEncodeError:
                     raise ValueError(f"the text {_told(item)} is no Unicode") from None
-        level, depth = below, depth + 1
-        if depth > MAX_DEPTH + 1:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        level = below
 
 
 def _shaped(hint: Any, value: Any, where: str) -> Any:
