@@ -1,12 +1,12 @@
 """Pointers, accounts of spans and decisions that somebody or something changed: read, or refused in one line."""
 
-import copy
 import dataclasses
 import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_documents import changed_texts
 
 from components.find_data.ledger import LEDGER, read_entry, take_lease
 from components.find_data.spans import parse_span
@@ -40,39 +40,6 @@ DECISION = {
     "warnings": ["one"],
 }
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
-oddities = st.sampled_from(
-    [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"NaN", b"9" * 5000]
-)
-
-
-def places(value, path=()):
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from places(item, (*path, key))
-
-
-@st.composite
-def changed(draw, document):
-    """A document's text with one place changed or taken out, or something else entirely."""
-    if draw(st.integers(0, 9)) == 0:
-        return draw(oddities)
-    value = copy.deepcopy(document)
-    *parents, last = draw(st.sampled_from([path for path in places(document) if path]))
-    holder = value
-    for key in parents:
-        holder = holder[key]
-    if draw(st.integers(0, 2)) == 0:
-        del holder[last]
-    else:
-        holder[last] = draw(json_values)
-    return json.dumps(value).encode()
-
 
 def in_one_line(use, place):
     try:
@@ -99,7 +66,7 @@ def pointer_document(tmp_path):
 @given(data=st.data())
 def test_a_changed_pointer_is_read_or_refused_in_one_line(tmp_path, pointer_document, data):
     place = tmp_path / "s" / "current.json"
-    place.write_bytes(data.draw(changed(pointer_document)))
+    place.write_bytes(data.draw(changed_texts(pointer_document)))
 
     def use():
         pointer = read_pointer(open_store(str(tmp_path)), "s")
@@ -136,7 +103,7 @@ def test_a_changed_account_of_spans_is_used_or_refused_in_one_line(tmp_path, dat
     done = {"span": "span=2024-11-23", "order": "20241123", "run": "one", "finished_at": "x", "pushed": ["s"]}
     document = {"nightly": {"lease": lease, "processed": [done]}}
     place = tmp_path / LEDGER
-    place.write_bytes(data.draw(changed(document)))
+    place.write_bytes(data.draw(changed_texts(document)))
     store = open_store(str(tmp_path))
     in_one_line(lambda: read_entry(store, "nightly"), place)
     in_one_line(lambda: take_lease(store, "nightly", "two", parse_span("span=2024-11-24"), 10.0), place)
@@ -146,7 +113,7 @@ def test_a_changed_account_of_spans_is_used_or_refused_in_one_line(tmp_path, dat
 @given(data=st.data())
 def test_a_changed_decision_is_explained_or_refused_in_one_line(tmp_path, data):
     place = tmp_path / "decision.json"
-    place.write_bytes(data.draw(changed(DECISION)))
+    place.write_bytes(data.draw(changed_texts(DECISION)))
 
     def use():
         decision = read_decision(tmp_path)

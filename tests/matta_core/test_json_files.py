@@ -1,13 +1,12 @@
 """JSON that is read back is of its shape, or refused in one line that says where."""
 
-import copy
 import json
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from json_documents import changed
 
 from matta_core import json_files
 from matta_core.errors import UserError
@@ -124,37 +123,13 @@ def test_a_file_is_told_with_its_path_and_the_remedy(tmp_path, monkeypatch):
         read_json(path, list, remedy="make it again")
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-def places(value, path=()):
-    """The paths of all that a JSON value holds."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from places(item, (*path, key))
-
-
-@given(st.data())
-def test_a_document_changed_anywhere_is_read_or_refused_in_one_line(data):
-    changed = copy.deepcopy(DOCUMENT)
-    *parents, last = data.draw(st.sampled_from([path for path in places(DOCUMENT) if path]))
-    holder = changed
-    for key in parents:
-        holder = holder[key]
-    if data.draw(st.booleans()):
-        del holder[last]
-    else:
-        holder[last] = data.draw(json_values)
+@given(changed(DOCUMENT))
+def test_a_document_changed_anywhere_is_read_or_refused_in_one_line(document):
     try:
-        found = parse(changed)
+        found = parse(document)
     except ValueError as error:
         assert "\n" not in str(error)
         assert len(str(error)) < 300
     else:
-        assert found["moves"] == tuple(Move(**move) for move in changed["moves"])
+        assert found["moves"] == tuple(Move(**move) for move in document["moves"])
         assert type(found["size"]) is str
