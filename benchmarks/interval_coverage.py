@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.gate.comparison import PairedDocuments
+from components.parser import CommandParser
 
 ROUNDS = 2000
 DOCUMENTS = (15, 30, 100)
@@ -118,7 +119,7 @@ def rows(methods: dict[str, Method], rounds: int = ROUNDS) -> Iterator[list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.interval_coverage",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

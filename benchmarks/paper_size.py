@@ -23,6 +23,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from components.cli import load_recipe, run_command
+from components.parser import CommandParser
 from matta_core.config import TrainConfig
 from matta_core.errors import UserError
 from matta_core.extract import certify, extract_student
@@ -51,7 +52,7 @@ print(json.dumps({"architecture": type(model).__name__, "parameters": sum(p.nume
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper_size", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m benchmarks.paper_size", description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="with vocab_size in train.model (default: GPT-2's)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--sequence-length", type=int, default=64, help="tokens, of at least 8 (default: 64)")

@@ -7,7 +7,6 @@ The TA's size is trained alone, conventionally, as well. Printed: held-out cross
 run is a step with a key: a killed benchmark goes on, and a second one only prints.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.cli import DEFAULT_RECIPE, load_recipe, run_command
+from components.parser import CommandParser
 from components.prepare_data.step import prepare_data
 from components.score_teacher.step import score_teacher
 from components.train.step import train
@@ -27,7 +27,7 @@ from matta_core.errors import UserError
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser = CommandParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="one with a train_teacher section")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--seeds", type=int, default=3, help="runs per way (default: 3)")

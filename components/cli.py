@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from components.parser import CommandParser
 from components.step import exit_on_user_error
 from matta_core.config import Recipe
 from matta_core.errors import UserError
@@ -63,7 +64,7 @@ def step_parser(
     None: for one that makes no artifact.
     """
     name = section_name or step
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"python -m components.{step}",
         description=description,
         epilog=f"settings of {name} (in the recipe, or with --set {name}.NAME=VALUE):\n{describe(section)}"

@@ -6,7 +6,6 @@ Each image gets two tags: the source revision, and `local`, which `run --docker`
 holds the digest of the code in it, so that an image older than the checkout is found out.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.images import CODE_DIGEST_LABEL, LOCAL_TAG, code_digest, image_name
+from components.parser import CommandParser
 
 ROOT = Path(__file__).parent.parent
 TARGETS = ("data", "trainer", "evaluator", "data-worker")
@@ -81,7 +81,9 @@ def describe(client: str, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m containers.build", description=__doc__.splitlines()[0])
+    parser = CommandParser(
+        prog="python -m containers.build", description=__doc__.splitlines()[0], may_be_empty=("--torch-index",)
+    )
     parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument("--base-image", help="an image with Python 3.11 (default: the Dockerfile's)")
     parser.add_argument("--beam-image", help="of data-worker: where Beam's entrypoint comes from")

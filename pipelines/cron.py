@@ -12,6 +12,9 @@ from matta_core.errors import UserError
 
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_ITEM = re.compile(
+    r"(?:(?P<all>[*?])|(?P<low>[0-9A-Za-z]{1,9})(?:-(?P<high>[0-9A-Za-z]{1,9}))?)(?:/(?P<step>[0-9]{1,9}))?"
+)
 _DAYS_OF_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -57,7 +60,7 @@ def _values(text: str, field: _Field, expression: str) -> set[int]:
     """All values that one field allows."""
     values: set[int] = set()
     for item in text.split(","):
-        match = re.fullmatch(r"(?:(?P<all>[*?])|(?P<low>\w+)(?:-(?P<high>\w+))?)(?:/(?P<step>\d+))?", item)
+        match = _ITEM.fullmatch(item)
         if match is None:
             raise UserError(f"--cron {expression!r}: {item!r} is no {field.name}: a number, a range 1-5, or */10")
         low, high = field.low, field.high
@@ -70,6 +73,11 @@ def _values(text: str, field: _Field, expression: str) -> set[int]:
         step = int(match["step"] or 1)
         if step == 0 or high < low:
             raise UserError(f"--cron {expression!r}: {item!r} allows no {field.name}")
+        if match["step"] and step > high - low:
+            raise UserError(
+                f"--cron {expression!r}: {item!r} steps beyond the range, and would run at {field.name} {low} only: "
+                f"write {low} if that is meant, else a step of at most {field.high - field.low}"
+            )
         values.update(range(low, high + 1, step))
     return values
 

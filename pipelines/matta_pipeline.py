@@ -7,14 +7,13 @@ python -m pipelines.matta_pipeline schedule --recipe my.yaml --cluster my_cluste
     --name nightly --cron '0 3 * * *'
 """
 
-import argparse
-
 from components.cli import run_command
+from components.parser import CommandParser
 from pipelines.commands import compile, run, schedule, submit  # noqa: A004 - the commands' names
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m pipelines.matta_pipeline",
         description="Retrain a model with MatTA: run it on this machine or on a Kubeflow cluster.",
     )

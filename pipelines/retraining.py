@@ -9,12 +9,18 @@ import dataclasses
 import fcntl
 import json
 import socket
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from components.find_data.step import find_data, finish, give_up
+from components.find_data.step import Found, find_data, finish, give_up
 from components.step import make_directory, say
+from matta_core.artifacts import write_json_atomically
 from matta_core.config import Recipe
+from matta_core.json_files import read_json
+
+_IDS = ".runs.json"
 
 
 @contextlib.contextmanager
@@ -39,8 +45,7 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
             yield None
             return
         sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
-        run = f"{socket.gethostname()}:{output.resolve()}"
-        found = find_data(**sections, run=run)
+        found, run = _find(sections, output)
         if found.source is None:
             yield None
             return
@@ -53,3 +58,19 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         students = json.loads((output / "summary.json").read_text())["students"]
         pushed = [size for size, student in students.items() if student["pushed_to"] is not None]
         finish(**sections, run=run, span=found.span, pushed=pushed)
+
+
+def _find(sections: Mapping[str, Any], output: Path) -> tuple[Found, str]:
+    """What this start of the run in `output` is to do, and its id.
+
+    Machines can have equal names and paths, and copies of one output, so that an id is drawn, and drawn anew by each
+    start: whoever takes a lease takes it away from all copies. It is noted before it is used, so that a run that is
+    killed in between knows all ids under which it may hold its lease.
+    """
+    file = output / _IDS
+    earlier = read_json(file, list[str], remedy="delete it, and release the lease") if file.exists() else []
+    run = f"{socket.gethostname()}:{output.resolve()}#{uuid.uuid4().hex[:16]}"
+    write_json_atomically(file, [*earlier, run])
+    found = find_data(**sections, run=run, earlier=earlier)
+    write_json_atomically(file, earlier if found.source is None else [run])
+    return found, run

@@ -66,6 +66,8 @@ class Package:
                 )
             if not separator or name not in known:
                 raise UserError(f"--parameter takes NAME=VALUE with a name among {', '.join(known)}, got {item!r}")
+            if not value.strip():
+                raise UserError(f"--parameter {name}= has no value: is a variable of the shell empty? Leave it out")
             parameters[name] = value
         return dataclasses.replace(self, parameters=parameters)
 

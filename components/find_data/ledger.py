@@ -10,39 +10,69 @@ on an old account of what was processed. Times are UTC, by the clocks of those w
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
-from components.find_data.spans import Span
+from components.find_data.spans import Span, is_future, parse_span
 from components.push.pointer import who
 from components.push.store import ConflictError, Store
+from components.step import say
 from matta_core.errors import UserError
+from matta_core.json_files import parse_json
 
 LEDGER = "spans.json"
 # Per name; older ones are dropped.
 _PROCESSED_LENGTH = 1000
 _ATTEMPTS = 100
 
-Entry = dict[str, Any]
+
+class Lease(TypedDict):
+    run: str
+    holder: str
+    span: str
+    taken_at: str
+    expires_at: str
+
+
+class Processed(TypedDict):
+    span: str
+    order: str
+    run: str
+    finished_at: str
+    pushed: list[str]
+
+
+class Entry(TypedDict):
+    """What is known of a name."""
+
+    lease: Lease | None
+    processed: list[Processed]
+
+
 _NOTHING: Entry = {"lease": None, "processed": []}
 
 
-def take_lease(store: Store, name: str, run: str, span: Span, lease_seconds: float) -> str | None:
+def take_lease(
+    store: Store, name: str, run: str, span: Span, lease_seconds: float, *, earlier: Collection[str] = ()
+) -> str | None:
     """Take the lease of `name` for a run that is to process `span`. Returns None, or why it must not.
 
-    A run that holds the lease takes it again, for `lease_seconds` from now; a lease that has expired is anyone's.
+    A run that holds the lease, by its id or by one of the `earlier` ids that it had, takes it again, for
+    `lease_seconds` from now; a lease that has expired is anyone's.
     """
+    if is_future(span.order):
+        return f"{span.name} is dated in the future: it would stand before all spans that come until then"
 
     def change(entry: Entry) -> str | None:
         now = datetime.now(UTC)
-        newest = max(entry["processed"], key=lambda done: done["order"], default=None)
+        newest = max(_processed(entry, store), key=lambda done: done["order"], default=None)
         if newest is not None and span.order <= newest["order"]:
             return (
                 f"nothing new: the newest complete span is {span.name}, and {newest['span']} was processed at "
                 f"{newest['finished_at']} by run {newest['run']}"
             )
-        if (lease := _lease_of_another(entry, run, now)) is not None:
+        if (lease := _lease_of_another(entry, (run, *earlier), now)) is not None:
             return f"another run of {name!r} is at work: {describe(lease)}"
         entry["lease"] = _lease(run, span, now, lease_seconds)
         return None
@@ -59,9 +89,9 @@ def renew_lease(store: Store, name: str, run: str, span: Span, lease_seconds: fl
 
     def change(entry: Entry) -> str | None:
         now = datetime.now(UTC)
-        if (lease := _lease_of_another(entry, run, now)) is not None:
+        if (lease := _lease_of_another(entry, (run,), now)) is not None:
             return describe(lease)
-        for done in entry["processed"]:
+        for done in _processed(entry, store):
             if done["run"] != run and done["order"] >= span.order:
                 return f"run {done['run']} has processed {done['span']} meanwhile, at {done['finished_at']}"
         entry["lease"] = _lease(run, span, now, lease_seconds)
@@ -86,10 +116,10 @@ def record_span(store: Store, name: str, run: str, span: Span, pushed: list[str]
     return _change(store, name, change)
 
 
-def release_lease(store: Store, name: str, run: str | None = None) -> Entry | None:
+def release_lease(store: Store, name: str, run: str | None = None) -> Lease | None:
     """Give back the lease if `run` holds it (None: whoever holds it). Returns what was given back."""
 
-    def change(entry: Entry) -> Entry | None:
+    def change(entry: Entry) -> Lease | None:
         lease = entry["lease"]
         if lease is None or run not in (None, lease["run"]):
             return None
@@ -104,7 +134,7 @@ def read_entry(store: Store, name: str) -> Entry:
     return _read(store)[0].get(name, _NOTHING)
 
 
-def describe(lease: Entry) -> str:
+def describe(lease: Lease) -> str:
     """Run, holder and times, for a message."""
     return (
         f"run {lease['run']} ({lease['holder']}) holds the lease for {lease['span']} since {lease['taken_at']}, "
@@ -112,7 +142,7 @@ def describe(lease: Entry) -> str:
     )
 
 
-def _lease(run: str, span: Span, now: datetime, lease_seconds: float) -> Entry:
+def _lease(run: str, span: Span, now: datetime, lease_seconds: float) -> Lease:
     return {
         "run": run,
         "holder": who(),
@@ -122,12 +152,24 @@ def _lease(run: str, span: Span, now: datetime, lease_seconds: float) -> Entry:
     }
 
 
-def _lease_of_another(entry: Entry, run: str, now: datetime) -> Entry | None:
-    """The lease, if another run than `run` holds it and it has not expired."""
+def _lease_of_another(entry: Entry, ours: Collection[str], now: datetime) -> Lease | None:
+    """The lease, if another run than `ours` holds it and it has not expired."""
     lease = entry["lease"]
-    if lease is None or lease["run"] == run or datetime.fromisoformat(lease["expires_at"]) <= now:
+    if lease is None or lease["run"] in ours or datetime.fromisoformat(lease["expires_at"]) <= now:
         return None
     return lease
+
+
+def _processed(entry: Entry, store: Store) -> list[Processed]:
+    """All but what cannot have been, and would stand before all new spans until its time comes."""
+    for done in entry["processed"]:
+        if is_future(done["order"]):
+            say(
+                "find_data",
+                f"WARNING: {store.location(LEDGER)} says that {done['span']} was processed by run {done['run']}, which "
+                f"lies in the future: not counted; delete its entry there",
+            )
+    return [done for done in entry["processed"] if not is_future(done["order"])]
 
 
 def _change(store: Store, name: str, change: Callable[[Entry], Any]) -> Any:
@@ -135,7 +177,7 @@ def _change(store: Store, name: str, change: Callable[[Entry], Any]) -> Any:
     for attempt in range(_ATTEMPTS):
         ledger, generation = _read(store)
         before = ledger.get(name, _NOTHING)
-        result = change(entry := dict(before))
+        result = change(entry := before.copy())
         if entry == before:
             return result
         data = json.dumps(ledger | {name: entry}, indent=1, allow_nan=False).encode() + b"\n"
@@ -153,15 +195,17 @@ def _read(store: Store) -> tuple[dict[str, Entry], str | None]:
     if found is None:
         return {}, None
     try:
-        ledger = json.loads(found[0])
+        ledger = parse_json(found[0], dict[str, Entry])
         for entry in ledger.values():
-            [done["order"] for done in entry["processed"]]
-            if entry["lease"] is not None:
-                datetime.fromisoformat(entry["lease"]["expires_at"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            for done in entry["processed"]:
+                if (span := parse_span(done["span"])) is None or span.order != done["order"]:
+                    raise ValueError(f"{done['span'][:60]!r} with the order {done['order'][:60]!r} is no span")
+            if entry["lease"] is not None and datetime.fromisoformat(entry["lease"]["expires_at"]).tzinfo is None:
+                raise ValueError(f"expires_at = {entry['lease']['expires_at']} has no time zone")
+    except ValueError as error:
         raise UserError(
-            f"{store.location(LEDGER)} is no record of spans ({error!r}): mend it, or delete it, and the newest span "
-            f"is processed again"
+            f"{store.location(LEDGER)} is no record of spans ({error}): mend it, or delete it, and the newest span is "
+            f"processed again"
         ) from None
     return ledger, found[1]
 

@@ -1,13 +1,16 @@
 """Spans of data: folders named span=<time>, of which the newest complete one is looked for.
 
 A time is a date or a date and a time of day, in UTC, with or without separators: 2026-11-24, 20261124,
-2026-11-24T06, 2026-11-24T06-30. Its digits are its place in the order of spans.
+2026-11-24T06, 2026-11-24T06-30; as Spark and Hive write partitions, too: 2026-11-24 06%3A30%3A00. Its digits are its
+place in the order of spans. A span of the future would stand before all that come until then: it is never taken.
 """
 
 import re
-from datetime import datetime
+from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from components.prepare_data.documents import SUCCESS_FILE
 from components.push.store import Store, open_store
@@ -15,8 +18,11 @@ from components.step import say
 from matta_core.config import RetrainConfig
 from matta_core.errors import UserError
 
-_SPAN = re.compile(r"span=(\d{4}-?\d\d-?\d\d(?:[T_ -]?\d\d(?:[:-]?\d\d){0,2})?Z?)")
+_SPAN = re.compile(
+    r"span=([0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[T_ -]?[0-9]{2}(?:[:-]?[0-9]{2}){0,2})?)(?:\.0+)?(?:Z|\+00:?00)?"
+)
 _FORMATS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_FIRST_YEAR = 1970  # earlier ones are seconds since 1970, read as a date
 
 
 class Span(NamedTuple):
@@ -27,34 +33,71 @@ class Span(NamedTuple):
 
 
 def newest_span(config: RetrainConfig, scheduled_time: str = "") -> Span | None:
-    """The newest complete span below `config.prefix`, not after a run's scheduled time where there is one; None: there
-    is none. A span that has begun by that time counts: one of the same day is not after it.
+    """The newest complete span below `config.prefix`, not after a run's scheduled time where there is one, and never
+    after now; None: there is none. A span that has begun by that time counts: one of the same day is not after it.
 
-    Raises: UserError on a scheduled time that cannot be read, or where the prefix cannot, or holds no span at all,
-    complete or not: a misspelt prefix would otherwise be nothing to do, night after night.
+    Raises: UserError on a scheduled time that cannot be read, or where the prefix cannot; where it holds a span whose
+    time cannot be read, as that may be the newest, or two of one time; and where it holds no span at all, complete or
+    not, or future ones only: a misspelt prefix would otherwise be nothing to do, night after night.
     """
     latest = time_digits(scheduled_time)
     store = open_store(config.prefix)
-    spans, ignored = [], []
-    for folder in _folders(config.prefix, store):
-        if (span := parse_span(folder)) is not None:
-            spans.append(span)
-        elif folder.startswith("span="):
-            ignored.append(folder)
-    if ignored:
-        say("find_data", f"left out, as no date is in the name: {', '.join(ignored[:3])}{' …' * (len(ignored) > 3)}")
-    if not spans:
-        raise UserError(
-            f"retrain.prefix = {config.prefix!r} holds no folder named span= and a date: correct it, or write the "
-            f"first span there, such as span=2026-11-24"
-        )
-    for span in sorted(spans, reverse=True):
+    spans = _spans(config.prefix, _folders(config.prefix, store))
+    now = _now()
+    if future := [span for span in spans if is_future(span.order, now)]:
+        told = f"{_named([span.name for span in future])}, dated after now ({now} in UTC)"
+        if len(future) == len(spans):
+            raise UserError(f"retrain.prefix = {config.prefix!r} holds only {told}: correct the name, or the clock")
+        say("find_data", f"WARNING: left out {told}: correct the name, or it is taken once its time has come")
+    for span in sorted(set(spans) - set(future), reverse=True):
         if latest and span.order > latest[: len(span.order)]:
             continue
         if not config.require_success_file or store.read(f"{span.name}/{SUCCESS_FILE}") is not None:
             return span
         say("find_data", f"{span.name} holds no {SUCCESS_FILE} yet: left out")
     return None
+
+
+def is_future(order: str, now: str | None = None) -> bool:
+    """Whether a span's time has not begun by `now` (digits to the second, in UTC; None: by this machine's clock)."""
+    return order > (now or _now())[: len(order)]
+
+
+def _spans(prefix: str, folders: list[str]) -> list[Span]:
+    """Raises: UserError where a name is a span's and its time cannot be read, two have one time, or there is none."""
+    spans, unread, undated = [], [], []
+    for folder in folders:
+        name = unquote(folder)
+        if (span := parse_span(folder)) is not None:
+            spans.append(span)
+        elif name.lower().startswith("span="):
+            (unread if re.search(r"\d", name) else undated).append(folder)
+    if unread:
+        raise UserError(
+            f"retrain.prefix = {prefix!r} holds {_named(unread)}, of which no time can be told, so that the newest "
+            f"span is not known: rename to such as span=2026-11-24 or span=2026-11-24T06-30, or move it away"
+        )
+    if undated:
+        say("find_data", f"left out, as no date is in the name: {_named(undated)}")
+    by_time: dict[str, list[str]] = defaultdict(list)
+    for span in spans:
+        by_time[span.order].append(span.name)
+    if twice := [names for names in by_time.values() if len(names) > 1]:
+        raise UserError(f"retrain.prefix = {prefix!r} holds {_named(twice[0])}, which are of one time: leave one")
+    if not spans:
+        raise UserError(
+            f"retrain.prefix = {prefix!r} holds no folder named span= and a date: correct it, or write the first span "
+            f"there, such as span=2026-11-24"
+        )
+    return spans
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:3]) + " …" * (len(names) > 3)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y%m%d%H%M%S")
 
 
 def _folders(prefix: str, store: Store) -> list[str]:
@@ -70,8 +113,9 @@ def _folders(prefix: str, store: Store) -> list[str]:
 
 
 def parse_span(folder: str) -> Span | None:
-    """None: no date is in the folder's name, or one that no calendar has."""
-    found = _SPAN.fullmatch(folder)
+    """None: no date is in the folder's name, or one that no calendar has. Its escapes (`%3A`) are read as what they
+    stand for; the span is named by the folder as it is."""
+    found = _SPAN.fullmatch(unquote(folder))
     order = re.sub(r"\D", "", found[1]) if found else ""
     return Span(order, folder) if _is_time(order) else None
 
@@ -100,7 +144,6 @@ def time_digits(scheduled_time: str) -> str:
 
 def _is_time(digits: str) -> bool:
     try:
-        datetime.strptime(digits, _FORMATS[len(digits)])
+        return datetime.strptime(digits, _FORMATS[len(digits)]).year >= _FIRST_YEAR
     except (KeyError, ValueError):
         return False
-    return True

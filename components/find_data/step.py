@@ -4,7 +4,7 @@ A run that has nothing to do is no failure: it ends at once, and says why.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from components.find_data.ledger import (
     renew_lease,
     take_lease,
 )
-from components.find_data.spans import Span, newest_span, parse_span
+from components.find_data.spans import Span, is_future, newest_span, parse_span
 from components.prepare_data.documents import find_files
 from components.push.store import Store, open_store
 from components.step import disk_errors_explained, say
@@ -36,11 +36,18 @@ class Found:
 
 
 def find_data(
-    config: RetrainConfig, push_config: PushConfig, *, name: str, run: str, scheduled_time: str = ""
+    config: RetrainConfig,
+    push_config: PushConfig,
+    *,
+    name: str,
+    run: str,
+    scheduled_time: str = "",
+    earlier: Collection[str] = (),
 ) -> Found:
     """The newest complete span, if it was not processed yet, and the lease under which this run processes it.
 
-    `name` is the recipe's, `run` an id by which a run that is tried again is known. Not after `scheduled_time`.
+    `name` is the recipe's, `run` an id by which a run that is tried again is known, `earlier` ids that it had before.
+    Not after `scheduled_time`.
 
     Raises: UserError where the spans or `<push.target>/spans.json` cannot be read, or the span holds no matching file.
     """
@@ -54,7 +61,9 @@ def find_data(
             num_files = len(find_files(source))
         except UserError as error:
             raise UserError(f"{span.name} is complete, but {config.files} matches none of its files: {error}") from None
-        if (why := take_lease(store, config.name or name, run, span, config.lease_seconds)) is not None:
+        if (
+            why := take_lease(store, config.name or name, run, span, config.lease_seconds, earlier=earlier)
+        ) is not None:
             return _nothing(why)
     say("find_data", f"{span.name} is new: {num_files:,} files; run {run} holds the lease")
     return Found(span.name, source, None)
@@ -127,6 +136,8 @@ def _parsed(span: str) -> Span:
     parsed = parse_span(span)
     if parsed is None:
         raise UserError(f"{span!r} is no span's name: give what find_data found, such as span=2026-11-24")
+    if is_future(parsed.order):
+        raise UserError(f"{span} is dated in the future: it would stand before all spans that come until then")
     return parsed
 
 

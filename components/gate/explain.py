@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.gate.step import decision_of, open_inputs
+from components.records import Decision, read_decision
 from matta_core.artifacts import MANIFEST, Artifact, open_artifact
 from matta_core.config import GateConfig
 from matta_core.errors import UserError
@@ -27,7 +28,7 @@ def replay(decision: str | Path, evaluation: str | Path | None, students: str | 
                 f"{made.path} was made from the {artifact.kind} with digest {made.inputs.get(name)}, but "
                 f"{artifact.path} has {artifact.digest}: give the one it was made from"
             )
-    recorded = json.loads((made.path / "decision.json").read_text())
+    recorded = read_decision(made.path)
     again = decision_of(GateConfig.from_dict(recorded["config"], f"{made.path}/decision.json: config"), report, family)
     lines = list(explained(recorded))
     # Read back from its text, as the recorded one was: floats keep every bit.
@@ -40,7 +41,7 @@ def replay(decision: str | Path, evaluation: str | Path | None, students: str | 
     return lines, False
 
 
-def explained(decision: Mapping[str, Any]) -> Iterator[str]:
+def explained(decision: Decision) -> Iterator[str]:
     """Every student: what was decided, every check, every comparison."""
     hypotheses, confidence = decision["hypotheses"], decision["confidence"]
     yield f"Evaluation set {decision['evaluation_set'][:16]}."
@@ -86,7 +87,7 @@ def _beside(made: Artifact, name: str, option: str) -> Path:
         try:
             if json.loads((folder / MANIFEST).read_text())["digest"] == wanted:
                 return folder
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # no artifact; what is opened in the end is checked
     raise UserError(f"{made.path} was made from the {name} with digest {wanted}, which is not beside it: give {option}")
 

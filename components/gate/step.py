@@ -1,14 +1,15 @@
 """Which students are good enough to serve: each is judged on its own, with every reason written down."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.records import Decision, read_decision
 from components.step import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import GateConfig
 from matta_core.errors import UserError
+from matta_core.json_files import read_json
 
 
 def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
@@ -39,7 +40,7 @@ def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, ou
         }
 
     artifact = run_step("gate", "GateDecision", output, config, {"evaluation": report, "students": family}, work)
-    tell(json.loads((artifact.path / "decision.json").read_text()), artifact.path)
+    tell(read_decision(artifact.path), artifact.path)
     return artifact
 
 
@@ -60,10 +61,11 @@ def decision_of(config: GateConfig, report: Artifact, family: Artifact) -> dict[
     from components.gate.decision import decide  # imports numpy, and scipy when it compares
     from components.gate.evaluation import read_report
 
-    return decide(config, json.loads((family.path / "family.json").read_text()), read_report(report))
+    members = read_json(family.path / "family.json", dict, remedy="run extract_students again")
+    return decide(config, members, read_report(report))
 
 
-def tell(decision: Mapping[str, Any], path: Path) -> None:
+def tell(decision: Decision, path: Path) -> None:
     """A line per student, the warnings, and how to see the rest."""
     for name, verdict in decision["students"].items():
         say("gate", f"{name}: {_in_short(verdict)}")

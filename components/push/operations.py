@@ -31,7 +31,11 @@ def history(config: PushConfig, size: str) -> Iterator[str]:
         decision = f", decision {move.decision[:16]}" if move.decision else ""
         told = f"  {move.moved_at}  {move.version}  {move.why} by {move.moved_by}{decision}"
         yield told + (f"  [{', '.join(marks)}]" if marks else "")
-    if never := sorted(set(there) - {move.version for move in pointer.history} - set(pointer.retired)):
+    served = {move.version for move in pointer.history}
+    for one in pointer.withdrawn.now:
+        if one.version not in served and withdrawal(pointer, one.version):
+            yield f"  withdrawn before this history: {one.version} (rolled back at {one.moved_at} by {one.moved_by})"
+    if never := sorted(set(there) - served - set(pointer.retired)):
         yield f"  there, but served at no time in this history: {', '.join(never)}"
 
 
@@ -95,8 +99,7 @@ def unpin(config: PushConfig, size: str, version: str) -> Pointer:
 def _pointer(store: Store, size: str) -> Pointer:
     pointer = read_pointer(store, size)
     if pointer is None:
-        places = [entry.name.split("/") for entry in store.list("")]
-        sizes = sorted(place[0] for place in places if place[1:] == [POINTER])
+        sizes = [folder for folder in store.folders() if store.read(f"{folder}/{POINTER}") is not None]
         there = f"sizes there: {', '.join(sizes)}" if sizes else "no pointer of any size is there: is the path right?"
         raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet; {there}")
     return pointer

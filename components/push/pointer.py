@@ -17,26 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from components.push.moves import Move, Withdrawal, Withdrawn, is_version, replay
 from components.push.store import ConflictError, Store
 from matta_core.errors import UserError
+from matta_core.json_files import parse_json
 
 POINTER = "current.json"
 # Moves kept in the pointer; older ones are dropped. 1,000 are about 350 kB, read at every push.
 HISTORY_LENGTH = 1000
 _ATTEMPTS = 100
-
-
-@dataclass(frozen=True)
-class Move:
-    """One move of the pointer. `id` is unique; `decision` is the digest of the GateDecision that a push followed."""
-
-    id: str
-    version: str
-    digest: str
-    why: str  # "push", or "rollback"
-    moved_at: str  # UTC
-    moved_by: str
-    decision: str | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,8 @@ class Pointer:
     `digest` is the content digest of the version's files, `version` its first 16 digits, `previous` what the pointer
     named before (None: nothing), `path` the version's folder relative to <target>/<size>. `pinned` versions are never
     deleted; `retired` ones are being deleted and may be half gone. `history` holds the last HISTORY_LENGTH moves,
-    oldest first. `generation` is the store's, of the file that this was read from.
+    oldest first; `withdrawn` what they and those before them withdrew. `generation` is the store's, of the file that
+    this was read from.
     """
 
     size: str
@@ -59,7 +49,12 @@ class Pointer:
     pinned: tuple[str, ...]
     retired: tuple[str, ...]
     history: tuple[Move, ...]
-    generation: str
+    withdrawn: Withdrawn | None = None  # in a file only, of a program that did not keep them: then they are replayed
+    generation: str = ""
+
+    def __post_init__(self) -> None:
+        if self.withdrawn is None:
+            object.__setattr__(self, "withdrawn", replay(self.history))
 
 
 def read_pointer(store: Store, size: str) -> Pointer | None:
@@ -69,15 +64,14 @@ def read_pointer(store: Store, size: str) -> Pointer | None:
         return None
     data, generation = found
     try:
-        values = json.loads(data)
-        history = tuple(Move(**move) for move in values.pop("history"))
-        lists = {name: tuple(values.pop(name)) for name in ("pinned", "retired")}
-        return Pointer(**values, **lists, history=history, generation=generation)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        pointer = parse_json(data, Pointer)
+        _check(pointer, size)
+    except ValueError as error:
         raise UserError(
-            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error!r}): see which versions lie in "
+            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error}): see which versions lie in "
             f"{store.location(f'{size}/versions')}, delete the file, and push again"
         ) from None
+    return dataclasses.replace(pointer, generation=generation)
 
 
 def move_pointer(
@@ -93,6 +87,7 @@ def move_pointer(
         uuid.uuid4().hex, version, digest, why, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), who(), decision
     )
     history = () if before is None else before.history
+    withdrawn = Withdrawn() if before is None else before.withdrawn
     pointer = Pointer(
         size=size,
         version=version,
@@ -104,7 +99,7 @@ def move_pointer(
         pinned=() if before is None else before.pinned,
         retired=() if before is None else before.retired,
         history=(*history, move)[-HISTORY_LENGTH:],
-        generation="",
+        withdrawn=withdrawn.after(move, history[-1] if history else None, before and before.previous),
     )
     return _swap(store, pointer, None if before is None else before.generation)
 
@@ -134,20 +129,11 @@ def same_move(one: Pointer | None, other: Pointer | None) -> bool:
     return (one and one.history[-1].id) == (other and other.history[-1].id)
 
 
-def withdrawal(pointer: Pointer | None, version: str) -> Move | None:
-    """The rollback by which a person last moved away from a version; None: the version may be served.
-
-    A rollback that goes straight back on the one before it takes that one back, and withdraws nothing.
-    """
+def withdrawal(pointer: Pointer | None, version: str) -> Withdrawal | None:
+    """The rollback by which a person took a version out of service; None: it is served, or may be."""
     if pointer is None or pointer.version == version:
         return None
-    moves = pointer.history
-    places = [place for place, move in enumerate(moves[:-1]) if move.version == version]
-    if not places or moves[places[-1] + 1].why != "rollback":
-        return None
-    place = places[-1]
-    undone = place > 0 and moves[place].why == "rollback" and moves[place + 1].version == moves[place - 1].version
-    return None if undone else moves[place + 1]
+    return next((one for one in pointer.withdrawn.now if one.version == version), None)
 
 
 def describe(pointer: Pointer | None) -> str:
@@ -155,6 +141,23 @@ def describe(pointer: Pointer | None) -> str:
     if pointer is None:
         return "no version"
     return f"{pointer.version} (moved at {pointer.moved_at} by {pointer.moved_by})"
+
+
+def _check(pointer: Pointer, size: str) -> None:
+    """Raises: ValueError where the file's parts contradict one another, or do not name versions."""
+    versions = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
+    versions += [one.version for one in (*pointer.history, *pointer.withdrawn.now, *pointer.withdrawn.before)]
+    if wrong := [version for version in versions if version is not None and not is_version(version)]:
+        raise ValueError(f"a version is named by 16 hexadecimal digits, got {wrong[0][:60]!r}")
+    if not pointer.history:
+        raise ValueError("its history is empty")
+    last = pointer.history[-1]
+    if (pointer.size, pointer.version, pointer.digest) != (size, last.version, last.digest):
+        raise ValueError(
+            f"it says {pointer.version} of {pointer.size!r}, its last move {last.version}, its folder {size!r}"
+        )
+    if pointer.path != f"versions/{pointer.version}" or not pointer.digest.startswith(pointer.version):
+        raise ValueError(f"path and digest are not those of {pointer.version}")
 
 
 def _swap(store: Store, pointer: Pointer, generation: str | None) -> Pointer:

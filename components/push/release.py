@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.push.moves import PUSH, ROLLBACK
 from components.push.pointer import POINTER, Pointer, describe, move_pointer, read_pointer, same_move, withdrawal
 from components.push.retention import finish_deletion
 from components.push.store import ConflictError, Store
@@ -54,7 +55,7 @@ def push_version(
         if before is not None and current:
             return before
         try:
-            return move_pointer(store, size, before, digest, why="push", decision=decision)
+            return move_pointer(store, size, before, digest, why=PUSH, decision=decision)
         except ConflictError:
             now = read_pointer(store, size)
             if not same_move(before, now) and (now is None or now.digest != digest):
@@ -80,7 +81,7 @@ def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str
     while True:
         if before is None:
             raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet: there is nothing to roll back")
-        version = to or before.previous
+        version = before.previous if to is None else to
         if version is None:
             raise UserError(f"{before.version} is the first version of size {size!r}: there is none before it")
         if version == before.version:
@@ -96,7 +97,7 @@ def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str
         digest = version_digest(store, size, version)
         try_out(version)
         try:
-            return move_pointer(store, size, before, digest, why="rollback")
+            return move_pointer(store, size, before, digest, why=ROLLBACK)
         except ConflictError:
             now = read_pointer(store, size)
             if not same_move(before, now):

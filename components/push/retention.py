@@ -2,6 +2,8 @@
 
 Kept are the newest `keep` versions of the history, and always the current one, the one before it and the pinned ones.
 Versions that no move ever named (a push that failed its validation or lost) go a day after their last file came.
+Whatever is not named as a version, or as its reference, is other people's and left alone; so is a version in whose
+folder somebody put a file.
 
 The order of a deletion, in which a kill at any point does no harm:
 
@@ -24,7 +26,8 @@ import time
 
 from components.push.pointer import Pointer, change_pointer, read_pointer
 from components.push.store import Store
-from components.push.versions import reference_name, version_name, versions_there
+from components.push.versions import reference_name, stranger, version_name, versions_there
+from components.step import say
 from matta_core.artifacts import MANIFEST
 
 _STRAY_AFTER_SECONDS = 24 * 3600
@@ -35,8 +38,12 @@ def retire(store: Store, size: str, keep: int) -> list[str]:
     there = versions_there(store, size)
 
     def mark(pointer: Pointer) -> Pointer:
-        doomed = set(pointer.retired) | _expendable(pointer, there, keep)
-        return dataclasses.replace(pointer, retired=tuple(sorted(doomed)))
+        doomed = {version for version in _expendable(pointer, there, keep) if version not in pointer.retired}
+        for version in sorted(doomed):
+            if why := stranger(store, size, version):
+                say("push", f"{size}: {version} need not be kept, but is not deleted: {why}")
+                doomed.remove(version)
+        return dataclasses.replace(pointer, retired=tuple(sorted({*pointer.retired, *doomed})))
 
     pointer = change_pointer(store, size, mark)
     for version in pointer.retired:

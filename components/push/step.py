@@ -1,18 +1,19 @@
 """Blessed students go to where they are served: whole, tried out, and by one atomic move of a pointer each."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.push import card, registry, serving
+from components.push.moves import is_version
 from components.push.pointer import Pointer, describe, read_pointer, withdrawal
 from components.push.release import push_version
 from components.push.retention import retire
 from components.push.store import Store, open_store
 from components.push.validation import validate
 from components.push.versions import content_digest, version_name
+from components.records import contradiction, read_decision, read_family, read_results
 from components.step import disk_errors_explained, run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.config import PushConfig
@@ -112,12 +113,19 @@ class _Facts:
 
     def __init__(self, verdict: Artifact, family: Artifact, report: Artifact) -> None:
         self.folder = family.path
-        self.family = json.loads((family.path / "family.json").read_text())
+        self.family = read_family(family.path)
         self.members = self.family["students"]
         self.ascending = sorted(self.members, key=lambda size: self.members[size]["parameters"])
-        self.decision = json.loads((verdict.path / "decision.json").read_text())
+        self.decision = read_decision(verdict.path)
+        if problem := contradiction(self.decision):
+            raise UserError(f"{verdict.path}/decision.json contradicts itself: {problem}; run the gate again")
         self.verdicts = self.decision["students"]
-        self.results = json.loads((report.path / "results.json").read_text())
+        if self.verdicts.keys() != self.members.keys():
+            raise UserError(
+                f"{verdict.path} decides on {', '.join(self.verdicts)}, {family.path} holds {', '.join(self.members)}: "
+                f"run the gate again"
+            )
+        self.results = read_results(report.path)
         self.decision_digest = verdict.digest
         self.origin = {"students": family.digest, "decision": verdict.digest, "evaluation": report.digest}
         # Where the students come from, as far as the artifacts tell: the card's lineage.
@@ -127,7 +135,14 @@ class _Facts:
     def judged_against(self, size: str) -> str | None:
         """The pushed version that the student was compared with; None: nothing of the size was served."""
         baseline = self.verdicts[size]["baseline"]
-        return None if baseline is None else self.results["models"][baseline]["version"]
+        if baseline is None:
+            return None
+        version = self.results["models"].get(baseline, {}).get("version")
+        if not isinstance(version, str) or not is_version(version):
+            raise UserError(
+                f"results.json tells no version of {baseline}, which {size} was compared with: evaluate again"
+            )
+        return version
 
 
 def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:

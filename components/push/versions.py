@@ -8,17 +8,17 @@
 A version without a manifest is not whole: a push that was killed, or a deletion. The next push of it goes on.
 """
 
-import json
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from components.push.moves import is_version
 from components.push.pointer import Pointer, read_pointer
 from components.push.store import ConflictError, Store
-from matta_core.artifacts import MANIFEST, digest_of, file_digest, finish_artifact, open_artifact
+from matta_core.artifacts import MANIFEST, check_relative_name, digest_of, file_digest, finish_artifact, open_artifact
 from matta_core.errors import UserError
+from matta_core.json_files import parse_json
 from matta_core.progress import progress
 
 __all__ = ["Pointer", "content_digest", "fetch", "install", "read_pointer", "version_digest"]
@@ -55,6 +55,11 @@ def fetch(store: Store, size: str, version: str, folder: Path) -> Path:
     Raises: UserError where there is no such version, or a file of it is missing or altered.
     """
     manifest = _read_manifest(store, size, version)
+    if digest_of({file: told["sha256"] for file, told in manifest["files"].items()}) != manifest["key"]:
+        raise UserError(
+            f"{_damaged(store, size, version)}: the files that its {MANIFEST} names are not the content that the "
+            f"version is named by"
+        )
     name = version_name(size, version)
     place = store.local_path(name)
     if place is None:
@@ -113,16 +118,42 @@ def install(
 
 def versions_there(store: Store, size: str) -> dict[str, float]:
     """Versions of which any file lies in the store, whole or not, and when its last file was written (seconds since
-    1970)."""
+    1970). What other names lie beside them is other people's."""
     found: dict[str, float] = {}
-    for entry in store.list(f"{size}/versions"):
-        version = entry.name.split("/")[2]
-        found[version] = max(entry.updated, found.get(version, 0.0))
+    folder = f"{size}/versions/"
+    for entry in store.list(folder.rstrip("/")):
+        version, is_folder, _ = entry.name.removeprefix(folder).partition("/")
+        if is_folder and is_version(version):
+            found[version] = max(entry.updated, found.get(version, 0.0))
     return found
 
 
-def _read_manifest(store: Store, size: str, version: str) -> dict[str, Any]:
-    if not re.fullmatch("[0-9a-f]{16}", version):
+def stranger(store: Store, size: str, version: str) -> str | None:
+    """Why files in a version's folder are not all its own: one that its manifest does not name, or a manifest that is
+    not to be believed. None: all are, or it has no manifest, as after a push or a deletion that was killed."""
+    if store.read(f"{version_name(size, version)}/{MANIFEST}") is None:
+        return None
+    try:
+        _refuse_strangers(store, size, version, _read_manifest(store, size, version)["files"])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+class _File(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    kind: str
+    key: str
+    files: dict[str, _File]
+
+
+def _read_manifest(store: Store, size: str, version: str) -> _Manifest:
+    """Raises: UserError where a version has none, or one that is not to be believed: before a byte of it is fetched."""
+    if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
     name = f"{version_name(size, version)}/{MANIFEST}"
     found = store.read(name)
@@ -133,12 +164,13 @@ def _read_manifest(store: Store, size: str, version: str) -> dict[str, Any]:
             f"{there}"
         )
     try:
-        manifest = json.loads(found[0])
+        manifest = parse_json(found[0], _Manifest)
         if (manifest["kind"], manifest["key"][:16]) != (KIND, version):
             raise ValueError(f"it is of {manifest['kind']} {manifest['key'][:16]}")
-        manifest["files"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{_damaged(store, size, version)}: its {MANIFEST} is not to be believed ({error!r})") from None
+        for file in manifest["files"]:
+            check_relative_name(file, f"its {MANIFEST}")
+    except ValueError as error:
+        raise UserError(f"{_damaged(store, size, version)}: its {MANIFEST} is not to be believed: {error}") from None
     return manifest
 
 
@@ -158,7 +190,7 @@ def _check(store: Store, size: str, digest: str, files: Mapping[str, Path]) -> N
     _refuse_strangers(store, size, version, files)
 
 
-def _refuse_strangers(store: Store, size: str, version: str, files: Mapping[str, Path]) -> None:
+def _refuse_strangers(store: Store, size: str, version: str, files: Mapping[str, Any]) -> None:
     name = version_name(size, version)
     for entry in store.list(name):
         if entry.name.removeprefix(f"{name}/") not in (*files, MANIFEST):

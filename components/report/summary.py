@@ -7,6 +7,7 @@ from typing import Any
 
 from components.report.figures import finite
 from matta_core.artifacts import Artifact
+from matta_core.json_files import read_json
 
 Summary = dict[str, Any]
 Curves = dict[str, list[tuple[int, float]]]
@@ -107,7 +108,7 @@ def scalars(summary: Summary) -> dict[str, float]:
 
 
 def read(artifact: Artifact, file: str) -> dict[str, Any]:
-    return json.loads((artifact.path / file).read_text(encoding="utf-8"))
+    return read_json(artifact.path / file, dict, remedy="make it again with the step that made it")
 
 
 def measured(model: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:

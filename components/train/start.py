@@ -74,5 +74,5 @@ def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> S
 def _is_pushed(folder: Path) -> bool:
     try:
         return json.loads((folder / MANIFEST).read_text())["kind"] == PUSHED_MODEL
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -172,6 +172,7 @@ class RetrainConfig(Section):
     lease_seconds: float = setting(
         72_000.0,
         above=0.0,
+        high=31_536_000.0,
         unit="seconds",
         help="after so long a run counts as crashed and another may begin: longer than any run takes, and shorter "
         "than the time between two",

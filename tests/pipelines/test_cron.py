@@ -16,6 +16,7 @@ from pipelines.cron import six_fields
         ("0 0 31 2 1", "0 0 0 31 2 1"),  # either the 31st or a Monday
         ("0 0 29 2 *", "0 0 0 29 2 *"),
         ("10/20 * * * *", "0 10/20 * * * *"),
+        ("*/59 0-6/6 */30 */11 */6", "0 */59 0-6/6 */30 */11 */6"),
     ],
 )
 def test_five_fields_get_a_second_and_six_are_left(given, kubeflows):
@@ -40,6 +41,17 @@ def test_five_fields_get_a_second_and_six_are_left(given, kubeflows):
         ("1,,2 * * * *", "'' is no minute"),
         ("*/0 * * * *", "'*/0' allows no minute"),
         ("0 18-6 * * *", "'18-6' allows no hour"),
+        ("*/90 * * * *", "'*/90' steps beyond the range, and would run at minute 0 only: write 0 if that is meant"),
+        ("*/60 * * * *", "would run at minute 0 only"),
+        ("0 */24 * * *", "would run at hour 0 only"),
+        ("0 0 */31 * *", "would run at day of month 1 only"),
+        ("50/10 * * * *", "'50/10' steps beyond the range, and would run at minute 50 only"),
+        ("0 8-17/12 * * *", "would run at hour 8 only: write 8 if that is meant, else a step of at most 23"),
+        ("0 5-5/2 * * *", "would run at hour 5 only"),
+        ("*/999999999 * * * *", "would run at minute 0 only"),
+        (f"*/{'9' * 5000} * * * *", "is no minute"),
+        (f"{'9' * 5000} * * * *", "is no minute"),
+        ("٣ * * * *", "'٣' is no minute"),
         ("0 0 31 2,4 *", "names a day that never comes: day of month 31 in 2,4"),
     ],
 )

@@ -1,8 +1,10 @@
 """Scheduled retraining: the example recipe, the DAG on a cluster, and nights that are run here."""
 
+import contextlib
 import importlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +58,7 @@ def settings(tmp_path):
 
 def add_span(tmp_path, day):
     """A span of its own text: the beginnings of a third of the standard library's files, another third each day."""
-    folder = tmp_path / "data" / f"span=2026-11-{day}"
+    folder = tmp_path / "data" / f"span=2024-11-{day}"
     folder.mkdir(parents=True)
     library = sorted(Path(json.__file__).parent.parent.glob("*.py"))[day % 3 :: 3]
     lines = [json.dumps({"text": path.read_text(encoding="utf-8")[:1000]}) for path in library]
@@ -111,7 +113,7 @@ def test_on_a_cluster_all_but_find_data_waits_for_new_data_and_push_for_the_leas
 @pytest.mark.slow
 def test_a_clusters_run_without_new_data_ends_after_find_data(recipe_file, tmp_path, capsys):
     recipe = load_recipe(recipe_file, settings(tmp_path))
-    (tmp_path / "data" / "span=2026-11-23").mkdir(parents=True)
+    (tmp_path / "data" / "span=2024-11-23").mkdir(parents=True)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "kfp"))
     build_pipeline(recipe)(store=str(tmp_path / "artifacts"))
     printed = capsys.readouterr().out
@@ -124,15 +126,14 @@ def test_a_failed_run_gives_its_lease_back_and_leaves_its_span_to_be_processed(r
     add_span(tmp_path, 23)
     for error in (UserError("mistake"), KeyboardInterrupt()):
         with pytest.raises(type(error)), scheduled(recipe, tmp_path / "run") as due:
-            assert due.prepare_data.source == f"{tmp_path}/data/span=2026-11-23/*.jsonl"
-            assert processed(tmp_path)["lease"]["span"] == "span=2026-11-23"
+            assert due.prepare_data.source == f"{tmp_path}/data/span=2024-11-23/*.jsonl"
+            assert processed(tmp_path)["lease"]["span"] == "span=2024-11-23"
             raise error
         assert processed(tmp_path) == {"lease": None, "processed": []}
 
 
-def test_a_killed_run_takes_its_lease_again_and_another_ones_output_does_not(recipe_file, tmp_path):
-    recipe = load_recipe(recipe_file, settings(tmp_path))
-    add_span(tmp_path, 23)
+def killed_run(recipe_file, tmp_path):
+    """A run in tmp_path/run that is killed while it holds the lease."""
     script = (
         "import os, sys; from pathlib import Path; from components.cli import load_recipe\n"
         "from pipelines.retraining import scheduled\n"
@@ -140,11 +141,66 @@ def test_a_killed_run_takes_its_lease_again_and_another_ones_output_does_not(rec
     )
     command = [sys.executable, "-c", script, str(recipe_file), str(tmp_path / "run"), *settings(tmp_path)]
     assert subprocess.run(command, capture_output=True).returncode == -9
-    with scheduled(recipe, tmp_path / "other") as due:
-        assert due is None
-    with pytest.raises(KeyboardInterrupt), scheduled(recipe, tmp_path / "run") as due:
-        assert due is not None
+
+
+@contextlib.contextmanager
+def run_in(recipe, output, *, due):
+    """A run that begins, or finds that it must not, and is interrupted."""
+    with contextlib.suppress(KeyboardInterrupt), scheduled(recipe, output) as begun:
+        assert (begun is not None) is due
+        yield
         raise KeyboardInterrupt
+
+
+def test_a_killed_run_takes_its_lease_again_and_another_ones_output_does_not(recipe_file, tmp_path):
+    recipe = load_recipe(recipe_file, settings(tmp_path))
+    add_span(tmp_path, 23)
+    killed_run(recipe_file, tmp_path)
+    with run_in(recipe, tmp_path / "other", due=False):
+        pass
+    killed_run(recipe_file, tmp_path)
+    with run_in(recipe, tmp_path / "run", due=True):
+        assert processed(tmp_path)["lease"] is not None
+    assert processed(tmp_path)["lease"] is None
+
+
+def test_machines_with_equal_names_and_outputs_do_not_share_a_lease(recipe_file, tmp_path):
+    """The other machine's disk is another folder under the same path."""
+    recipe = load_recipe(recipe_file, settings(tmp_path))
+    add_span(tmp_path, 23)
+    killed_run(recipe_file, tmp_path)
+    output, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    output.rename(elsewhere)
+    with run_in(recipe, output, due=False):
+        pass
+    output.rename(tmp_path / "other machine")
+    elsewhere.rename(output)
+    with run_in(recipe, output, due=True):
+        pass
+
+
+def test_of_copies_of_an_output_only_the_first_to_come_takes_the_lease(recipe_file, tmp_path):
+    """Machines made of one image, in which a run has been."""
+    recipe = load_recipe(recipe_file, settings(tmp_path))
+    add_span(tmp_path, 23)
+    killed_run(recipe_file, tmp_path)
+    output = tmp_path / "run"
+    shutil.copytree(output, tmp_path / "copy")
+    with run_in(recipe, output, due=True):
+        output.rename(tmp_path / "first")
+        (tmp_path / "copy").rename(output)
+        with run_in(recipe, output, due=False):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[7]", "[" * 100_000])
+def test_a_damaged_list_of_ids_is_told_with_its_place(recipe_file, tmp_path, text):
+    recipe = load_recipe(recipe_file, settings(tmp_path))
+    add_span(tmp_path, 23)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".runs.json").write_text(text)
+    with pytest.raises(UserError, match=r"run/.runs.json is not to be believed: .*; delete it, and release the lease$"):
+        scheduled(recipe, tmp_path / "run").__enter__()
 
 
 def test_two_runs_with_one_output_do_not_overlap(recipe_file, tmp_path, capsys):
@@ -175,7 +231,7 @@ def test_nights_with_new_data_retrain_and_others_end_at_once(recipe_file, tmp_pa
     assert capfd.readouterr().out.count("[renew_lease] run ") == 2
     first = processed(tmp_path)
     assert first["lease"] is None
-    assert [done["span"] for done in first["processed"]] == ["span=2026-11-23"]
+    assert [done["span"] for done in first["processed"]] == ["span=2024-11-23"]
     assert first["processed"][0]["pushed"] == ["s", "xl"]
     served = (tmp_path / "pushed" / "s" / "current.json").read_bytes()
 
@@ -188,7 +244,7 @@ def test_nights_with_new_data_retrain_and_others_end_at_once(recipe_file, tmp_pa
 
     idle = run()
     assert idle.returncode == 0, idle.stderr
-    assert "this run ends here, with nothing to do: nothing new: the newest complete span is span=2026-11-23" in (
+    assert "this run ends here, with nothing to do: nothing new: the newest complete span is span=2024-11-23" in (
         idle.stdout
     )
     assert "train" not in idle.stdout.replace("retrain", "")
@@ -197,16 +253,16 @@ def test_nights_with_new_data_retrain_and_others_end_at_once(recipe_file, tmp_pa
     add_span(tmp_path, 24)
     second = run()
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "[find_data] span=2026-11-24 is new: 1 files" in second.stdout
-    assert "[record_span] span=2026-11-24 is processed; pushed: s, xl" in second.stdout
+    assert "[find_data] span=2024-11-24 is new: 1 files" in second.stdout
+    assert "[record_span] span=2024-11-24 is processed; pushed: s, xl" in second.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["students"]["s"]["baseline"] is not None  # compared with what the first night pushed
     assert (tmp_path / "pushed" / "s" / "current.json").read_bytes() != served
     store = open_store(str(tmp_path / "pushed"))
-    assert [done["span"] for done in processed(tmp_path)["processed"]] == ["span=2026-11-23", "span=2026-11-24"]
+    assert [done["span"] for done in processed(tmp_path)["processed"]] == ["span=2024-11-23", "span=2024-11-24"]
 
     add_span(tmp_path, 25)
-    take_lease(store, "nightly", "on another machine", parse_span("span=2026-11-25"), 1000.0)
+    take_lease(store, "nightly", "on another machine", parse_span("span=2024-11-25"), 1000.0)
     refused = run()
     assert refused.returncode == 0
     assert "another run of 'nightly' is at work: run on another machine (" in refused.stdout

@@ -76,6 +76,8 @@ def test_a_parameter_is_passed_as_it_is_and_must_be_one_of_the_pipelines(submit,
     status, _, error = submit("--parameter", "stor=x")
     assert status == 2
     assert "--parameter takes NAME=VALUE with a name among name, store, got 'stor=x'" in error
+    status, _, error = submit("--parameter", "store=")
+    assert (status, "--parameter store= has no value: is a variable of the shell empty?" in error) == (2, True)
 
 
 @pytest.mark.parametrize("section", ["push", "train"])

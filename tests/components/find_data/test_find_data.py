@@ -29,7 +29,7 @@ def add_span(sections):
     def add(day, *names):
         store = open_store(sections["config"].prefix)
         for name in names or ("a.jsonl", "b.jsonl", "_SUCCESS"):
-            store.write(f"span=2026-11-{day}/{name}", b'{"text": "one"}', expected=None)
+            store.write(f"span=2024-11-{day}/{name}", b'{"text": "one"}', expected=None)
 
     return add
 
@@ -38,31 +38,38 @@ def test_two_nights_and_one_without_data(sections, add_span, capsys):
     add_span(23)
     first = find_data(**sections, run="run-1")
     prefix = sections["config"].prefix
-    assert (first.span, first.source) == ("span=2026-11-23", f"{prefix}/span=2026-11-23/*.jsonl")
+    assert (first.span, first.source) == ("span=2024-11-23", f"{prefix}/span=2024-11-23/*.jsonl")
     assert span_of(sections["config"], first.source) == first.span
-    assert "[find_data] span=2026-11-23 is new: 2 files; run run-1 holds the lease" in capsys.readouterr().out
+    assert "[find_data] span=2024-11-23 is new: 2 files; run run-1 holds the lease" in capsys.readouterr().out
     finish(**sections, run="run-1", span=first.span, pushed=["s"])
-    assert "[record_span] span=2026-11-23 is processed; pushed: s\n" in capsys.readouterr().out
+    assert "[record_span] span=2024-11-23 is processed; pushed: s\n" in capsys.readouterr().out
 
     idle = find_data(**sections, run="run-2")
     assert (idle.span, idle.source) == (None, None)
     assert "this run ends here, with nothing to do: nothing new: " in capsys.readouterr().out
 
     add_span(24)
-    assert find_data(**sections, run="run-3").span == "span=2026-11-24"
+    assert find_data(**sections, run="run-3").span == "span=2024-11-24"
     lines = status(**sections)
     assert lines[0].startswith("nightly in ")
     assert lines[1].startswith("  lease: run run-3 (")
-    assert lines[2].startswith("  span=2026-11-23 processed at 20")
+    assert lines[2].startswith("  span=2024-11-23 processed at 20")
     assert lines[2].endswith("by run run-1; pushed: s")
+
+
+def test_a_span_of_the_future_is_neither_noted_as_processed_nor_renewed(sections):
+    for use in (lambda **given: finish(**given, pushed=[]), renew):
+        with pytest.raises(UserError, match=r"span=2942-11-24 is dated in the future"):
+            use(**sections, run="one", span="span=2942-11-24")
+    assert read_entry(open_store(sections["push_config"].target), "nightly")["processed"] == []
 
 
 def test_without_a_complete_span_there_is_nothing_to_do(sections, add_span):
     add_span(24, "a.jsonl")
     assert find_data(**sections, run="one").why == f"no complete span under {sections['config'].prefix}"
     add_span(25)
-    late = find_data(**sections, run="one", scheduled_time="20261123020000")
-    assert late.why.endswith("/data up to 20261123020000")
+    late = find_data(**sections, run="one", scheduled_time="20241123020000")
+    assert late.why.endswith("/data up to 20241123020000")
 
 
 def test_a_run_that_waits_for_no_one_ends_and_says_who_is_at_work(sections, add_span):
@@ -74,7 +81,7 @@ def test_a_run_that_waits_for_no_one_ends_and_says_who_is_at_work(sections, add_
 
 def test_a_span_without_a_matching_file_is_a_mistake_and_takes_no_lease(sections, add_span):
     add_span(23, "a.parquet", "_SUCCESS")
-    with pytest.raises(UserError, match=r"span=2026-11-23 is complete, but \*.jsonl matches none of its files"):
+    with pytest.raises(UserError, match=r"span=2024-11-23 is complete, but \*.jsonl matches none of its files"):
         find_data(**sections, run="one")
     assert read_entry(open_store(sections["push_config"].target), "nightly")["lease"] is None
 
@@ -85,7 +92,7 @@ def test_a_failed_runs_lease_can_be_given_back(sections, add_span, capsys):
     give_up(**sections, run="other")
     assert "no lease of 'nightly' is held by run other" in capsys.readouterr().out
     give_up(**sections, run="failed")
-    assert "released: run failed held the lease for span=2026-11-23" in capsys.readouterr().out
+    assert "released: run failed held the lease for span=2024-11-23" in capsys.readouterr().out
     assert find_data(**sections, run="next").source is not None
 
 
@@ -93,13 +100,13 @@ def test_a_run_under_way_renews_its_lease_or_ends_naming_the_other_run(sections,
     add_span(23)
     found = find_data(**sections, run="slow")
     renew(**sections, run="slow", span=found.span)
-    assert "[renew_lease] run slow holds the lease for span=2026-11-23 for 72000 s more" in capsys.readouterr().out
+    assert "[renew_lease] run slow holds the lease for span=2024-11-23 for 72000 s more" in capsys.readouterr().out
     give_up(**sections, run=None)
     add_span(24)
     find_data(**sections, run="next")
     message = (
-        r"run slow has lost the lease of 'nightly' for span=2026-11-23, which expired or was released: run next \(.*\) "
-        r"holds the lease for span=2026-11-24 since .* set a longer retrain.lease_seconds than 72000"
+        r"run slow has lost the lease of 'nightly' for span=2024-11-23, which expired or was released: run next \(.*\) "
+        r"holds the lease for span=2024-11-24 since .* set a longer retrain.lease_seconds than 72000"
     )
     with pytest.raises(UserError, match=message):
         renew(**sections, run="slow", span=found.span)
@@ -126,7 +133,7 @@ def test_a_run_that_took_longer_than_its_lease_is_told(sections, add_span, capsy
         ({"prefix": "it's"}, 'prefix must be without quotes and backslashes, got "it\'s"'),
         ({"files": "../*.jsonl"}, r"files must be a glob below the span's folder, got '../\*.jsonl'"),
         ({"files": ""}, "files must be a glob below the span's folder, got ''"),
-        ({"lease_seconds": 0}, "lease_seconds must be > 0.0 seconds, got 0"),
+        ({"lease_seconds": 0}, "lease_seconds must be > 0.0 and <= 31536000.0 seconds, got 0"),
     ],
 )
 def test_settings_are_checked(settings, message):
@@ -161,9 +168,9 @@ def test_a_recipe_names_its_data_once_and_its_tokenizer_for_all_nights():
 
 def test_the_command_finds_records_and_tells(tmp_path):
     (tmp_path / "nightly.yaml").write_text(RECIPE)
-    (tmp_path / "data" / "span=2026-11-24").mkdir(parents=True)
+    (tmp_path / "data" / "span=2024-11-24").mkdir(parents=True)
     for name in ("a.jsonl", "_SUCCESS"):
-        (tmp_path / "data" / "span=2026-11-24" / name).touch()
+        (tmp_path / "data" / "span=2024-11-24" / name).touch()
     (tmp_path / "record").mkdir()
     finish_artifact(tmp_path / "record", "PushRecord", key="p", metadata={"pushed": ["s"]})
 
@@ -172,15 +179,15 @@ def test_the_command_finds_records_and_tells(tmp_path):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     found = json.loads(run("--run", "one").stdout.splitlines()[-1])
-    assert found == {"span": "span=2026-11-24", "source": "data/span=2026-11-24/*.jsonl", "why": None}
-    renewed = run("--run", "one", "--renew", "span=2026-11-24")
-    assert renewed.stdout == "[renew_lease] run one holds the lease for span=2026-11-24 for 72000 s more\n", renewed
-    recorded = run("--run", "one", "--record", "span=2026-11-24", "--push-record", "record")
-    assert recorded.stdout == "[record_span] span=2026-11-24 is processed; pushed: s\n", recorded.stderr
+    assert found == {"span": "span=2024-11-24", "source": "data/span=2024-11-24/*.jsonl", "why": None}
+    renewed = run("--run", "one", "--renew", "span=2024-11-24")
+    assert renewed.stdout == "[renew_lease] run one holds the lease for span=2024-11-24 for 72000 s more\n", renewed
+    recorded = run("--run", "one", "--record", "span=2024-11-24", "--push-record", "record")
+    assert recorded.stdout == "[record_span] span=2024-11-24 is processed; pushed: s\n", recorded.stderr
     told = run("--status").stdout.splitlines()
     assert told[1] == "  lease: held by no run"
-    assert told[2].startswith("  span=2026-11-24 processed at 20")
-    refused = run("--run", "two", "--renew", "span=2026-11-24")
+    assert told[2].startswith("  span=2024-11-24 processed at 20")
+    refused = run("--run", "two", "--renew", "span=2024-11-24")
     assert (refused.returncode, refused.stderr[:41]) == (2, "error: run two has lost the lease of 'nightl"[:41])
     assert run("--release").stdout == "[find_data] no lease of 'nightly' is held\n"
     assert run().returncode == 2

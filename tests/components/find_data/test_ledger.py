@@ -13,7 +13,7 @@ from components.find_data.spans import parse_span
 from components.push.store import open_store
 from matta_core.errors import UserError
 
-FIRST, SECOND = parse_span("span=2026-11-23"), parse_span("span=2026-11-24")
+FIRST, SECOND = parse_span("span=2024-11-23"), parse_span("span=2024-11-24")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_of_two_runs_the_second_is_told_who_is_at_work(store):
     assert take(store, "one") is None
     told = take(store, "two")
     assert told.startswith("another run of 'nightly' is at work: run one (")
-    assert f"process {os.getpid()}) holds the lease for span=2026-11-23 since 20" in told
+    assert f"process {os.getpid()}) holds the lease for span=2024-11-23 since 20" in told
     assert read_entry(store, "nightly")["lease"]["run"] == "one"
 
 
@@ -91,7 +91,7 @@ def test_a_run_that_lost_its_lease_is_told_who_holds_it_and_takes_nothing(store)
     before = read_entry(store, "nightly")
     told = renew(store, "slow", FIRST)
     assert told.startswith("run next (")
-    assert "holds the lease for span=2026-11-24 since 20" in told
+    assert "holds the lease for span=2024-11-24 since 20" in told
     assert read_entry(store, "nightly") == before
 
 
@@ -118,15 +118,15 @@ def test_a_processed_span_is_not_new_and_the_lease_is_free_for_the_next(store):
     take(store, "one", FIRST)
     assert record_span(store, "nightly", "one", FIRST, ["s", "m"]) is None
     told = take(store, "two", FIRST)
-    assert told.startswith("nothing new: the newest complete span is span=2026-11-23, and span=2026-11-23 was")
+    assert told.startswith("nothing new: the newest complete span is span=2024-11-23, and span=2024-11-23 was")
     assert "by run one" in told
     assert take(store, "two", SECOND) is None
     record_span(store, "nightly", "two", SECOND, [])
-    assert take(store, "late", FIRST).startswith("nothing new: the newest complete span is span=2026-11-23, and span=")
+    assert take(store, "late", FIRST).startswith("nothing new: the newest complete span is span=2024-11-23, and span=")
     processed = read_entry(store, "nightly")["processed"]
     assert [(done["span"], done["run"], done["pushed"]) for done in processed] == [
-        ("span=2026-11-23", "one", ["s", "m"]),
-        ("span=2026-11-24", "two", []),
+        ("span=2024-11-23", "one", ["s", "m"]),
+        ("span=2024-11-24", "two", []),
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_run_whose_lease_expired_records_its_span_and_leaves_the_next_ones_lea
     assert record_span(store, "nightly", "slow", FIRST, []).startswith("run next (")
     entry = read_entry(store, "nightly")
     assert entry["lease"]["run"] == "next"
-    assert [done["span"] for done in entry["processed"]] == ["span=2026-11-23"]
+    assert [done["span"] for done in entry["processed"]] == ["span=2024-11-23"]
 
 
 def test_only_the_holder_gives_a_lease_back_unless_a_person_takes_it_away(store):
@@ -158,13 +158,69 @@ def test_only_the_holder_gives_a_lease_back_unless_a_person_takes_it_away(store)
     assert release_lease(store, "nightly") is None
 
 
+LEASE = {"run": "one", "holder": "me", "span": FIRST.name, "taken_at": "x", "expires_at": "2024-11-24T00:00:00Z"}
+DONE = {"span": FIRST.name, "order": FIRST.order, "run": "one", "finished_at": "x", "pushed": []}
+
+
+def entry(lease=LEASE, done=DONE, **others):
+    return json.dumps({"nightly": {"lease": lease, "processed": [done]} | others})
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"nightly": {}}', '{"nightly": {"lease": {"run": "one"}, "processed": []}}']
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[]", "it must be an object, got "),
+        ("[" * 100_000, "it is nested more than 50 deep"),
+        ('{"nightly": ' * 60 + "1" + "}" * 60, "it is nested more than 50 deep"),
+        ("9" * 5000, "the number .* is too large"),
+        ('{"nightly": {}}', "nightly.lease is missing"),
+        ('{"nightly": {"lease": null, "processed": []}, "nightly": 7}', 'the key "nightly" occurs twice'),
+        (entry(lease=LEASE | {"run": 7}), "nightly.lease.run must be a text, got 7"),
+        (entry(lease={"run": "one"}), "nightly.lease.expires_at is missing"),
+        (entry(lease=LEASE | {"expires_at": "soon"}), "Invalid isoformat string: 'soon'"),
+        (entry(lease=LEASE | {"expires_at": "2024-11-24T00:00:00"}), "has no time zone"),
+        (entry(done=DONE | {"order": 20241123}), r"processed\[0\].order must be a text, got 20241123"),
+        (entry(done=DONE | {"order": "9"}), "with the order '9' is no span"),
+        (entry(done=DONE | {"pushed": "s"}), r"pushed must be a list, got \"s\""),
+        (entry(done=DONE | {"pushed": ["\ud800"]}), "is no Unicode"),
+        (entry(note=float("nan")), "it holds NaN, which is no number"),
+    ],
 )
-def test_a_damaged_account_is_told_with_its_place(store, text):
+def test_a_damaged_account_is_one_line_with_its_place_and_the_reason(tmp_path, text, reason):
+    store = open_store(str(tmp_path))
     store.write(LEDGER, text.encode(), expected=None)
-    with pytest.raises(UserError, match=rf"{store.location(LEDGER)} is no record of spans"):
-        take(store)
+    for use in (take, renew, lambda store: release_lease(store, "nightly"), lambda store: read_entry(store, "nightly")):
+        with pytest.raises(UserError, match=rf"{store.location(LEDGER)} is no record of spans \(.*{reason}") as error:
+            use(store)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 500 + len(str(tmp_path))
+
+
+def test_what_a_person_adds_to_the_account_is_kept(tmp_path):
+    store = open_store(str(tmp_path))
+    store.write(LEDGER, entry(note="by hand").encode(), expected=None)
+    take(store, "two", SECOND)
+    assert json.loads(store.read(LEDGER)[0])["nightly"]["note"] == "by hand"
+
+
+def test_a_span_of_the_future_is_not_taken_and_does_not_count_as_processed(store, capsys):
+    future = parse_span("span=2942-11-24")
+    assert take(store, "one", future).startswith("span=2942-11-24 is dated in the future")
+    record_span(store, "nightly", "old", future, [])
+    assert take(store, "one", FIRST) is None
+    assert renew(store, "one", FIRST) is None
+    told = f"{store.location(LEDGER)} says that span=2942-11-24 was processed by run old, which lies in the future"
+    assert told in capsys.readouterr().out
+
+
+def test_a_run_takes_again_the_lease_of_its_earlier_ids_and_those_lose_it(store):
+    assert take(store, "start-1") is None
+    assert take_lease(store, "nightly", "start-2", FIRST, 1000.0, earlier=["start-0"]) is not None
+    assert take_lease(store, "nightly", "start-2", FIRST, 1000.0, earlier=["start-0", "start-1"]) is None
+    assert read_entry(store, "nightly")["lease"]["run"] == "start-2"
+    assert take_lease(store, "nightly", "copy", FIRST, 1000.0, earlier=["start-0", "start-1"]) is not None
 
 
 def race(target, folder, number_of_processes, work):
@@ -187,7 +243,7 @@ def test_of_racing_runs_one_processes_each_span_and_no_account_is_lost(target, t
     """Every round is a race of four for the same span. Who holds the lease makes a file that must not be there yet."""
     rounds, processes = 50, 4
     meeting = multiprocessing.get_context("fork").Barrier(processes)
-    hours = [parse_span(f"span=2026-11-{hour // 24 + 1:02d}T{hour % 24:02d}") for hour in range(rounds)]
+    hours = [parse_span(f"span=2024-11-{hour // 24 + 1:02d}T{hour % 24:02d}") for hour in range(rounds)]
 
     def work(number, store):
         won = []

@@ -86,11 +86,14 @@ def results_of(baseline):
 
 def decision_of(blessed, baseline):
     failed = {"check": "monotone", "threshold": 2.0, "value": 2.5, "passed": False, "why": "worse than s"}
+    passed = {"check": "certificate", "threshold": 0.0, "value": 0.0, "passed": True, "why": "equal to the live one"}
     comparison = {
         "task": "matta_bits_per_byte",
         "slice": "length=long",
         "difference": 0.125,
         "interval": [-0.0625, 0.3125],
+        "p_value": 0.25,
+        "p_adjusted": 0.25,
         "verdict": "noise",
         "documents": 32,
         "baseline_value": 2.1875,
@@ -100,12 +103,20 @@ def decision_of(blessed, baseline):
         size: {
             "blessed": size in blessed,
             "baseline": baseline if size == "s" else None,
-            "checks": [] if size in blessed else [failed],
+            "checks": [passed] if size in blessed else [failed],
             "comparisons": [comparison] if size == "s" and baseline else [],
         }
         for size in SIZES
     }
-    return {"evaluation_set": "abc", "confidence": 0.95, "students": students, "blessed": list(blessed)}
+    return {
+        "evaluation_set": "abc",
+        "config": {},
+        "confidence": 0.95,
+        "hypotheses": 1,
+        "students": students,
+        "blessed": list(blessed),
+        "warnings": [],
+    }
 
 
 @pytest.fixture

@@ -150,6 +150,8 @@ def test_there_is_nothing_to_roll_back_to_before_the_first_push_and_after_it(
         operations.rollback(config, "s")
     with pytest.raises(UserError, match=r"0000000000000000 is no whole version of size 's'"):
         operations.rollback(config, "s", "0" * 16)
+    with pytest.raises(UserError, match=r"a version is named by 16 hexadecimal digits, got ''"):
+        operations.rollback(config, "s", "")
     assert tried == []
 
 

@@ -1,0 +1,71 @@
+"""The moves of a pointer, and which versions a person took out of service by them, until a person serves them again.
+
+- A push withdraws nothing, and lifts nothing: it never serves what is withdrawn.
+- A rollback withdraws the version that it moves away from, and lifts the withdrawal of the one that it moves to.
+- A rollback straight back on the one before it undoes that: the withdrawals are as they stood before it. So an undo
+  that is itself undone leaves them as the first rollback did.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PUSH: Final = "push"
+ROLLBACK: Final = "rollback"
+
+
+def is_version(name: str) -> bool:
+    """Whether a text names a version: the first 16 digits of its content digest, in hexadecimal."""
+    return re.fullmatch("[0-9a-f]{16}", name) is not None
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of the pointer. `id` is unique; `decision` is the digest of the GateDecision that a push followed."""
+
+    id: str
+    version: str
+    digest: str
+    why: Literal["push", "rollback"]
+    moved_at: str  # UTC
+    moved_by: str
+    decision: str | None
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """Of a version, by the rollback that a person made at `moved_at` (UTC)."""
+
+    version: str
+    moved_at: str
+    moved_by: str
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """The withdrawals of a size: `now`, and `before` its last move, should the next one undo it.
+
+    They are kept beside the moves, as old moves are dropped and a withdrawal never is.
+    """
+
+    now: tuple[Withdrawal, ...] = ()
+    before: tuple[Withdrawal, ...] = ()
+
+    def after(self, move: Move, last: Move | None, previous: str | None) -> "Withdrawn":
+        """`last` is the move before `move`, `previous` the version that was served before that."""
+        if move.why == PUSH or last is None:
+            return Withdrawn(self.now, self.now)
+        if last.why == ROLLBACK and move.version == previous:
+            return Withdrawn(self.before, self.now)
+        kept = (one for one in self.now if one.version not in (move.version, last.version))
+        return Withdrawn((*kept, Withdrawal(last.version, move.moved_at, move.moved_by)), self.now)
+
+
+def replay(moves: Iterable[Move]) -> Withdrawn:
+    """The withdrawals that a whole history leaves."""
+    withdrawn, last, previous = Withdrawn(), None, None
+    for move in moves:
+        withdrawn = withdrawn.after(move, last, previous)
+        previous, last = last and last.version, move
+    return withdrawn

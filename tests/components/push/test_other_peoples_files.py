@@ -1,0 +1,148 @@
+"""What lies beside the versions and was not written by push is neither deleted, nor listed, nor believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.push import operations, retention
+from components.push.pointer import read_pointer
+from components.push.store import open_store
+from components.push.versions import content_digest, fetch, versions_there
+from matta_core.artifacts import digest_of
+from matta_core.config import PushConfig
+from matta_core.errors import UserError
+
+OTHERS = (
+    "s/versions/notes/why.txt",
+    "s/versions/0123456789abcdef.good/config.json",
+    "s/versions/0123456789ABCDEF/config.json",
+    "s/versions/0123456789abcdef",
+    "s/versions/readme.md",
+    "s/references/notes.txt",
+    "s/notes.txt",
+    "other/current.txt",
+)
+
+
+@pytest.fixture
+def served(target, make, push_to, queried, tmp_path):
+    """A store to which three models were pushed, and the versions of s, oldest first."""
+    versions = []
+    for content in ("first", "second", "third"):
+        made = make(content)
+        push_to(target, made, tmp_path / f"record-{content}")
+        versions.append(content_digest(made.students / "s")[:16])
+    return open_store(target), versions
+
+
+def test_other_peoples_files_outlive_every_deletion(served, monkeypatch):
+    store, versions = served
+    for name in OTHERS:
+        store.write(name, b"kept", expected=None)
+    in_two_days = retention.time.time() + 48 * 3600
+    monkeypatch.setattr(retention.time, "time", lambda: in_two_days)
+    assert retention.retire(store, "s", keep=1) == [versions[0]]
+    assert {name: store.read(name)[0] for name in OTHERS} == dict.fromkeys(OTHERS, b"kept")
+
+
+def test_other_peoples_names_are_not_told_as_versions(served):
+    store, versions = served
+    for name in OTHERS:
+        store.write(name, b"kept", expected=None)
+    assert sorted(versions_there(store, "s")) == sorted(versions)
+    assert len(list(operations.history(PushConfig(target=store.url), "s"))) == 4
+    with pytest.raises(UserError, match=rf"Versions there: {', '.join(sorted(versions))}$"):
+        operations.pin(PushConfig(target=store.url), "s", "0" * 16)
+    with pytest.raises(UserError, match=r"sizes there: m?,? ?s, xl$"):
+        list(operations.history(PushConfig(target=store.url), "large"))
+
+
+def test_a_version_in_which_somebody_left_a_file_is_not_deleted_and_the_others_are(served, capsys):
+    store, versions = served
+    mine = f"s/versions/{versions[0]}/notes.txt"
+    store.write(mine, b"kept", expected=None)
+    assert retention.retire(store, "s", keep=1) == []
+    assert store.read(mine)[0] == b"kept"
+    assert read_pointer(store, "s").retired == ()
+    told = f"{versions[0]} need not be kept, but is not deleted: {store.location(mine)} is no file of this version"
+    assert told in capsys.readouterr().out
+
+
+def alter_manifest(store, version, change):
+    """As somebody would who can write to the target: the manifest's own digest fits again."""
+    name = f"s/versions/{version}/manifest.json"
+    data, generation = store.read(name)
+    manifest = json.loads(data)
+    change(manifest)
+    notes = {note: manifest.pop(note) for note in ("digest", "created_at", "seconds")}
+    notes["digest"] = digest_of(manifest)
+    store.write(name, json.dumps(manifest | notes).encode(), expected=generation)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../outside",
+        "/tmp/outside",
+        "nested/../../../../outside",
+        "..\\outside",
+        "C:/outside",
+        "",
+        ".",
+        "a//b",
+        "a\nb",
+    ],
+)
+def test_a_manifest_that_names_a_file_elsewhere_is_refused_before_a_byte_is_fetched(
+    served, tmp_path, monkeypatch, name
+):
+    store, versions = served
+    alter_manifest(store, versions[0], lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": "0"}}))
+    monkeypatch.setattr(store, "download", lambda *_: pytest.fail("something was fetched"))
+    before = sorted(Path(tmp_path).rglob("*"))
+    with pytest.raises(
+        UserError, match=rf"{versions[0]} is damaged .* its manifest.json names the file .* plain relative"
+    ):
+        fetch(store, "s", versions[0], tmp_path / "deeply" / "below")
+    assert sorted(Path(tmp_path).rglob("*")) == before
+
+
+def test_a_manifest_whose_files_are_not_its_versions_content_is_refused_before_a_byte_is_fetched(
+    served, tmp_path, monkeypatch
+):
+    store, versions = served
+    alter_manifest(
+        store, versions[0], lambda manifest: manifest["files"].update(extra={"bytes": 1, "sha256": "0" * 64})
+    )
+    monkeypatch.setattr(store, "download", lambda *_: pytest.fail("something was fetched"))
+    with pytest.raises(UserError, match=r"files that its manifest.json names are not the content"):
+        fetch(store, "s", versions[0], tmp_path / "fetched")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"[]",
+        b'{"kind": "PushedModel"}',
+        b'{"kind": "PushedModel", "key": 7, "files": {}}',
+        b'{"kind": "PushedModel", "key": "x", "files": []}',
+        b'{"kind": "PushedModel", "key": "x", "files": {"a": {"bytes": NaN, "sha256": "0"}}}',
+        b'{"kind": "PushedModel", "key": "x", "files": {"a": 7}}',
+    ],
+    ids=lambda damage: damage[:40].decode(errors="replace"),
+)
+def test_a_manifest_with_other_contents_is_one_line(tmp_path, make, push_to, queried, damage):
+    made, target = make("first"), str(tmp_path / "pushed")
+    push_to(target, made, tmp_path / "record")
+    store, version = open_store(target), content_digest(made.students / "s")[:16]
+    (tmp_path / "pushed" / "s" / "versions" / version / "manifest.json").write_bytes(damage)
+    with pytest.raises(
+        UserError, match=rf"{version} is damaged .*: its manifest.json is not to be believed: "
+    ) as error:
+        fetch(store, "s", version, tmp_path / "fetched")
+    assert "\n" not in str(error.value)
