@@ -81,7 +81,7 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
 def _check_what_is_named(recipe: Recipe) -> None:
     """What a later step would find missing is better told now than after hours."""
     for where, name in models_named(recipe):
-        if is_path(name) and not Path(name).expanduser().exists():
+        if is_path(name) and not Path(name).exists():
             raise UserError(f"{where}: there is no folder {name}: correct the path, or give a model's name on the hub")
     target = Path(recipe.push.target).absolute()
     if "://" in recipe.push.target:

@@ -166,7 +166,7 @@ def _cannot_load(
 
 def _local_file(name: str, data_files: str) -> Path:
     where = f"evaluate.tasks.{name}.data_files"
-    file = Path(data_files).expanduser().resolve()
+    file = Path(data_files).resolve()
     if file.suffix not in _READERS:
         raise UserError(f"{where} must end in {', '.join(_READERS)}, got {data_files}")
     if not file.is_file():
