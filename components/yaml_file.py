@@ -36,20 +36,25 @@ class Document(NamedTuple):
 
 def read_yaml(text: str, source: str) -> Document:
     """The one document in `text`. Raises: UserError that names the `source`, the line, and what to change."""
+    not_yaml = f"{source} is not YAML in UTF-8: line"
     try:
-        root = _Loader(text).get_single_node()
-        if root is None:
-            raise UserError(f"{source} is empty: there is no value in it")
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+        except (ValueError, OverflowError):  # PyYAML's, of an escape such as \UFFFFFFFF
+            raise UserError(f"{not_yaml} {loader.line + 1}: there is no character of such a number") from None
         reader = _Reader()
-        return Document(reader.value(root, ""), reader.lines)
+        if root is not None:
+            return Document(reader.value(root, ""), reader.lines)
     except _RefusedError as error:
         raise UserError(f"{source}, line {error.problem_mark.line + 1}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
-        raise UserError(f"{source} is not YAML in UTF-8: line {mark.line + 1}: {problem}") from None
+        raise UserError(f"{not_yaml} {mark.line + 1}: {problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{source} is not YAML in UTF-8: line {line}: character {error.character:#x}") from None
+        raise UserError(f"{not_yaml} {line}: character {error.character:#x}") from None
+    raise UserError(f"{source} is empty: there is no value in it")
 
 
 class _RefusedError(yaml.MarkedYAMLError):
