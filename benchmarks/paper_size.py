@@ -27,7 +27,8 @@ from matta_core.config import TrainConfig
 from matta_core.errors import UserError
 from matta_core.extract import certify, extract_student
 from matta_core.granularity import Granularity, resolve
-from matta_core.models import build_config, build_model
+from matta_core.model_config import build_config
+from matta_core.models import build_model
 from matta_core.nesting import cuts, live_student, num_parameters
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer

@@ -1,9 +1,10 @@
 """The command line that all steps share: recipe, overrides, help that shows every setting."""
 
 import argparse
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,13 +39,21 @@ def load_section(
         raise UserError(f"cannot read {what} {path}: {error.strerror}; {what}s here: {known}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{what} {path} is not YAML in UTF-8: {error}") from None
-    values, lines = read_yaml(text, f"{what} {path}")
+    values = read_yaml(text, f"{what} {path}").values
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} must be a mapping of settings, got {type(values).__name__}")
     apply_overrides(values, overrides, option)
-    try:
+    with located(path, overrides, option):
         return section.from_dict(values)
+
+
+@contextlib.contextmanager
+def located(path: str | Path, overrides: list[str], option: str) -> Iterator[None]:
+    """Errors of the settings that a file and its overrides hold get their place: file, line, overrides."""
+    try:
+        yield
     except UserError as error:
+        lines = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)).lines
         raise UserError(f"{error} ({_place(str(error), path, lines, overrides, option)})") from None
 
 

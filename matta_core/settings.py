@@ -1,5 +1,6 @@
 """Settings that check themselves: frozen dataclasses whose fields carry their unit and their bounds."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Self
 
@@ -115,6 +116,15 @@ class Section:
             if spec.metadata.get("changes_result", True):
                 result[spec.name] = _without_sections(getattr(self, spec.name))
         return result
+
+
+@contextlib.contextmanager
+def errors_of_section(name: str) -> Iterator[None]:
+    """The method knows one training, `train`; where it runs for another section, errors name that one's settings."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"(?<![\w./'-])train(?=\.[a-z])", name, str(error))) from None
 
 
 def shown(value: Any) -> str:

@@ -18,7 +18,8 @@ from matta_core.data import Sequences, rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.initialize import NESTING, agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
-from matta_core.models import build_config, build_model, load_tokenizer, save_model
+from matta_core.model_config import build_config
+from matta_core.models import build_model, load_tokenizer, save_model
 from matta_core.nesting import cuts, live_student
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer

@@ -18,10 +18,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pipelines.local_run import StepFailedError, run_locally, show_results
-    from pipelines.retraining import scheduled
+    from pipelines.check import checked
 
     recipe = load_recipe(args.recipe, args.set)
+    with checked(args, recipe):
+        from pipelines.local_run import StepFailedError, run_locally, show_results
+        from pipelines.retraining import scheduled
     output = args.output or Path("runs") / recipe.name
     try:
         with disk_errors_explained(output), scheduled(recipe, output) as due:

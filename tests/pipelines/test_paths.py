@@ -114,21 +114,3 @@ def test_a_run_here_begins_only_where_its_target_can_be(tmp_path, gcs_server):
         with pytest.raises(UserError, match=message):
             run_locally(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("train.sizes={s: {num_attention_heads: 1}, xl: 64}", r"train.sizes.s: attention heads of gpt2 do not nest"),
-        (
-            "train.sizes={s: {layers: [0, 9]}, xl: 64}",
-            r"train.sizes.s.layers must hold .* its last, 1, .* got \[0, 9\]",
-        ),
-        ("train.model={model_type: bert}", r"model_type 'bert' is not a known family"),
-    ],
-)
-def test_a_run_here_begins_only_where_sizes_nest(tmp_path, change, message):
-    recipe = load_recipe(DEFAULT_RECIPE, [change, f"push.target={tmp_path}/pushed"])
-    with pytest.raises(UserError, match=message):
-        run_locally(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
