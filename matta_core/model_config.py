@@ -54,11 +54,6 @@ def build_config(
             f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
             f"{config.num_attention_heads}"
         )
-    if getattr(config, "rope_parameters", None) and head_size(config) % 2:
-        raise UserError(
-            f"train.model.head_dim must be even, as rotary positions turn pairs of features, got {head_size(config)} "
-            f"(hidden_size {config.hidden_size}, {config.num_attention_heads} heads)"
-        )
     if tokenizer and config.vocab_size < len(tokenizer):
         raise UserError(
             f"train.model.vocab_size must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}"

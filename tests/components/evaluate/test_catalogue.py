@@ -177,7 +177,6 @@ def test_names_metrics_and_files_are_checked_without_a_model(tmp_path):
     check("gsm8k", metric="exact_match")
     missing = str(tmp_path / "nope.jsonl")
     for name, config, message in (
-        ("agieval_sat_mat", {}, r"agieval_sat_mat: lm-eval has no such task"),
         ("lambada_openai", {"metric": "perplexity"}, r"lambada_openai\.metric must be one of acc, got 'perplexity'"),
         ("wikitext", {"metric": "acc"}, r"wikitext\.metric must be one of bits_per_byte, got 'acc' \(of the task's"),
         ("lambada_openai", {"data_files": missing}, r"lambada_openai\.data_files: there is no file .*nope\.jsonl"),
