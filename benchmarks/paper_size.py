@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from components.cli import load_recipe, run_command
+from components.cli import load_recipe, path_option, run_command
 from components.parser import CommandParser
 from matta_core.config import TrainConfig
 from matta_core.errors import UserError
 from matta_core.extract import certify, extract_student
 from matta_core.granularity import Granularity, resolve
-from matta_core.models import build_config, build_model
+from matta_core.model_config import build_config
+from matta_core.models import build_model
 from matta_core.nesting import cuts, live_student, num_parameters
 from matta_core.optimization import autocast_dtype, learning_rate
 from matta_core.optimizers import make_optimizer
@@ -53,13 +54,15 @@ print(json.dumps({"architecture": type(model).__name__, "parameters": sum(p.nume
 
 def main() -> None:
     parser = CommandParser(prog="python -m benchmarks.paper_size", description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="with vocab_size in train.model (default: GPT-2's)")
+    parser.add_argument(
+        "--recipe", type=path_option, default=RECIPE, help="with vocab_size in train.model (default: GPT-2's)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--sequence-length", type=int, default=64, help="tokens, of at least 8 (default: 64)")
     parser.add_argument("--batch-size", type=int, default=1, help="sequences per step (default: 1)")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps (default: 2)")
     parser.add_argument("--limit-gib", type=float, default=LIMIT_GIB, help="of memory (default: 16)")
-    parser.add_argument("--output", type=Path, default=Path("runs"), help="students lie there for a while")
+    parser.add_argument("--output", type=path_option, default=Path("runs"), help="students lie there for a while")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, args.set)
     if "vocab_size" not in recipe.train.model:

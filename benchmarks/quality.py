@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from components.cli import DEFAULT_RECIPE, load_recipe, run_command
+from components.cli import DEFAULT_RECIPE, load_recipe, path_option, run_command
 from components.parser import CommandParser
 from components.prepare_data.step import prepare_data
 from components.score_teacher.step import score_teacher
@@ -28,10 +28,12 @@ from matta_core.errors import UserError
 
 def main() -> None:
     parser = CommandParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="one with a train_teacher section")
+    parser.add_argument("--recipe", type=path_option, default=DEFAULT_RECIPE, help="one with a train_teacher section")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--seeds", type=int, default=3, help="runs per way (default: 3)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="artifacts and quality.json go there")
+    parser.add_argument(
+        "--output", type=path_option, default=Path("runs/bench"), help="artifacts and quality.json go there"
+    )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, args.set)
     if args.seeds < 1:

@@ -1,18 +1,19 @@
 """The command line that all steps share: recipe, overrides, help that shows every setting."""
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from components.parser import CommandParser
 from components.step import exit_on_user_error
+from components.yaml_file import read_yaml
 from matta_core.config import Recipe
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.settings import Section, problem_of_path, shown, shown_key
 
 DEFAULT_RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "demo.yaml"
 
@@ -33,21 +34,49 @@ def load_section(
     """A section from a YAML file, with overrides; `what` it is called, where `examples` of it lie, the `option` that
     overrides it. Raises: UserError as `load_recipe`."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         known = ", ".join(sorted(str(file) for file in examples.glob("*.yaml")))
         raise UserError(f"cannot read {what} {path}: {error.strerror}; {what}s here: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{what} {path} is not YAML in UTF-8: {error}") from None
+    values = read_yaml(text, f"{what} {path}").values
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} must be a mapping of settings, got {type(values).__name__}")
-    for override in overrides:
-        apply_override(values, override, option)
-    try:
+    apply_overrides(values, overrides, option)
+    with located(path, overrides, option):
         return section.from_dict(values)
+
+
+@contextlib.contextmanager
+def located(path: str | Path, overrides: list[str], option: str) -> Iterator[None]:
+    """Errors of the settings that a file and its overrides hold get their place: file, line, overrides."""
+    try:
+        yield
     except UserError as error:
-        changed = "".join(f" {option} {override}" for override in overrides)
-        raise UserError(f"{error} (in {path}{' with' + changed if changed else ''})") from None
+        lines = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)).lines
+        raise UserError(f"{error} ({_place(str(error), path, lines, overrides, option)})") from None
+
+
+def _place(message: str, path: str | Path, lines: dict[str, int], overrides: list[str], option: str) -> str:
+    """Where to look for the setting with whose name a message begins: the file, its line there, the overrides."""
+    changed = "".join(f" {option} {shown_key(override)}" for override in overrides)
+    place = f"in {path}{' with' + changed if changed else ''}"
+    name = re.match(r"(?:unknown setting )?([^\s:,]+)", message)
+    setting = name[1] if name else ""
+    overridden = [override.partition("=")[0] for override in overrides]
+    while setting and not any(setting == one or setting.startswith(f"{one}.") for one in overridden):
+        if setting in lines:
+            return f"in line {lines[setting]} of {place.removeprefix('in ')}"
+        setting = re.sub(r"(^|\.|(?=\[))[^.\[]*$", "", setting)
+    return place
+
+
+def path_option(text: str) -> Path:
+    """The type of every option that takes a path. Raises: ArgumentTypeError where settings refuse such a path, too."""
+    if problem := problem_of_path(text):
+        raise argparse.ArgumentTypeError(f"{problem}, got {shown(text)}")
+    return Path(text)
 
 
 def step_parser(
@@ -73,14 +102,14 @@ def step_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
+    parser.add_argument("--recipe", type=path_option, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting of the recipe"
     )
     if output_required is not None:
         parser.add_argument(
             "--output",
-            type=Path,
+            type=path_option,
             required=output_required,
             help="the artifact's directory; finished work in it is reused, unfinished work is resumed; "
             "{key} in it becomes the step's key",
@@ -115,20 +144,34 @@ def describe(section: type[Section], indent: str = "  ") -> str:
     return "\n".join(lines)
 
 
-def apply_override(values: dict[str, Any], override: str, option: str = "--set") -> None:
-    """Set one value of nested mappings, given as `a.b=VALUE` with the value in YAML. Raises: UserError."""
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise UserError(f"{option} takes KEY=VALUE, for instance train.steps=100, got {override!r}")
-    *parents, last = name.split(".")
-    target = values
-    for parent in parents:
-        child = target.get(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"{option} {override}: {parent} is a value, not a section")
-        target[parent] = dict(child)  # YAML's aliases are one object: the others keep their value
-        target = target[parent]
-    try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{option} {override}: the value is not YAML; quote it for the shell and for YAML") from None
+def apply_overrides(values: dict[str, Any], overrides: list[str], option: str = "--set") -> None:
+    """Set values of nested mappings, each given as `a.b=VALUE` with the value in YAML.
+
+    Raises: UserError where one is no such pair, has no value, or is undone by a later one.
+    """
+    given: dict[str, str] = {}
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        *parents, last = name.split(".")
+        if not separator or not all((*parents, last)):
+            raise UserError(f"{option} takes KEY=VALUE, for instance train.steps=100, got {shown(override)}")
+        if undone := [one for one in given if one == name or one.startswith(f"{name}.")]:
+            raise UserError(
+                f"{option} {shown_key(override)} undoes {option} {shown_key(given[undone[0]])} before it: leave one of "
+                "the two out"
+            )
+        given[name] = override
+        if not text.strip():
+            raise UserError(
+                f"{option} {name}= has no value: is a variable of the shell empty? For none, give {name}=null"
+            )
+        target = values
+        for parent in parents:
+            child = target.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise UserError(f"{option} {shown_key(override)}: {parent} is a value, not a section")
+            target = child
+        try:
+            target[last] = read_yaml(text, f"{option} {shown_key(override)}").values
+        except UserError as error:
+            raise UserError(f"{error}; quote text for the shell and for YAML") from None

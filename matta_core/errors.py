@@ -7,8 +7,11 @@ from collections.abc import Sequence
 class UserError(ValueError):
     """A mistake that the user can mend: the message names the value, the place and the remedy.
 
-    Commands print it without a traceback and exit with status 2.
+    Commands print it without a traceback, as one line, and exit with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # what it quotes may have several
 
 
 class TrainingDivergedError(RuntimeError):

@@ -73,9 +73,11 @@ def spread_out(num_layers: int) -> list[int]:
     the one farthest from those before it. Whoever keeps n layers keeps the first n of this order, so that fewer are
     contained in more."""
     order = [0] if num_layers == 1 else [0, num_layers - 1]
-    while len(order) < num_layers:
-        rest = [layer for layer in range(num_layers) if layer not in order]
-        order.append(max(rest, key=lambda layer: (min(abs(layer - kept) for kept in order), -layer)))
+    distances = {layer: min(abs(layer - kept) for kept in order) for layer in range(num_layers) if layer not in order}
+    while distances:
+        order.append(max(distances, key=lambda layer: (distances[layer], -layer)))
+        del distances[order[-1]]
+        distances = {layer: min(distance, abs(layer - order[-1])) for layer, distance in distances.items()}
     return order
 
 

@@ -5,20 +5,18 @@ counts of parameters and FLOPs all call it. What nests in an architecture is its
 Source: Devvrit et al. 2023 (MatFormer) for the nested FFN; Verma et al. 2025 (MatTA) for its use as TA.
 """
 
-import copy
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from matta_core.errors import UserError
 from matta_core.families import family_of
 from matta_core.granularity import Granularity, head_size, whole
+from matta_core.model_config import student_config
 
 
 class Part(NamedTuple):
@@ -80,30 +78,6 @@ def student_parameters(
         elif layer in granularity.layers:
             name = f"{prefix}.{granularity.layers.index(layer)}.{rest}"
             yield name, *slices(ta.config, name, granularity)
-
-
-def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> PreTrainedConfig:
-    """The ordinary config of a student; where FFN widths differ from layer to layer, with the widest for all.
-
-    Raises: UserError where the stock class refuses such a shape.
-    """
-    config = copy.deepcopy(ta_config)
-    setattr(config, family_of(config.model_type).width_key, max(granularity.intermediate_sizes))
-    config.num_hidden_layers = len(granularity.layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [ta_config.layer_types[layer] for layer in granularity.layers]
-    if granularity.num_attention_heads != ta_config.num_attention_heads:
-        config.head_dim = head_size(ta_config)  # else computed from the number of heads
-        config.num_attention_heads = granularity.num_attention_heads
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = granularity.num_key_value_heads
-    try:
-        return type(config).from_dict(config.to_dict(), attn_implementation=ta_config._attn_implementation)
-    except (StrictDataclassError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"train.sizes.{granularity.name}: {type(config).__name__} refuses its shape: {reason}"
-        ) from None
 
 
 def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:

@@ -1,15 +1,25 @@
 """Settings that check themselves: frozen dataclasses whose fields carry their unit and their bounds."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Self
 
 from matta_core.errors import UserError
+
+WHOLE_NUMBERS = range(-(2**63), 2**63)  # what JSON's readers and torch take
+_MAX_NAME_BYTES = 255  # of a file, on every file system in use
+_MAX_TEXT = 4095  # bytes; a path has no more
+_MAX_DEPTH = 32  # of values whose type is left open
+# kfp.local, Argo and Kubernetes put values of their own in place of these, wherever they stand in a step's arguments.
+_PLACEHOLDERS = ("{{", "$(")
 
 
 def setting(
@@ -57,13 +67,16 @@ class Section:
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
         """Parse nested mappings. Raises: UserError with the field's path, starting at `where`."""
         if not isinstance(values, Mapping):
-            raise UserError(f"{where or 'the recipe'} must be a mapping of settings, got {values!r}")
+            raise UserError(f"{where or 'the recipe'} must be a mapping of settings, got {shown(values)}")
         specs = {spec.name: spec for spec in dataclasses.fields(cls)}
         hints = typing.get_type_hints(cls)
         path = f"{where}." if where else ""
-        for key in values:
+        for key, value in values.items():
             if key not in specs:
-                raise UserError(f"unknown setting {path}{key}: known here are {', '.join(specs)}")
+                raise UserError(f"unknown setting {path}{shown_key(key)}: known here are {', '.join(specs)}")
+            is_name = isinstance(value, str) and hints[key] in (str, str | None) and value != specs[key].default
+            if is_name and (problem := problem_of_path(value)):
+                raise UserError(f"{path}{key} {problem}, got {shown(value)}")
         missing = [
             name
             for name, spec in specs.items()
@@ -85,9 +98,9 @@ class Section:
     def from_json(cls, text: str, where: str = "") -> Self:
         """Parse one section from the JSON string in which pipelines pass it."""
         try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{where or cls.__name__} is not JSON ({error}): {text[:80]!r}") from None
+            values = json.loads(text, object_pairs_hook=_without_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where or cls.__name__} is not JSON ({error}): {shown(text)}") from None
         return cls.from_dict(values, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +118,37 @@ class Section:
         return result
 
 
+@contextlib.contextmanager
+def errors_of_section(name: str) -> Iterator[None]:
+    """The method knows one training, `train`; where it runs for another section, errors name that one's settings."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"(?<![\w./'-])train(?=\.[a-z])", name, str(error))) from None
+
+
+def shown(value: Any) -> str:
+    """A value in a message: `repr`, cut in the middle where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or levels within levels
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 160 else f"{text[:100]} … {text[-40:]}"
+
+
+def shown_key(key: Any) -> str:
+    """A key in a message: as it is written where it is a name."""
+    return key if isinstance(key, str) and len(key) <= 100 and key.isprintable() else shown(key)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{shown_key(next(key for key in keys if keys.count(key) > 1))} stands twice")
+    return values
+
+
 def _without_sections(value: Any) -> Any:
     if isinstance(value, Section):
         return value.what_changes_the_result()
@@ -116,7 +160,7 @@ def _without_sections(value: Any) -> Any:
 def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     choices = bounds.get("choices")
     if choices and value is not None and value not in choices:  # None: not set, where the type allows it
-        return f"must be one of {', '.join(choices)}, got {value!r}"
+        return f"must be one of {', '.join(choices)}, got {shown(value)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     low, high, above = (bounds.get(name) for name in ("low", "high", "above"))
@@ -140,24 +184,102 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         fitting = [hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list]
         return _parse((fitting or wanted)[0], value, where)
     if hint is Any:
-        return value
+        return _plain(value, where)
     if isinstance(hint, type) and issubclass(hint, Section):
         return hint.from_dict(value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where} must be a list, got {value!r}")
-        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+            raise UserError(f"{where} must be a list, got {shown(value)}")
+        return tuple(
+            _finite(_parse(arguments[0], item, f"{where}[{i}]"), f"{where}[{i}]") for i, item in enumerate(value)
+        )
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping, got {value!r}")
-        return {str(key): _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, str):
-        # YAML reads 3e-4, without a dot, as a string.
-        try:
-            value = float(value)
-        except ValueError:
-            raise UserError(f"{where} must be a number, got {value!r}") from None
+            raise UserError(f"{where} must be a mapping, got {shown(value)}")
+        parsed = {_checked_key(key, where): (item, f"{where}.{shown_key(key)}") for key, item in value.items()}
+        return {key: _finite(_parse(arguments[1], item, place), place) for key, (item, place) in parsed.items()}
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return hint(value)
+        remedy = ": quote it" if hint is str and isinstance(value, int | float) else ""
+        wanted = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
+        raise UserError(f"{where} must be {wanted}, got {shown(value)}{remedy}")
+    return hint(_checked_scalar(value, where))
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A value of no certain type: what JSON can hold, and nothing else. Raises: UserError."""
+    if depth > _MAX_DEPTH:
+        raise UserError(f"{where} has more than {_MAX_DEPTH} levels within one another")
+    if isinstance(value, Mapping):
+        return {
+            _checked_key(key, where): _plain(item, f"{where}.{shown_key(key)}", depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    value = _finite(value, where)
+    if value is not None and not isinstance(value, str | bool | int | float):
+        raise UserError(f"{where} must be text, a number, true, false, null, a list or a mapping, got {shown(value)}")
+    return _checked_scalar(value, where)
+
+
+def _checked_key(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise UserError(f"{where} must have text as its keys, got {shown(key)}: quote it")
+    return _checked_scalar(key, f"{where}: a key")
+
+
+def _checked_scalar(value: Any, where: str) -> Any:
+    """The value. Raises: UserError where a step, a file system or a cluster would trip over it, or put another."""
+    problem = None
+    if isinstance(value, str):
+        problem = _problem_of_text(value)
+    elif isinstance(value, int) and value not in WHOLE_NUMBERS:
+        problem = "must be a whole number of at most 64 bits"
+    if problem:
+        raise UserError(f"{where} {problem}, got {shown(value)}")
+    return value
+
+
+def _finite(value: Any, where: str) -> Any:
+    """The value. Raises: UserError where it is infinite or no number; a setting's own bounds say it of a field."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} must be finite, got {value}")
+    return value
+
+
+def problem_of_path(text: str) -> str | None:
+    """Why a path, or any other name, is refused wherever one is given: in a recipe, a profile, an option; or None.
+
+    `~` is nowhere the home: what a shell makes of it depends on where it stands, and a pod has another home.
+    """
+    if not text:
+        return "must not be empty: leave it out, or give it a value"
+    if text.startswith("~"):
+        home = os.path.expanduser(text)  # noqa: PTH111 - as a shell: Path raises where there is no such user
+        remedy = f"write {home}" if home != text else "write the path in full"
+        return f"must be without ~, which is the home to a shell alone: {remedy}"
+    if any(len(name.encode(errors="surrogatepass")) > _MAX_NAME_BYTES for name in text.split("/")):
+        return f"must have no name of more than {_MAX_NAME_BYTES} bytes"
+    return _problem_of_text(text)
+
+
+def has_scheme(text: str) -> bool:
+    """Whether it begins as a URL does; `gs:/bucket` and `s3:x` begin so, too, and are no paths either."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) is not None
+
+
+def is_in_bucket(text: str) -> bool:
+    """Whether it is gs://bucket or gs://bucket/path."""
+    return re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]*(/.*)?", text) is not None
+
+
+def _problem_of_text(text: str) -> str | None:
+    if len(text.encode(errors="surrogatepass")) > _MAX_TEXT:
+        return f"must have at most {_MAX_TEXT} bytes"
+    if any(0xD800 <= ord(letter) <= 0xDFFF or (ord(letter) < 32 and letter not in "\t\n") for letter in text):
+        return "must be readable text, without control characters or halves of characters"
+    for placeholder in _PLACEHOLDERS:
+        if placeholder in text:
+            return f"must be without {placeholder}, in place of which Kubeflow and Kubernetes put values of their own"
+    return None

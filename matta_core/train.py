@@ -12,7 +12,8 @@ from matta_core.data import Sequences
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.initialize import NESTING, agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
-from matta_core.models import build_config, carry_generation, save_model
+from matta_core.model_config import build_config
+from matta_core.models import carry_generation, save_model
 from matta_core.nesting import cuts, live_student
 from matta_core.optimization import autocast_dtype
 from matta_core.optimizers import make_optimizer

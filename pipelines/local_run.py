@@ -16,9 +16,11 @@ from typing import Any
 
 import psutil
 
+from components.evaluate.definitions import local_file
 from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.step import make_directory
+from components.train.start import start_of
 from matta_core.artifacts import open_artifact
 from matta_core.config import PUSHED, Recipe
 from matta_core.errors import ToldToEndError, UserError
@@ -44,7 +46,7 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
     Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
     at the end, summary.json, summary.md and report.html. `docker`: each step in a container of its image.
 
-    Raises: UserError where a folder, a bucket or a task that the recipe names does not exist, or docker lacks what a
+    Raises: UserError where a folder, a bucket or a file that the recipe names does not exist, or docker lacks what a
     run needs;
     StepFailedError with the step's own message, or the end of the log; ToldToEndError after SIGTERM, once the step at
     work has ended, a training with a checkpoint.
@@ -117,26 +119,18 @@ def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
 def _check_what_is_named(recipe: Recipe) -> None:
     """What a later step would find missing is better told now than after hours."""
     for where, name in models_named(recipe):
-        if is_path(name) and not Path(name).expanduser().exists():
+        if is_path(name) and not Path(name).exists():
             raise UserError(f"{where}: there is no folder {name}: correct the path, or give a model's name on the hub")
     target = Path(recipe.push.target).absolute()
     if "://" in recipe.push.target:
         read_pointer(open_store(recipe.push.target), recipe.train.student)
     elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
         raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
-    from components.train.start import start_of
-    from matta_core.granularity import resolve
-    from matta_core.models import build_config
-
-    train = recipe.train
-    if train.start_from == PUSHED:
-        start_of(train, recipe.push, "train")
-    width = train.sizes[train.ta].intermediate_size
-    resolve(build_config(train.model, width, None, recipe.prepare_data.sequence_length), train.sizes)
-    if recipe.evaluate.tasks:
-        from components.evaluate.catalogue import check_names
-
-        check_names(recipe.evaluate.tasks)
+    for name, config in recipe.evaluate.tasks.items():
+        if config.data_files is not None:
+            local_file(name, config.data_files)
+    if recipe.train.start_from == PUSHED:
+        start_of(recipe.train, recipe.push, "train")
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def models_named(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def is_path(name: str) -> bool:
     """Whether a model's name is a path: on the hub it is called NAME or OWNER/NAME."""
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+    return name.startswith(("/", ".")) or name.count("/") > 1
 
 
 def out_of_reach(recipe: Recipe, cluster: ClusterProfile) -> list[str]:

@@ -1,8 +1,6 @@
 """The command of evaluate: `python -m components.evaluate --help`."""
 
-from pathlib import Path
-
-from components.cli import load_recipe, run_command, step_parser
+from components.cli import load_recipe, path_option, run_command, step_parser
 from components.evaluate.plan import read_plan
 from components.evaluate.step import evaluate
 from matta_core.config import EvaluateConfig
@@ -20,7 +18,9 @@ def main() -> None:
         "--teacher-checkpoint",
         help="the MattaCheckpoint that train_teacher made, where the recipe has no score_teacher.teacher",
     )
-    parser.add_argument("--plan", type=Path, help="what plan_evaluation wrote: evaluate one model of it (--model)")
+    parser.add_argument(
+        "--plan", type=path_option, help="what plan_evaluation wrote: evaluate one model of it (--model)"
+    )
     parser.add_argument("--model", help="the one model to evaluate; its part is for merge_evaluations")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, args.set)

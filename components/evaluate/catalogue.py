@@ -5,13 +5,10 @@ question: an accuracy, an exact match, or bits per byte. A perplexity or an F1 o
 """
 
 import contextlib
-import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lm_eval.tasks
 import yaml
 from huggingface_hub import constants
 from huggingface_hub.utils import httpx
@@ -21,11 +18,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from components.evaluate import agieval, hub
+from components.evaluate.definitions import READERS, check_file_suffices, chosen_metric, definition, local_file
 from components.step import say
 from matta_core.config import TaskConfig
 from matta_core.errors import UserError
 
-_READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # Which examples a prompt of several shots holds depends on it; lm-eval's own choice.
 FEWSHOT_SEED = 1234
 
@@ -61,14 +58,6 @@ class EvaluationTask(NamedTuple):
         return normalize_gen_kwargs(self.task.config.generation_kwargs)["max_gen_toks"]
 
 
-def check_names(configs: Mapping[str, TaskConfig]) -> None:
-    """What can be known of tasks before there is a model: that they and their local files exist. Raises: UserError."""
-    for name, config in configs.items():
-        definition(name)
-        if config.data_files is not None:
-            _local_file(name, config.data_files)
-
-
 def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[EvaluationTask]:
     """The tasks of `evaluate.tasks`. `folder`: where definitions, converted files and data sets are kept meanwhile.
 
@@ -82,34 +71,6 @@ def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[Evaluati
             task = _load(name, config, folder, unreachable)
             tasks.append(EvaluationTask(name, task, _metric(name, task, config.metric), config.limit))
     return tasks
-
-
-def definition(name: str) -> Path:
-    """The YAML file in lm-eval that defines a task.
-
-    Parsing all of lm-eval's 14,000 definitions takes ten seconds, so a task is first looked for in their text.
-
-    Raises: UserError where lm-eval has no such task, or the name stands for several.
-    """
-    line = re.compile(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
-    for file in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")):
-        text = file.read_text(encoding="utf-8")
-        if line.search(text) and not re.search(r"^group:", text, re.MULTILINE):
-            return file
-    index = _whole_index()
-    if name in index.all_subtasks:
-        return Path(index.task_index[name].yaml_path)
-    if name in index.all_tasks:
-        raise UserError(
-            f"evaluate.tasks.{name} is a group of lm-eval tasks, which have questions of several kinds: "
-            f"name its tasks one by one (`lm_eval ls subtasks` lists them)"
-        )
-    raise UserError(f"evaluate.tasks.{name}: lm-eval has no such task; `lm_eval ls subtasks` lists those that it has")
-
-
-@cache
-def _whole_index() -> TaskManager:
-    return TaskManager()
 
 
 def _load(name: str, config: TaskConfig, folder: Path, unreachable: Exception | None) -> Task:
@@ -164,30 +125,13 @@ def _cannot_load(
     return f"{what} ({type(cause).__name__}: {told}): {remedy}"
 
 
-def _local_file(name: str, data_files: str) -> Path:
-    where = f"evaluate.tasks.{name}.data_files"
-    file = Path(data_files).expanduser().resolve()
-    if file.suffix not in _READERS:
-        raise UserError(f"{where} must end in {', '.join(_READERS)}, got {data_files}")
-    if not file.is_file():
-        raise UserError(f"{where}: there is no file {file}: correct the path")
-    return file
-
-
 def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: Path) -> dict[str, Any]:
     """What to say otherwise in a task's definition so that a local file is its only split."""
-    where, file = f"evaluate.tasks.{name}.data_files", _local_file(name, data_files)
-    if "class" in settings:
-        raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")
-    shots = settings.get("num_fewshot")
-    if shots and "samples" not in (settings.get("fewshot_config") or {}):
-        raise UserError(
-            f"{where}: the {shots} examples of its prompt come from another split, which is not in the file: "
-            f"set evaluate.tasks.{name}.num_fewshot to 0, or leave data_files out"
-        )
+    file = local_file(name, data_files)
+    check_file_suffices(name, settings)
     split = settings.get("test_split") or settings.get("validation_split") or "test"
     return {
-        "dataset_path": _READERS[file.suffix],
+        "dataset_path": READERS[file.suffix],
         "dataset_name": None,
         "custom_dataset": None,
         "dataset_kwargs": {
@@ -204,17 +148,4 @@ def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: 
 def _metric(name: str, task: Task, wanted: str | None) -> str:
     """The metric that is asked for, or the first that is a mean over questions."""
     means = (get_aggregation("mean"), get_aggregation("bits_per_byte"))
-    usable = [metric for metric, aggregation in task.aggregation().items() if aggregation in means]
-    if wanted is None and usable:
-        return usable[0]
-    if wanted in usable:
-        return wanted
-    known = ", ".join(task.aggregation())
-    if not usable:
-        raise UserError(
-            f"evaluate.tasks.{name} has no metric that is a mean over its questions, only {known}: leave it out"
-        )
-    raise UserError(
-        f"evaluate.tasks.{name}.metric must be one of {', '.join(usable)}, got {wanted!r} "
-        f"(of the task's metrics {known} only those are means over its questions)"
-    )
+    return chosen_metric(name, {metric: how in means for metric, how in task.aggregation().items()}, wanted)

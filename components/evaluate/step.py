@@ -117,6 +117,6 @@ def _file_identity(task: str, name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        return file_digest(Path(name).expanduser())
+        return file_digest(Path(name))
     except OSError as error:
         raise UserError(f"evaluate.tasks.{task}.data_files: cannot read {name}: {error.strerror}") from None

@@ -11,24 +11,6 @@ import yaml
 from components.push.store import Store
 from components.push.versions import version_name
 from matta_core.config import ServingConfig
-from matta_core.errors import UserError
-
-
-def service_name(config: ServingConfig, size: str) -> str:
-    """As Kubernetes wants names: lower-case letters, digits and -."""
-    return f"{config.name}-{size.lower().replace('_', '-').strip('-')}"
-
-
-def check_names(config: ServingConfig, sizes: list[str]) -> None:
-    """Raises: UserError where two sizes would be served under one name (S and s), or a name is too long."""
-    names: dict[str, str] = {}
-    for size in sizes:
-        name = service_name(config, size)
-        if name in names:
-            raise UserError(f"sizes {names[name]!r} and {size!r} would both be served as {name!r}: rename one")
-        if len(name) > 63:
-            raise UserError(f"{name!r} is longer than Kubernetes' 63 characters: shorten push.serving.name")
-        names[name] = size
 
 
 def storage_uri(config: ServingConfig, store: Store, size: str, version: str) -> str:
@@ -43,7 +25,7 @@ def storage_uri(config: ServingConfig, store: Store, size: str, version: str) ->
 
 def inference_service(config: ServingConfig, store: Store, size: str, version: str, digest: str) -> dict[str, Any]:
     """serving.kserve.io/v1beta1, for KServe's Hugging Face runtime."""
-    name = service_name(config, size)
+    name = config.service_name(size)
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
     if config.gpus:
         resources["nvidia.com/gpu"] = str(config.gpus)

@@ -70,7 +70,7 @@ def push(
 
     def work(path: Path) -> dict[str, Any]:
         facts = _Facts(verdict, family, report)
-        serving.check_names(config.serving, [size for size in facts.ascending if facts.verdicts[size]["blessed"]])
+        config.serving.check_sizes(size for size in facts.ascending if facts.verdicts[size]["blessed"])
         registry.check_registry(config)
         with disk_errors_explained(Path(target), "push.target"):
             store = open_store(config.target)
@@ -191,7 +191,7 @@ def _may_replace(store: Store, size: str, version: str, judged_against: str | No
 def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts, path: Path) -> dict[str, Any]:
     """Manifest, card and registration of a pushed student; its part of push.json."""
     size, version = pointer.size, pointer.version
-    name = serving.service_name(config.serving, size)
+    name = config.serving.service_name(size)
     location = store.location(version_name(size, version))
     texts = {
         f"serving/{size}.yaml": serving.manifest(config.serving, store, size, version, pointer.digest),

@@ -6,10 +6,12 @@ from components.train.launch import LaunchConfig
 from components.train.step import train
 from matta_core.artifacts import Artifact
 from matta_core.config import TrainConfig
+from matta_core.settings import errors_of_section
 
 
 def train_teacher(
     config: TrainConfig, dataset: str | Path, *, output: str | Path, launch_config: LaunchConfig | None = None
 ) -> Artifact | None:
     """Make a MattaCheckpoint whose `ta/` is the Teacher. Raises as `train` does."""
-    return train(config, dataset, None, output=output, step="train_teacher", launch_config=launch_config)
+    with errors_of_section("train_teacher"):
+        return train(config, dataset, None, output=output, step="train_teacher", launch_config=launch_config)

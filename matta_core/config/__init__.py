@@ -4,6 +4,7 @@ A recipe comes from a YAML file (`pipelines/recipes/`) or, inside a pipeline, as
 Unknown keys and bad values raise UserError with the field's full name, the value and the allowed range.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from matta_core.config.extraction import ExtractStudentsConfig, MixConfig
@@ -70,8 +71,12 @@ class Recipe(Section):
                 "prepare_data.tokenizer must be set where retrain is: one trained anew on each span would give other "
                 "token ids than those of the model that is served, got None"
             )
-        if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}")
+        # It becomes part of a pipeline's name and of Kubernetes resources' names.
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?", self.name):
+            raise ValueError(
+                f"name must be letters, digits, - and _, got {self.name!r}: at most 63 of A to Z, a to z, 0 to 9, - "
+                "and _, with a letter or a digit at both ends"
+            )
         if (self.train_teacher is None) == (self.score_teacher.teacher is None):
             raise ValueError(
                 f"score_teacher.teacher must name a checkpoint, or train_teacher must say how to train one, and not "
@@ -90,6 +95,7 @@ class Recipe(Section):
         for name in mixes:
             if name in sizes:
                 raise ValueError(f"extract_students.mixes must have names of their own, got {name!r}, a size")
+        self.push.serving.check_sizes([*sizes, *mixes])
         if self.evaluate.last_token_context > self.prepare_data.sequence_length:
             raise ValueError(
                 f"evaluate.last_token_context must be <= prepare_data.sequence_length = "

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from matta_core.config.sizes import SIZE_NAME
 from matta_core.settings import Section, setting
 
 
@@ -57,8 +58,8 @@ class ExtractStudentsConfig(Section):
 
     def check(self) -> None:
         for name in self.mixes:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in ("teacher", "references", "compact"):
+            if not re.fullmatch(SIZE_NAME, name) or name in ("teacher", "references", "compact"):
                 raise ValueError(
-                    f"mixes are folders' names: letters, digits, - and _, and not 'teacher', 'references' or "
-                    f"'compact'; got {name!r}"
+                    f"mixes are folders' names: at most 63 letters, digits, - and _, and not 'teacher', 'references' "
+                    f"or 'compact'; got {name!r}"
                 )

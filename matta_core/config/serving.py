@@ -1,9 +1,11 @@
 """Where blessed students go, and how they are served there."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from matta_core.settings import Section, setting
+from matta_core.errors import UserError
+from matta_core.settings import Section, has_scheme, is_in_bucket, setting
 
 _DNS_LABEL = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 
@@ -37,6 +39,23 @@ class ServingConfig(Section):
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas must be <= max_replicas = {self.max_replicas}, got {self.min_replicas}")
 
+    def service_name(self, size: str) -> str:
+        """As Kubernetes wants names: lower-case letters, digits and -."""
+        return f"{self.name}-{size.lower().replace('_', '-').strip('-')}"
+
+    def check_sizes(self, sizes: Iterable[str]) -> None:
+        """Raises: UserError where two sizes would be served under one name (S and s), or a name is too long."""
+        names: dict[str, str] = {}
+        for size in sizes:
+            name = self.service_name(size)
+            if name in names:
+                raise UserError(f"sizes {names[name]!r} and {size!r} would both be served as {name!r}: rename one")
+            if len(name) > 63:
+                raise UserError(
+                    f"{name!r} is longer than Kubernetes' 63 characters: shorten push.serving.name, or the size's name"
+                )
+            names[name] = size
+
 
 @dataclass(frozen=True)
 class PushConfig(Section):
@@ -68,7 +87,7 @@ class PushConfig(Section):
     )
 
     def check(self) -> None:
-        if "://" in self.target and not re.fullmatch(r"gs://[^/]+(/.*)?", self.target):
+        if has_scheme(self.target) and not is_in_bucket(self.target):
             raise ValueError(f"target must be a local directory or gs://bucket/prefix, got {self.target!r}")
         if self.registry is not None and not re.fullmatch(r"https?://[^/]+(/.*)?", self.registry):
             raise ValueError(f"registry must be an http:// or https:// URL, got {self.registry!r}")

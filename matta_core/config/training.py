@@ -6,10 +6,16 @@ from typing import Any
 
 from matta_core.config.loss import LossConfig
 from matta_core.config.optimizer import OptimizerConfig
-from matta_core.config.sizes import SizeConfig
-from matta_core.settings import Section, setting
+from matta_core.config.sizes import SIZE_NAME, SizeConfig
+from matta_core.settings import Section, has_scheme, is_in_bucket, setting
 
 PUSHED = "pushed"  # start_from: the Student that is served now
+
+
+def must_be_model(name: str, value: str | None) -> None:
+    """Raises: ValueError where it is a URL, which transformers does not load from."""
+    if value is not None and has_scheme(value):
+        raise ValueError(f"{name} must be a folder or a name on the hub, got {value!r}: copy it first")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class PrepareDataConfig(Section):
     num_shards: int = setting(4, low=1, high=100_000, help="parquet files of train; validation has its share")
     on_invalid_utf8: str = setting("error", choices=("error", "skip"))
     num_workers: int = setting(2, low=1, high=1024, unit="processes", changes_result=False)
+
+    def check(self) -> None:
+        must_be_model("tokenizer", self.tokenizer)
+        if has_scheme(self.source) and not is_in_bucket(self.source):
+            raise ValueError(f"source must be 'stdlib', a glob of local files or gs://bucket/glob, got {self.source!r}")
 
 
 @dataclass(frozen=True)
@@ -113,12 +124,12 @@ class TrainConfig(Section):
                 f"{self.ta} its intermediate_size alone"
             )
         for name in self.sizes:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or (
+            if not re.fullmatch(SIZE_NAME, name) or (
                 name in ("teacher", "references", "compact") and len(self.sizes) > 1
             ):
                 raise ValueError(
-                    f"sizes are folders' names: letters, digits, - and _, and not 'teacher', 'references' or 'compact' "
-                    f"in a family; got {name!r}"
+                    f"sizes are folders' names: at most 63 letters, digits, - and _, and not 'teacher', 'references' "
+                    f"or 'compact' in a family; got {name!r}"
                 )
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
@@ -129,10 +140,7 @@ class TrainConfig(Section):
                 if name not in self.sizes or name == self.ta:
                     others = ", ".join(size for size in self.sizes if size != self.ta)
                     raise ValueError(f"sizes_per_step must be among {others} (the TA is always), got {name!r}")
-        if self.start_from is not None and "://" in self.start_from:
-            raise ValueError(
-                f"start_from must be a folder or a name on the hub, got {self.start_from!r}: copy it first"
-            )
+        must_be_model("start_from", self.start_from)
         if self.start_order == "importance" and self.start_from is None:
             raise ValueError("start_order must be as_is where start_from is none: random weights have no importance")
         if self.warmup_steps >= self.steps:
@@ -154,6 +162,9 @@ class ScoreTeacherConfig(Section):
     top_k: int = setting(32, low=1, help="log-probabilities kept per position")
     batch_size: int = setting(32, low=1, unit="sequences per pass", changes_result=False)
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
+
+    def check(self) -> None:
+        must_be_model("teacher", self.teacher)
 
 
 @dataclass(frozen=True)
@@ -179,7 +190,7 @@ class RetrainConfig(Section):
     )
 
     def check(self) -> None:
-        if "://" in self.prefix and not re.fullmatch(r"gs://[^/]+(/.*)?", self.prefix):
+        if has_scheme(self.prefix) and not is_in_bucket(self.prefix):
             raise ValueError(f"prefix must be a local directory or gs://bucket/path, got {self.prefix!r}")
         if self.files.startswith("/") or ".." in self.files.split("/") or not self.files:
             raise ValueError(f"files must be a glob below the span's folder, got {self.files!r}")

@@ -1,14 +1,13 @@
 """Options that several commands share."""
 
 import argparse
-from pathlib import Path
 
-from components.cli import DEFAULT_RECIPE
+from components.cli import DEFAULT_RECIPE, path_option
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     """--recipe and --set, read by `components.cli.load_recipe`."""
-    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
+    parser.add_argument("--recipe", type=path_option, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
     parser.add_argument(
         "--set",
         action="append",
@@ -21,7 +20,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 def add_cluster_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """--cluster and --cluster-set, read by `pipelines.cluster.load_cluster`."""
     parser.add_argument(
-        "--cluster", type=Path, required=required, help="a profile, for instance pipelines/clusters/one_gpu.yaml"
+        "--cluster", type=path_option, required=required, help="a profile, for instance pipelines/clusters/one_gpu.yaml"
     )
     parser.add_argument(
         "--cluster-set",
@@ -38,9 +37,11 @@ def add_kubeflow_options(parser: argparse.ArgumentParser) -> None:
         "--host", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT; in a pod, the cluster's own)"
     )
     parser.add_argument("--namespace", help="where Kubeflow serves several users (default: the profile's)")
-    parser.add_argument("--token-file", type=Path, help="holds a bearer token; read anew for each request")
+    parser.add_argument("--token-file", type=path_option, help="holds a bearer token; read anew for each request")
     parser.add_argument(
-        "--ca-cert", type=Path, help="PEM file of the authorities to trust instead of the public ones; TLS is verified"
+        "--ca-cert",
+        type=path_option,
+        help="PEM file of the authorities to trust instead of the public ones; TLS is verified",
     )
     parser.add_argument(
         "--parameter",

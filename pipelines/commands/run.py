@@ -4,24 +4,26 @@ import argparse
 import sys
 from pathlib import Path
 
-from components.cli import load_recipe
+from components.cli import load_recipe, path_option
 from components.step import disk_errors_explained
 from pipelines.commands.options import add_recipe_options
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("run", help="run every step here, each in its own process")
-    parser.add_argument("--output", type=Path, help="a directory (default: runs/NAME, by the recipe's name)")
+    parser.add_argument("--output", type=path_option, help="a directory (default: runs/NAME, by the recipe's name)")
     parser.add_argument("--docker", action="store_true", help="each step in a container of its image (make images)")
     add_recipe_options(parser)
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> None:
-    from pipelines.local_run import StepFailedError, run_locally, show_results
-    from pipelines.retraining import scheduled
+    from pipelines.check import checked
 
     recipe = load_recipe(args.recipe, args.set)
+    with checked(args, recipe):
+        from pipelines.local_run import StepFailedError, run_locally, show_results
+        from pipelines.retraining import scheduled
     output = args.output or Path("runs") / recipe.name
     try:
         with disk_errors_explained(output), scheduled(recipe, output) as due:

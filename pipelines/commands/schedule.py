@@ -65,6 +65,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _put(args: argparse.Namespace) -> None:
     from components.cli import load_recipe
+    from pipelines.check import checked
     from pipelines.cluster import load_cluster
     from pipelines.commands.kubeflow import connected
     from pipelines.commands.submit import check_cluster
@@ -84,6 +85,8 @@ def _put(args: argparse.Namespace) -> None:
     )
     recipe, cluster = load_recipe(args.recipe, args.set), load_cluster(args.cluster, args.cluster_set)
     check_cluster(recipe, cluster)
+    with checked(args, recipe, cluster):
+        pass
     with tempfile.TemporaryDirectory() as folder, connected(args, cluster.namespace) as client:
         package = make_package(args.recipe, args.set, cluster, Path(folder)).with_parameters(args.parameter)
         version = upload(client, package)

@@ -44,15 +44,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from components.cli import load_recipe
+    from pipelines.check import checked
     from pipelines.cluster import load_cluster
-    from pipelines.commands.kubeflow import connected
-    from pipelines.follow import WaitTimeoutError, follow
-    from pipelines.submit import make_package, start_run, unique_run_name, upload
 
     if args.timeout is not None and not (args.wait and args.timeout > 0):
         raise UserError(f"--timeout must be > 0 seconds and goes with --wait, got {args.timeout:g}")
     recipe, cluster = load_recipe(args.recipe, args.set), load_cluster(args.cluster, args.cluster_set)
     check_cluster(recipe, cluster)
+    with checked(args, recipe, cluster):
+        from pipelines.commands.kubeflow import connected
+        from pipelines.follow import WaitTimeoutError, follow
+        from pipelines.submit import make_package, start_run, unique_run_name, upload
     name = args.run_name or unique_run_name(recipe.name)
     experiment = args.experiment or recipe.name
     where = f"look for a run named {name} before you repeat this"

@@ -9,7 +9,8 @@ from components.cli import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
 from matta_core.granularity import head_size, intermediate_size, resolve
 from matta_core.initialize import _FUNCTION
-from matta_core.models import build_config, build_model
+from matta_core.model_config import build_config
+from matta_core.models import build_model
 from matta_core.nesting import num_parameters, student_config
 
 RECIPES = DEFAULT_RECIPE.parent

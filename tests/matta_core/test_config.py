@@ -112,8 +112,99 @@ def test_a_missing_setting_is_named():
         Recipe.from_dict(recipe)
 
 
-def test_yaml_numbers_without_a_dot_are_numbers():
-    assert Recipe.from_dict(changed("train.learning_rate", "3e-4")).train.learning_rate == 3e-4
+def test_text_is_no_number():
+    with pytest.raises(UserError, match=r"train.learning_rate must be a number, got '3e-4'"):
+        Recipe.from_dict(changed("train.learning_rate", "3e-4"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "push.target", "prepare_data.source", "prepare_data.tokenizer", "score_teacher.teacher", "train.start_from",
+        "push.registry_token_file", "evaluate.tasks.lambada_openai.data_files", "retrain.prefix",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", r"must not be empty: leave it out, or give it a value, got ''"),
+        ("~", r"must be without ~, .*: write /home/me, got '~'"),
+        ("~/x", r"must be without ~, .*: write /home/me/x, got '~/x'"),
+        ("~nobody-of-this-name/x", r"must be without ~, .*: write the path in full"),
+        ("a" * 300, r"must have no name of more than 255 bytes, got 'aaa"),
+        ("b/" * 3000, r"must have at most 4095 bytes, got 'b/b/"),
+        ("a\0b", r"must be readable text, .*got 'a\\x00b'"),
+        ("\ud800", r"must be readable text"),
+        ("x{{$}}", r"must be without {{, in place of which Kubeflow and Kubernetes put values"),
+        ("{{workflow.name}}", r"must be without {{"),
+        ("/data/$(HOME)", r"must be without \$\("),
+    ],
+)  # fmt: skip
+def test_every_path_and_name_is_refused_for_the_same_reasons(path, value, message, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(UserError, match=rf"^{path} {message}"):
+        Recipe.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize("value", ["gs:/bucket/x", "gs:bucket", "gs://", "gs:///x", "s3://bucket/x", "file:///x"])
+@pytest.mark.parametrize(
+    "path",
+    ["push.target", "prepare_data.source", "prepare_data.tokenizer", "score_teacher.teacher", "train.start_from"],
+)
+def test_what_begins_as_a_url_is_no_local_path(path, value):
+    with pytest.raises(UserError, match=rf"^{path} must be .*, got '{value}'"):
+        Recipe.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize("name", ["名前", "é", "-", "_", "a-", "", "a" * 64, "a/b", 7, None, "{{$}}"])
+def test_a_name_that_would_make_no_pipelines_name_is_refused(name):
+    with pytest.raises(UserError, match=r"^name must "):
+        Recipe.from_dict(changed("name", name))
+
+
+@pytest.mark.parametrize("names", [("a_b", "a-b"), ("S", "s")])
+def test_sizes_that_would_be_served_under_one_name_are_told_when_the_recipe_is_read(names):
+    sizes = {names[0]: 8, names[1]: 16, "xl": 24}
+    with pytest.raises(UserError, match=rf"sizes '{names[0]}' and '{names[1]}' would both be served as 'matta-"):
+        Recipe.from_dict(changed("train", MINIMAL["train"] | {"sizes": sizes, "student": names[0]}))
+    mixes = changed("extract_students.mixes", {"S": {"parameters": 5}})
+    with pytest.raises(UserError, match=r"sizes 's' and 'S' would both be served as 'matta-s': rename one"):
+        Recipe.from_dict(mixes)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (10**400, r"train.model.hidden_size must be a whole number of at most 64 bits, got 1000"),
+        pytest.param(
+            10**5000,
+            r"train.model.hidden_size must be a whole number of at most 64 bits, got a int too large to show",
+            id="5000 digits",
+        ),
+        (float("nan"), r"train.model.hidden_size must be finite, got nan"),
+        ([1.0, float("inf")], r"train.model.hidden_size\[1\] must be finite, got inf"),
+        (b"x", r"train.model.hidden_size must be text, a number, true, false, null, a list or a mapping, got b'x'"),
+        ({1: 2}, r"train.model.hidden_size must have text as its keys, got 1: quote it"),
+        ({"a": {"b": "{{$}}"}}, r"train.model.hidden_size.a.b must be without {{"),
+    ],
+)
+def test_settings_of_an_open_type_hold_what_json_can(value, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Recipe.from_dict(changed("train.model.hidden_size", value))
+
+
+def test_levels_without_end_are_refused():
+    deep = []
+    deep.append(deep)
+    with pytest.raises(UserError, match=r"^train.model.x\[0\].* has more than 32 levels within one another"):
+        Recipe.from_dict(changed("train.model.x", deep))
+    with pytest.raises(UserError, match=r"^gate is not JSON"):
+        GateConfig.from_json("[" * 200_000, "gate")
+
+
+def test_json_that_says_a_setting_twice_is_refused():
+    with pytest.raises(UserError, match=r"gate is not JSON \(confidence stands twice\)"):
+        GateConfig.from_json('{"confidence": 0.9, "confidence": 0.99}', "gate")
 
 
 @given(value=st.floats(allow_nan=False) | st.integers(-10, 10))

@@ -14,7 +14,8 @@ from matta_core.errors import UserError
 from matta_core.extract import extract_student
 from matta_core.families import FAMILIES
 from matta_core.initialize import grow, initialize
-from matta_core.models import build_config, build_model, check_plain_head
+from matta_core.model_config import build_config
+from matta_core.models import build_model, check_plain_head
 from matta_core.nesting import live_student
 from matta_core.teacher import score_teacher
 

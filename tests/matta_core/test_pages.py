@@ -11,7 +11,7 @@ from page_commands import blocks
 from matta_core.config import TrainConfig
 from matta_core.families import FAMILIES, Family
 from matta_core.granularity import resolve
-from matta_core.models import build_config
+from matta_core.model_config import build_config
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -60,9 +60,15 @@ def test_an_example_that_retries_train_after_hours_keeps_its_unfinished_work(pat
 
 
 def test_quantities_may_be_numbers_and_a_store_taken_away():
-    overrides = ["steps.train.cpu=4", "steps.train.memory=64e9", "defaults.cpu=0.5", "store=", "steps.train.retries=0"]
+    overrides = [
+        "steps.train.cpu=4",
+        "steps.train.memory=64e9",
+        "defaults.cpu=0.5",
+        "store=null",
+        "steps.train.retries=0",
+    ]
     with pytest.raises(
-        UserError, match=r"train.memory must be a Kubernetes quantity .*'64e9' \(in .*--cluster-set store="
+        UserError, match=r"train.memory must be a Kubernetes quantity .*'64000000000.0' \(in .*--cluster-set store=null"
     ):
         load_cluster("pipelines/clusters/one_gpu.yaml", overrides)
     overrides[1] = "steps.train.memory=64000000000"

@@ -7,7 +7,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from components.evaluate import agieval
-from components.evaluate.catalogue import check_names, definition, load_tasks
+from components.evaluate.catalogue import load_tasks
+from components.evaluate.definitions import DEFAULT_METRICS, MEAN_BY_DEFAULT, check_tasks, definition, read_definition
 from components.evaluate.questions import build
 from matta_core.config import TaskConfig
 from matta_core.errors import UserError
@@ -167,9 +168,39 @@ def test_a_task_that_writes_says_how_much(tmp_path):
     assert (task.metric, task.unit, task.new_tokens) == ("exact_match", "accuracy", 256)
 
 
-def test_names_and_files_are_checked_without_a_model(tmp_path):
-    check_names({"lambada_openai": TaskConfig()})
-    with pytest.raises(UserError, match=r"evaluate\.tasks\.agieval_sat_mat: lm-eval has no such task"):
-        check_names({"agieval_sat_mat": TaskConfig()})
-    with pytest.raises(UserError, match=r"evaluate\.tasks\.lambada_openai\.data_files: there is no file .*nope\.jsonl"):
-        check_names({"lambada_openai": TaskConfig(data_files=str(tmp_path / "nope.jsonl"))})
+def test_names_metrics_and_files_are_checked_without_a_model(tmp_path):
+    def check(name, **config):
+        check_tasks({name: TaskConfig(**config)}, files=True)
+
+    check("lambada_openai")
+    check("lambada_openai", metric="acc")
+    check("gsm8k", metric="exact_match")
+    missing = str(tmp_path / "nope.jsonl")
+    for name, config, message in (
+        ("lambada_openai", {"metric": "perplexity"}, r"lambada_openai\.metric must be one of acc, got 'perplexity'"),
+        ("wikitext", {"metric": "acc"}, r"wikitext\.metric must be one of bits_per_byte, got 'acc' \(of the task's"),
+        ("lambada_openai", {"data_files": missing}, r"lambada_openai\.data_files: there is no file .*nope\.jsonl"),
+        ("lambada_openai", {"data_files": "x.csv"}, r"lambada_openai\.data_files must end in .json"),
+        ("gsm8k", {"data_files": missing}, r"gsm8k\.data_files: the 5 examples of its prompt"),
+        ("squadv2", {"data_files": missing}, r"squadv2\.data_files: squadv2 is a program"),
+    ):
+        with pytest.raises(UserError, match=rf"^evaluate\.tasks\.{message}"):
+            check(name, **config)
+
+
+def test_what_is_said_of_metrics_is_lm_evals_own():
+    from lm_eval.api import metrics, registry  # noqa: F401 - metrics registers them
+
+    means = (registry.get_aggregation("mean"), registry.get_aggregation("bits_per_byte"))
+    registered = {name: registry.get_metric_aggregation(name) in means for name in registry.METRIC_REGISTRY}
+    assert {name for name, is_mean in registered.items() if is_mean} == set(MEAN_BY_DEFAULT)
+    assert {kind: tuple(names) for kind, names in registry.DEFAULT_METRIC_REGISTRY.items()} == DEFAULT_METRICS
+
+
+def test_a_definition_is_read_with_what_it_includes():
+    file = definition("agieval_sat_math")
+    theirs = TaskManager(include_path=file.parent, include_defaults=False).task_index["agieval_sat_math"].cfg
+    ours = read_definition(file)
+    assert ours.keys() == theirs.keys()
+    for key in ("output_type", "metric_list", "dataset_path", "test_split"):
+        assert ours.get(key) == theirs.get(key)

@@ -13,7 +13,7 @@ from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.push.versions import content_digest, fetch, version_digest, versions_there
 from matta_core.artifacts import open_artifact
-from matta_core.config import PushConfig
+from matta_core.config import PushConfig, ServingConfig
 from matta_core.errors import UserError
 
 
@@ -178,9 +178,7 @@ def test_the_record_holds_a_serving_manifest_and_a_card_of_each_pushed_student(
 def test_sizes_that_would_be_served_under_one_name_are_refused_before_anything_is_pushed(
     made, push_to, queried, tmp_path, monkeypatch
 ):
-    from components.push import serving
-
-    monkeypatch.setattr(serving, "service_name", lambda config, size: "matta-same")
+    monkeypatch.setattr(ServingConfig, "service_name", lambda config, size: "matta-same")
     with pytest.raises(UserError, match=r"sizes 's' and 'xl' would both be served as 'matta-same'"):
         push_to(tmp_path / "pushed", made, tmp_path / "record")
     assert not (tmp_path / "pushed").exists()

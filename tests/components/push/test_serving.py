@@ -134,9 +134,9 @@ def test_settings_that_kubernetes_would_refuse_are_refused_when_the_recipe_is_re
 
 def test_names_that_kubernetes_would_refuse_or_confuse_are_refused_before_a_push():
     with pytest.raises(UserError, match=r"sizes 'S' and 's' would both be served as 'matta-s': rename one"):
-        serving.check_names(ServingConfig(), ["S", "s"])
+        ServingConfig().check_sizes(["S", "s"])
     with pytest.raises(UserError, match=r"longer than Kubernetes' 63 characters"):
-        serving.check_names(ServingConfig(name="a" * 62), ["s"])
+        ServingConfig(name="a" * 62).check_sizes(["s"])
 
 
 def card_of(make, push_to, tmp_path, size, baseline="baseline-s", target=None):

@@ -1,0 +1,134 @@
+"""The stock config of a recipe's `train.model`. Needs transformers' config classes; no torch, but for activations."""
+
+import copy
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from matta_core.errors import UserError, one_line
+from matta_core.families import Family, family_of
+from matta_core.granularity import Granularity, head_size, whole
+from matta_core.settings import shown
+
+_MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand
+_MAX_LAYERS = 1024
+
+
+def build_config(
+    model: Mapping[str, Any], intermediate_size: int, tokenizer: PreTrainedTokenizerBase | None, sequence_length: int
+) -> PreTrainedConfig:
+    """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
+
+    Without a tokenizer `vocab_size` is that of `train.model`, or 1: for looking at the shape before there is one.
+    Without dropout (our choice): the Teacher's distribution regularises, and students see the TA's exact features.
+    `vocab_size` may be given where it is padded beyond the tokenizer's.
+
+    Raises: UserError on a key that the architecture does not know, or a shape that its class refuses.
+    """
+    if not isinstance(model.get("model_type"), str):
+        raise UserError(f"train.model.model_type is required, for instance gpt2; got {shown(dict(model))}")
+    family = family_of(model["model_type"])
+    wanted = _checked(model, family)
+    values = dict.fromkeys(family.dropouts, 0.0) | {
+        "max_position_embeddings": sequence_length,
+        "vocab_size": len(tokenizer) if tokenizer else 1,
+        **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        family.width_key: intermediate_size,
+    }
+    try:
+        config = AutoConfig.for_model(**(values | wanted))
+    except Exception as error:  # the classes check some settings, and compute with the others whatever they are
+        raise UserError(f"train.model: {family.model_type} refuses these settings: {one_line(error)}") from None
+    if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
+            f"got {config.hidden_size}"
+        )
+    groups = whole(config, "").num_key_value_heads
+    if config.num_attention_heads % groups:
+        raise UserError(
+            f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
+            f"{config.num_attention_heads}"
+        )
+    if tokenizer and config.vocab_size < len(tokenizer):
+        raise UserError(
+            f"train.model.vocab_size must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}"
+        )
+    if config.max_position_embeddings < sequence_length:
+        raise UserError(
+            f"train.model.max_position_embeddings must be at least the dataset's sequence_length = "
+            f"{sequence_length}, got {config.max_position_embeddings}"
+        )
+    return config
+
+
+def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> PreTrainedConfig:
+    """The ordinary config of a student; where FFN widths differ from layer to layer, with the widest for all.
+
+    Raises: UserError where the stock class refuses such a shape.
+    """
+    config = copy.deepcopy(ta_config)
+    setattr(config, family_of(config.model_type).width_key, max(granularity.intermediate_sizes))
+    config.num_hidden_layers = len(granularity.layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [ta_config.layer_types[layer] for layer in granularity.layers]
+    if granularity.num_attention_heads != ta_config.num_attention_heads:
+        config.head_dim = head_size(ta_config)  # else computed from the number of heads
+        config.num_attention_heads = granularity.num_attention_heads
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = granularity.num_key_value_heads
+    try:
+        return type(config).from_dict(config.to_dict(), attn_implementation=ta_config._attn_implementation)
+    except (StrictDataclassError, ValueError) as error:
+        raise UserError(
+            f"train.sizes.{granularity.name}: {type(config).__name__} refuses its shape: {one_line(error)}"
+        ) from None
+
+
+def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The recipe's settings, each of the type that the architecture's default has, and counts above zero."""
+    default = AutoConfig.for_model(family.model_type)
+    # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
+    known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
+    ours = {family.width_key, "intermediate_size", *family.dropouts}
+    checked = {}
+    for key, value in model.items():
+        where = f"train.model.{key}"
+        if key in ours:
+            raise UserError(f"{where} is not set there: widths are sizes, and there is no dropout")
+        if key in family.unsupported and value != getattr(default, key):
+            raise UserError(f"{where} must be {getattr(default, key)}, got {shown(value)}: {family.unsupported[key]}")
+        if key not in known:
+            raise UserError(f"unknown setting {where}: {family.model_type} has no such field{_instead(key, known)}")
+        usual = getattr(default, key)
+        is_count = isinstance(usual, int) and not isinstance(usual, bool) and not key.endswith("_token_id")
+        if is_count or (key in ("head_dim", "num_key_value_heads") and value is not None):
+            high = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= high:
+                raise UserError(f"{where} must be a whole number >= 1 and <= {high}, got {shown(value)}")
+        elif isinstance(usual, float):
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise UserError(f"{where} must be a number, got {shown(value)}")
+            value = float(value)
+        checked[key] = value
+    if checked.get(family.activation, usual := getattr(default, family.activation)) != usual:
+        from transformers.activations import ACT2FN  # needs torch
+
+        activation = checked[family.activation]
+        if not isinstance(activation, str) or activation not in ACT2FN:
+            raise UserError(
+                f"train.model.{family.activation} must be one of {', '.join(sorted(ACT2FN))}, got {shown(activation)}"
+            )
+    return checked
+
+
+def _instead(key: str, known: Collection[str]) -> str:
+    """What was meant by a setting that there is not."""
+    if key.startswith("rope_") and "rope_parameters" in known:
+        example = "{rope_type: default, rope_theta: 1000000.0}"
+        return f"; rotary positions are set by train.model.rope_parameters, for instance {example}"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

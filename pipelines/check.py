@@ -1,0 +1,52 @@
+"""What can be told of a recipe before its first step, alike by `run`, `compile`, `submit` and `schedule`."""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from components.cli import located
+from matta_core.config import Recipe
+from matta_core.errors import UserError
+from pipelines.cluster import ClusterProfile
+
+
+def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
+    """That shapes are such as the families take, sizes nest, budgets of mixes can be kept, the Teacher's top k is
+    within the vocabulary, lm-eval knows tasks and metrics, and batches divide over the profile's processes.
+
+    It takes seconds, in a process of its own (`pipelines.check_models`): there transformers' config classes do without
+    torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.
+    """
+    if cluster is not None:
+        _check_batches(recipe, cluster)
+    command = [sys.executable, "-m", "pipelines.check_models"]
+    checked = subprocess.run(command, input=recipe.to_json(), capture_output=True, text=True)
+    told = checked.stderr.strip().rpartition("\n")[2]  # after what libraries say
+    if checked.returncode == 2 and told.startswith("error: "):
+        raise UserError(told.removeprefix("error: "))
+    if checked.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with status {checked.returncode}:\n{checked.stderr}")
+
+
+@contextlib.contextmanager
+def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | None = None) -> Iterator[None]:
+    """`check` beside what is done within, which is imports and compiling: what it finds is told at the end, with the
+    setting's place in `--recipe` or `--set`."""
+    with ThreadPoolExecutor(1) as pool, located(args.recipe, args.set, "--set"):
+        found = pool.submit(check, recipe, cluster)
+        yield
+        found.result()
+
+
+def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
+    for step, config in (("train_teacher", recipe.train_teacher), ("train", recipe.train)):
+        placement = cluster.placement(step)
+        ranks = placement.nodes * placement.processes
+        if config is not None and config.batch_size % ranks:
+            raise UserError(
+                f"{step}.batch_size must be divisible by the number of processes, {ranks}, that profile {cluster.name} "
+                f"gives {step}, got {config.batch_size}"
+            )
