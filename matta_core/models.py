@@ -18,6 +18,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.utils.logging import disable_progress_bar
 
+from matta_core.compatibility import write_older_spellings
 from matta_core.errors import UserError
 from matta_core.families import Family, family_of
 from matta_core.granularity import whole
@@ -167,10 +168,11 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A plain Hugging Face checkpoint with its tokenizer."""
+    """A plain Hugging Face checkpoint with its tokenizer, which older releases read as well."""
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_older_spellings(model.config, tokenizer, folder)
 
 
 def _one_line(error: Exception) -> str:
