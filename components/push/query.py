@@ -28,8 +28,8 @@ def main(folder: str, reference: str) -> None:
     started = time.monotonic()
     recorded = load_file(reference)
     expected = recorded["logits"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
     with torch.no_grad():
         logits = model(input_ids=recorded["input_ids"]).logits[0].float()
         if logits.shape != expected.shape:
