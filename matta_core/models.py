@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from matta_core.compatibility import write_older_spellings
 from matta_core.errors import UserError, some_of
 from matta_core.pretrained import load_config, load_generation_config
 
@@ -75,7 +76,8 @@ def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[st
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A plain Hugging Face checkpoint with its tokenizer."""
+    """A plain Hugging Face checkpoint with its tokenizer, which older releases read as well."""
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_older_spellings(model.config, tokenizer, folder)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import kfp_server_api
 import urllib3
@@ -116,14 +116,50 @@ class Client(kfp_client.Client):
         """For this client only; kfp's own writes it to ~/.config/kfp/context.json."""
         self._context_setting["namespace"] = namespace
 
-    def step_log(self, run_id: str, pod: str) -> str:
-        """What a step's container wrote: Kubeflow's API server reads it from the pod, or from an archive where it keeps
-        one. The call is older than v2beta1 and has no generated method (backend/src/apiserver/main.go)."""
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """The run's Argo workflow, as Kubeflow's database holds it.
+
+        v2beta1 tells of a task neither its pod nor what went wrong (toApiPipelineTaskDetail in backend/src/apiserver);
+        v1beta1, which has no generated method, gives it all.
+
+        Raises: KubeflowError where the answer holds none.
+        """
+        answer = json.loads(self._get(f"/apis/v1beta1/runs/{quote(run_id)}", "application/json"))
+        try:
+            workflow = json.loads(answer["pipeline_runtime"]["workflow_manifest"])
+            workflow["metadata"]["name"], workflow["status"]["nodes"]
+        except (KeyError, TypeError, ValueError):
+            raise KubeflowError(f"{self.host} tells no workflow of run {run_id}", 5) from None
+        return workflow
+
+    def pod_log(self, run_id: str, pod: str, *, namespace: str, day: str) -> str:
+        """What a pod's main container wrote: read from the pod, or from an archive where there is one.
+
+        The API server's call for it has no generated method, and Kubeflow's page, which hands on the others, has one of
+        its own (backend/src/apiserver/main.go, frontend/server/app.ts). `day`: when the workflow was made, YYYY-MM-DD.
+
+        Raises: KubeflowError where there is no log.
+        """
+        try:
+            text = self._get(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", _TEXT)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            where = {"podname": pod, "runid": run_id, "podnamespace": namespace, "createdat": day}
+            return self._get(f"/k8s/pod/logs?{urlencode(where)}", _TEXT)
+        # It has answered 200 before it looks for the log (run_log_server.go).
+        with contextlib.suppress(ValueError):
+            said = json.loads(text)
+            if isinstance(said, dict) and said.keys() <= {"error_message", "error_details"} and said:
+                raise KubeflowError(shortened(said.get("error_message", "")) or "the log is not there", 5)
+        return text
+
+    def _get(self, path: str, kind: str) -> str:
         api_client = self._run_api.api_client
-        headers = {"Accept": _TEXT, **({"Cookie": api_client.cookie} if api_client.cookie else {})}
+        headers = {"Accept": kind, **({"Cookie": api_client.cookie} if api_client.cookie else {})}
         api_client.update_params_for_auth(headers, [], ["Bearer"])
-        url = f"{api_client.configuration.host}/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log"
-        return api_client.request("GET", url, headers=headers).data.decode(errors="replace")
+        answer = api_client.request("GET", f"{api_client.configuration.host}{path}", headers=headers)
+        return answer.data.decode(errors="replace")
 
     def run_link(self, run_id: str) -> str:
         return f"{self._get_url_prefix().rstrip('/')}/#/runs/details/{run_id}"

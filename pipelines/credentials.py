@@ -1,6 +1,5 @@
 """What lets a user in at Kubeflow, and to whom it is sent: tokens, and the certificates that are trusted."""
 
-import ipaddress
 import os
 import ssl
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import urllib3
 from kfp import client as kfp_client
 
+from matta_core import hosts
 from matta_core.errors import UserError
 
 
@@ -19,19 +19,9 @@ def host_name(host: str) -> str:
         return ""
 
 
-def _is_in_cluster(name: str) -> bool:
-    return name.endswith((".svc", ".svc.cluster.local"))
-
-
 def keeps_secrets(host: str) -> bool:
     """Whether what is sent there stays between the two, or within this machine or the cluster."""
-    name = host_name(host)
-    if host.startswith("https://") or name == "localhost" or _is_in_cluster(name):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return hosts.keeps_secrets(host, host_name(host))
 
 
 def service_accounts_token(host: str) -> Path | None:
@@ -39,7 +29,7 @@ def service_accounts_token(host: str) -> Path | None:
     if named := os.environ.get(kfp_client.KF_PIPELINES_SA_TOKEN_ENV):
         return Path(named)
     projected = Path(kfp_client.KF_PIPELINES_SA_TOKEN_PATH)
-    return projected if _is_in_cluster(host_name(host)) and projected.is_file() else None
+    return projected if hosts.is_in_cluster(host_name(host)) and projected.is_file() else None
 
 
 def read_token(file: Path) -> str:

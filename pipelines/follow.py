@@ -13,26 +13,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.client import Client
-from pipelines.kubeflow_errors import KubeflowError, errors_explained
+from pipelines.failures import Failure, failures
+from pipelines.kubeflow_errors import KubeflowError, errors_explained, shortened
 
 # kfp's own wait_for_run_completion knows neither CANCELED nor a server that is away for a moment.
 _ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELED, State.SKIPPED)
 _WELL_ENDED = (State.SUCCEEDED, State.SKIPPED)
 _SECONDS_WITHOUT_SERVER = 600
 _LOG_LINES = 40
+# The API server's word for Argo's phase Omitted, of a step that something before it kept from beginning.
+_OMITTED = State.RUNTIME_STATE_UNSPECIFIED
 _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.RUNNING: "cyan", State.CANCELED: "yellow"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A task of the run, as a person names it. `seconds` since its start, None before."""
+    """A task of the run, as a person names it.
+
+    `seconds` since its start, None before; `node`: the id of the workflow's node that it began last, by which the API
+    server finds a log, "" where it began none.
+    """
 
     name: str
     place: int
     state: str
     seconds: float | None
-    error: str
-    pod: str
+    node: str
 
 
 class WaitTimeoutError(RuntimeError):
@@ -61,6 +67,7 @@ def follow(
     started = last_answer = time.monotonic()
     seen: dict[str, str] = {}
     table = Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext()
+    ends_seen = 0
     with table as live:
         while True:
             try:
@@ -73,6 +80,8 @@ def follow(
                 console.print(escape(f"{error}; asking again"))
                 run = None
             if run is not None:
+                if run.error:  # the run is there, but the server cannot read what it stored of it
+                    raise KubeflowError(f"{client.host} cannot tell of run {run_id}: {shortened(run.error.message)}", 5)
                 steps = steps_of_run(run, order)
                 if console.is_terminal:
                     live.update(_table(run, steps), refresh=True)
@@ -81,32 +90,26 @@ def follow(
                         if seen.get(step.name, State.PENDING) != step.state:
                             console.print(escape(_line(step)))
                         seen[step.name] = step.state
-                if run.state in _ENDED:
+                ends_seen += run.state in _ENDED
+                # The server writes that a run has ended before it writes what became of its tasks.
+                if ends_seen > 1 or (ends_seen and all(step.state != State.RUNNING for step in steps)):
                     break
             if timeout_seconds is not None and time.monotonic() - started >= timeout_seconds:
                 raise WaitTimeoutError(f"the run has not ended within {timeout_seconds:g} s; it goes on")
             time.sleep(poll_seconds)
     if run.state in _WELL_ENDED:
         return True
-    _tell_failures(console, client, run, steps, namespace)
+    _tell_failures(console, client, run, steps, order, namespace)
     return False
 
 
 def steps_of_run(run: Any, order: list[str]) -> list[Step]:
     """The run's steps: those named in `order`, and drivers that failed. Kubeflow's other tasks (the root, loops and
-    conditions, each step's executor pod) only where nothing else tells what failed.
+    conditions, attempts, each step's executor pod) only where nothing else tells what failed.
 
-    Steps of one name, a loop's, are numbered. A step's error and pod may be told at its executor, its child; a child is
-    named by its id or by its pod.
+    Steps of one name, a loop's, are numbered.
     """
     tasks = (run.run_details.task_details if run.run_details else None) or []
-    by_key = {key: task for task in tasks for key in (task.task_id, task.pod_name) if key}
-
-    def executors(task: Any) -> list[Any]:
-        keys = [key for child in task.child_tasks or [] for key in (child.task_id, child.pod_name) if key]
-        found = [by_key[key] for key in keys if key in by_key]
-        found += [other for other in tasks if other.parent_task_id and other.parent_task_id == task.task_id]
-        return [child for child in found if child.display_name == "executor"]
 
     def is_failed_driver(task: Any) -> bool:
         return task.state == State.FAILED and (task.display_name or "").endswith("-driver")
@@ -119,40 +122,28 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
     for task in shown:
         name = task.display_name or task.task_id
         met[name] += 1
-        seconds = None
-        if task.start_time:
-            end = task.end_time.timestamp() if task.end_time else time.time()
-            seconds = max(0.0, end - task.start_time.timestamp())
-        told = [*executors(task), task]
+        children = [child.pod_name for child in task.child_tasks or [] if child.pod_name]
         steps.append(
             Step(
                 name=name if met[name] == 1 else f"{name} ({met[name]})",
                 place=places.get(name.removesuffix("-driver"), len(places)),
-                state=task.state or State.PENDING,
-                seconds=seconds,
-                error=next((_error(item) for item in told if _error(item)), ""),
-                pod=next((item.pod_name for item in told if item.pod_name), ""),
+                state=State.SKIPPED if task.state == _OMITTED else task.state or State.PENDING,
+                seconds=_seconds(task),
+                node=children[-1] if children else "",
             )
         )
     not_begun = State.SKIPPED if run.state in _ENDED else State.PENDING
-    steps += [Step(name, places[name], not_begun, None, "", "") for name in order if not met[name]]
+    steps += [Step(name, places[name], not_begun, None, "") for name in order if not met[name]]
     return sorted(steps, key=lambda step: step.place)
 
 
-def _end_of_log(client: Client, run_id: str, pod: str) -> list[str]:
-    """Its last lines, or why there are none: a pod may be gone, or be called otherwise than its workflow's node."""
-    try:
-        with errors_explained(client.host):
-            return client.step_log(run_id, pod).splitlines()[-_LOG_LINES:]
-    except KubeflowError as error:
-        return [f"its log is not to be had here: {error}"]
-
-
-def _error(task: Any) -> str:
-    if task.error and task.error.message:
-        return task.error.message
-    history = [status.error.message for status in task.state_history or [] if status.error and status.error.message]
-    return history[-1] if history else ""
+def _seconds(task: Any) -> float | None:
+    """What has not ended ends in the year 1: Go's time without a value."""
+    if not task.start_time or task.start_time.year == 1 or task.state in (State.SKIPPED, _OMITTED):
+        return None
+    ended = task.end_time and task.end_time >= task.start_time
+    end = task.end_time.timestamp() if ended else time.time()
+    return max(0.0, end - task.start_time.timestamp())
 
 
 def _table(run: Any, steps: list[Step]) -> Table:
@@ -180,18 +171,37 @@ def _duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def _tell_failures(console: Console, client: Client, run: Any, steps: list[Step], namespace: str) -> None:
+def _tell_failures(
+    console: Console, client: Client, run: Any, steps: list[Step], order: list[str], namespace: str
+) -> None:
     console.print(f"run {escape(run.display_name or run.run_id)}: {run.state}")
-    if run.error and run.error.message:
-        console.print(escape(f"  {run.error.message}"))
-    for step in steps:
-        if step.state != State.FAILED:
-            continue
-        console.print(escape(f"step {step.name} failed{f': {step.error}' if step.error else ''}"))
-        if step.pod:
-            console.print(escape(f"  workflow node {step.pod}"))
-            for line in _end_of_log(client, run.run_id, step.pod):
+    day = ""
+    try:
+        with errors_explained(client.host):
+            workflow = client.workflow(run.run_id)
+        day = (workflow["metadata"].get("creationTimestamp") or "")[:10]
+        found = failures(workflow, order)
+    except KubeflowError as error:
+        console.print(escape(f"why is not to be had here: {error}"))
+        found = [Failure(step.name, "", step.node) for step in steps if step.state == State.FAILED]
+    for failure in found:
+        console.print(escape(f"step {failure.step} failed{f': {failure.why}' if failure.why else ''}"))
+        if failure.pod:
+            console.print(escape(f"  pod {failure.pod}"))
+            for line in _end_of_log(client, run.run_id, failure.pod, namespace, day):
                 console.print(escape(f"    {line}"))
-    # By label: Kubeflow tells the nodes of its workflow, and Argo may name their pods otherwise.
-    console.print(f"logs: kubectl logs -n {namespace} -l pipeline/runid={run.run_id} -c main --tail=-1 --prefix")
+        if failure.archived:
+            console.print(escape(f"  its log is kept in {failure.archived}"))
+    # Kubeflow Pipelines 2.17 deletes a workflow, and its pods with it, an hour after it ends.
+    pods = f"kubectl logs -n {namespace} -l pipeline/runid={run.run_id} -c main --tail=-1 --prefix"
+    console.print(f"logs, as long as there are pods: {pods}")
     console.print(f"or in the browser: {client.run_link(run.run_id)}")
+
+
+def _end_of_log(client: Client, run_id: str, pod: str, namespace: str, day: str) -> list[str]:
+    """Its last lines, or why there are none."""
+    try:
+        with errors_explained(client.host):
+            return client.pod_log(run_id, pod, namespace=namespace, day=day).splitlines()[-_LOG_LINES:]
+    except KubeflowError as error:
+        return [f"its log is not to be had here: {error}"]

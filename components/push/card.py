@@ -4,13 +4,17 @@ It goes into the PushRecord and not into the version: a version is named by the 
 these alone.
 """
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from components.evaluate.figures import interval_95
+from components.markdown import code, escape
 from matta_core.config.extraction import amount
 
 
@@ -32,7 +36,7 @@ class Facts:
 
 
 def model_card(facts: Facts) -> str:
-    """The card, complete, as text."""
+    """The card, complete, as text. Names and words of the artifacts show as they are, and are no HTML or Markdown."""
     return f"---\n{_metadata(facts)}\n---\n\n" + "\n".join(_body(facts)) + "\n"
 
 
@@ -56,13 +60,33 @@ def _metadata(facts: Facts) -> str:
         model_name=facts.name,
         eval_results=figures or None,
     )
-    return card.to_yaml()
+    text = yaml.dump(card.to_dict(), Dumper=_Header, sort_keys=False, allow_unicode=True, width=float("inf"))
+    for character in _OF_HTML:  # within double quotes, where YAML knows another way to write them
+        text = text.replace(character, f"\\x{ord(character):02X}")
+    return text.strip()
+
+
+_OF_HTML = "<>&"
+
+
+class _Header(yaml.SafeDumper):
+    """Strings that HTML could read something in are quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if any(character in data for character in _OF_HTML) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Header.add_representer(str, _Header.represent_str)
 
 
 def _body(facts: Facts) -> Iterator[str]:
     member, role = facts.member, "the TA itself" if facts.size == facts.family["ta"] else "a slice of the TA's weights"
     teacher = facts.results["models"].get("teacher", {})
-    yield f"# {facts.name}, version {facts.version}"
+    yield f"# {escape(facts.name)}, version {escape(facts.version)}"
     yield ""
     yield (
         f"A language model trained with MatTA (Verma et al., KDD 2025, arXiv 2505.23337): {role}, a model that was "
@@ -73,20 +97,20 @@ def _body(facts: Facts) -> Iterator[str]:
     yield from _table(
         ("", ""),
         [
-            ("Size", f"{facts.size} (of {', '.join(facts.family['students'])})"),
+            ("Size", escape(f"{facts.size} (of {', '.join(facts.family['students'])})")),
             ("Parameters", f"{member['parameters']:,}"),
             ("Weights", f"{member['bytes']:,} bytes"),
             ("Compute", f"{member['flops_per_token']:,.0f} FLOPs per token"),
             *_widths(member),
-            ("Content digest", f"`{facts.digest}`"),
-            *((f"{name.capitalize()} digest", f"`{digest}`") for name, digest in facts.lineage.items()),
+            ("Content digest", code(facts.digest)),
+            *((escape(f"{name.capitalize()} digest"), code(digest)) for name, digest in facts.lineage.items()),
             ("Teacher", f"{teacher['parameters']:,} parameters" if teacher.get("parameters") else "not evaluated"),
         ],
     )
     yield ""
     yield "## Figures"
     yield ""
-    yield f"In brackets: the 95% interval, over documents. Evaluation set `{facts.results['evaluation_set']}`."
+    yield f"In brackets: the 95% interval, over documents. Evaluation set {code(facts.results['evaluation_set'])}."
     yield ""
     yield from _table(("Task", "Metric", "Better", "Value", "Questions", "Documents"), list(_figure_rows(facts)))
     yield ""
@@ -103,15 +127,16 @@ def _body(facts: Facts) -> Iterator[str]:
     yield "## Use"
     yield ""
     if facts.location.startswith("gs://"):
-        yield f"```sh\ngcloud storage cp --recursive {facts.location} .\n```"
+        yield f"```sh\ngcloud storage cp --recursive {shlex.quote(facts.location)} .\n```"
         path = facts.version
     else:
         path = facts.location
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     yield ""
-    yield f'model = AutoModelForCausalLM.from_pretrained("{path}")'
-    yield f'tokenizer = AutoTokenizer.from_pretrained("{path}")'
+    # As JSON writes it, which Python reads: nothing in it ends the string, the line or the block.
+    yield f"model = AutoModelForCausalLM.from_pretrained({json.dumps(path)})"
+    yield f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(path)})"
     yield "```"
 
 
@@ -134,7 +159,7 @@ def _widths(member: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "Widths chosen",
             (
-                f"for {kind} of at most {amount(limit)}, of {found['evaluated']:,} mixtures scored out of "
+                f"for {escape(kind)} of at most {amount(limit)}, of {found['evaluated']:,} mixtures scored out of "
                 f"{found['combinations']:,}"
             ),
         )
@@ -148,8 +173,8 @@ def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
     for task, figure in _figures(facts).items():
         described = facts.results["tasks"][task]
         yield (
-            task,
-            described["metric"],
+            code(task),
+            code(described["metric"]),
             "higher" if described["higher_is_better"] else "lower",
             _with_interval(figure, described["unit"]),
             str(figure["questions"]),
@@ -167,18 +192,18 @@ def _comparison(facts: Facts) -> Iterator[str]:
         return
     served = facts.results["models"].get(baseline, {})
     yield (
-        f"Version {served.get('version')} was served. Differences are positive where this model is better; the "
-        f"intervals hold together at {facts.confidence:.0%}."
+        f"Version {escape(str(served.get('version')))} was served. Differences are positive where this model is "
+        f"better; the intervals hold together at {facts.confidence:.0%}."
     )
     yield ""
     rows = [
         (
-            f"{one['task']} {one['slice'] or ''}".strip(),
+            " ".join((code(one["task"]), *([escape(one["slice"])] if one["slice"] else []))),
             _number(one["baseline_value"]),
             _number(one["value"]),
             _number(one["difference"], "+"),
             f"{_number(one['interval'][0], '+')} to {_number(one['interval'][1], '+')}",
-            one["verdict"],
+            escape(one["verdict"]),
         )
         for one in facts.verdict.get("comparisons", [])
     ]
@@ -193,7 +218,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
     yield "| " + " | ".join(head) + " |"
     yield "|" + " --- |" * len(head)
     for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        yield "| " + " | ".join(row) + " |"
 
 
 def _with_interval(figure: Mapping[str, Any], unit: str) -> str:
@@ -205,4 +230,4 @@ def _with_interval(figure: Mapping[str, Any], unit: str) -> str:
 
 
 def _number(value: Any, sign: str = "") -> str:
-    return f"{value:{sign}.4g}" if isinstance(value, int | float) else str(value)
+    return f"{value:{sign}.4g}" if isinstance(value, int | float) else escape(str(value))

@@ -4,6 +4,10 @@ The manifest names a version and not the pointer: applying it again is how servi
 record's manifest is how it goes back. It is written into the PushRecord, since a version never changes.
 """
 
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +15,12 @@ import yaml
 from components.push.store import Store
 from components.push.versions import version_name
 from matta_core.config import ServingConfig
+
+# What KServe gives its Hugging Face runtime where nothing is said (its config/runtimes/kserve-huggingfaceserver.yaml):
+# taken as what the server needs beside a model.
+_SERVER_BYTES = 2 * 2**30
+# Of the weights' bytes, where nothing was measured: the weights, and as much for what an answer takes.
+_WEIGHTS_FACTOR = 2
 
 
 def storage_uri(config: ServingConfig, store: Store, size: str, version: str) -> str:
@@ -23,10 +33,39 @@ def storage_uri(config: ServingConfig, store: Store, size: str, version: str) ->
     return f"file://{store.location(name)}"
 
 
-def inference_service(config: ServingConfig, store: Store, size: str, version: str, digest: str) -> dict[str, Any]:
+def memory(config: ServingConfig, member: Mapping[str, Any], results: Mapping[str, Any], size: str) -> str:
+    """A replica's memory as a Kubernetes quantity: `push.serving.memory`, else the server's own and the model's.
+
+    The model's is what the evaluation measured: the peak of loading it and answering, on the CPU. On a GPU it measured
+    the GPU's memory, which says nothing of a replica's own: there, and where it serves on a GPU, twice the weights.
+    """
+    if config.memory is not None:
+        return config.memory
+    measured = results["models"].get(size, {}).get("peak_memory_bytes")
+    on_cpu = results.get("measured_on", {}).get("device") == "cpu" and not config.gpus
+    needed = measured if measured and on_cpu else _WEIGHTS_FACTOR * member["bytes"]
+    return f"{math.ceil((_SERVER_BYTES + needed) / 2**20)}Mi"
+
+
+def arguments(config: ServingConfig, name: str, model: Path) -> list[str]:
+    """The model server's, as in KServe 0.16 to 0.20.
+
+    Left to itself it serves weights of float32 as float16 on a GPU, and on a CPU takes vLLM, which keeps a cache of its
+    own size: transformers is what the evaluation measured and the push tried out.
+
+    `model`: the checkpoint's folder, whose config.json says the dtype of the weights.
+    """
+    dtype = json.loads((model / "config.json").read_text(encoding="utf-8"))["dtype"]
+    backend = [] if config.gpus else ["--backend=huggingface"]
+    return [f"--model_name={name}", f"--dtype={dtype}", *backend]
+
+
+def inference_service(
+    config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
+) -> dict[str, Any]:
     """serving.kserve.io/v1beta1, for KServe's Hugging Face runtime."""
     name = config.service_name(size)
-    resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
+    resources: dict[str, Any] = {"cpu": config.cpu, "memory": memory}
     if config.gpus:
         resources["nvidia.com/gpu"] = str(config.gpus)
     account = {} if config.service_account is None else {"serviceAccountName": config.service_account}
@@ -46,7 +85,7 @@ def inference_service(config: ServingConfig, store: Store, size: str, version: s
                 "maxReplicas": config.max_replicas,
                 "model": {
                     "modelFormat": {"name": "huggingface"},
-                    "args": [f"--model_name={name}"],
+                    "args": arguments,
                     "storageUri": storage_uri(config, store, size, version),
                     "resources": {"requests": dict(resources), "limits": dict(resources)},
                 },
@@ -55,9 +94,11 @@ def inference_service(config: ServingConfig, store: Store, size: str, version: s
     }
 
 
-def manifest(config: ServingConfig, store: Store, size: str, version: str, digest: str) -> str:
+def manifest(
+    config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
+) -> str:
     """The manifest as YAML, with a word of warning where a cluster cannot see the files."""
-    service = inference_service(config, store, size, version, digest)
+    service = inference_service(config, store, size, version, digest, memory=memory, arguments=arguments)
     warning = ""
     if service["spec"]["predictor"]["model"]["storageUri"].startswith("file://"):
         warning = (

@@ -193,8 +193,13 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts
     size, version = pointer.size, pointer.version
     name = config.serving.service_name(size)
     location = store.location(version_name(size, version))
+    member = facts.members[size]
+    memory = serving.memory(config.serving, member, facts.results, size)
+    arguments = serving.arguments(config.serving, name, facts.folder / member["path"])
     texts = {
-        f"serving/{size}.yaml": serving.manifest(config.serving, store, size, version, pointer.digest),
+        f"serving/{size}.yaml": serving.manifest(
+            config.serving, store, size, version, pointer.digest, memory=memory, arguments=arguments
+        ),
         f"cards/{size}.md": card.model_card(
             card.Facts(
                 name=name,
@@ -202,7 +207,7 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts
                 version=version,
                 digest=pointer.digest,
                 location=location,
-                member=facts.members[size],
+                member=member,
                 family=facts.family,
                 results=facts.results,
                 verdict=facts.verdicts[size],

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from components.markdown import code, escape
 from components.report.details import Column, Grid
 from components.report.figures import duration
 from components.report.sections import SectionOfReport, headline, held_lines
@@ -35,13 +36,7 @@ def table_lines(grid: Grid) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in ([escape(column.heading) for column in grid.columns], rule, *rows)]
 
 
-def escape(text: str) -> str:
-    """Text that Markdown takes as it is, in one line."""
-    text = re.sub(r"\s*\n\s*", " ", text)
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
-
-
 def _cell(cell: str, column: Column) -> str:
-    if column.kind == "code" and not re.search(r"[`|\n]", cell):
-        return f"`{cell}`"
+    if column.kind == "code":
+        return code(cell)
     return f"**{cell}**" if column.kind == "verdict" and cell in ("no", "worse") else escape(cell)

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from matta_core.errors import UserError
+from matta_core.hosts import keeps_secrets
 from matta_core.settings import Section, has_scheme, is_in_bucket, setting
 
 _DNS_LABEL = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -19,7 +21,10 @@ class ServingConfig(Section):
     min_replicas: int = setting(1, low=0, help="0: down to none while nobody asks (needs Knative)")
     max_replicas: int = setting(1, low=1)
     cpu: str = setting("1", help="Kubernetes quantity, requested and allowed per replica")
-    memory: str = setting("2Gi", help="Kubernetes quantity, requested and allowed per replica")
+    memory: str | None = setting(
+        None,
+        help="Kubernetes quantity, requested and allowed per replica; none: 2Gi for the server and what the model took",
+    )
     gpus: int = setting(0, low=0, help="nvidia.com/gpu per replica")
     service_account: str | None = setting(None, help="of the pods: what reads gs://; none: the namespace's default")
     volume_claim: str | None = setting(
@@ -32,10 +37,9 @@ class ServingConfig(Section):
             if value is not None and not re.fullmatch(_DNS_LABEL, value):
                 raise ValueError(f"{name} must be lower-case letters, digits and -, from a letter, got {value!r}")
         for name in ("cpu", "memory"):
-            if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?|Ki)?", getattr(self, name)):
-                raise ValueError(
-                    f"{name} must be a Kubernetes quantity such as 500m or 2Gi, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?|Ki)?", value):
+                raise ValueError(f"{name} must be a Kubernetes quantity such as 500m or 2Gi, got {value!r}")
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas must be <= max_replicas = {self.max_replicas}, got {self.min_replicas}")
 
@@ -91,3 +95,9 @@ class PushConfig(Section):
             raise ValueError(f"target must be a local directory or gs://bucket/prefix, got {self.target!r}")
         if self.registry is not None and not re.fullmatch(r"https?://[^/]+(/.*)?", self.registry):
             raise ValueError(f"registry must be an http:// or https:// URL, got {self.registry!r}")
+        name = urlsplit(self.registry or "").hostname or ""
+        if self.registry and self.registry_token_file and not keeps_secrets(self.registry, name):
+            raise ValueError(
+                f"registry must be an https:// URL where there is a registry_token_file, or one of this machine or of "
+                f"the cluster (*.svc, *.svc.cluster.local): others could read the token; got {self.registry!r}"
+            )

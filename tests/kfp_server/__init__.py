@@ -8,6 +8,6 @@ pages, and fails on request. What it refuses follows the messages of the real se
 from kfp_server.http import serving
 from kfp_server.models import RefusedError, parse
 from kfp_server.rules import Fault, KubeflowServer
-from kfp_server.runs import frame, task
+from kfp_server.runs import driver, frame, loop, step
 
-__all__ = ["Fault", "KubeflowServer", "RefusedError", "frame", "parse", "serving", "task"]
+__all__ = ["Fault", "KubeflowServer", "RefusedError", "driver", "frame", "loop", "parse", "serving", "step"]

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import kfp_server_api
 
-from kfp_server.models import RefusedError
+from kfp_server.models import PageError, RefusedError
 from kfp_server.rules import KubeflowServer
 
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6}  # of grpc
@@ -64,7 +64,7 @@ def _handler(server: KubeflowServer) -> type[BaseHTTPRequestHandler]:
                     status, answer = self._carry_out(url, body)
                 server.before_answer(self.command, url.path)
             if fault is None:
-                self._send(status, answer)
+                self._send(status, answer, kind="text/plain" if status == 200 else "text/html")
             elif fault.kind == "status":
                 self._send(fault.status, {"error": "injected", "message": "injected"}, fault.headers)
             elif fault.kind == "page":
@@ -84,6 +84,8 @@ def _handler(server: KubeflowServer) -> type[BaseHTTPRequestHandler]:
                 query = dict(parse_qsl(url.query, keep_blank_values=True))
                 answer = server.answer(self.command, url.path, query, body, self.headers.get("Content-Type", ""))
                 return 200, kfp_server_api.ApiClient().sanitize_for_serialization(answer)
+            except PageError as error:
+                return error.status, f"<pre>{error}</pre>"
             except RefusedError as error:
                 return error.status, {"error": str(error), "code": _CODES[error.status], "message": str(error)}
 

@@ -22,6 +22,10 @@ class RefusedError(Exception):
         self.status = status
 
 
+class PageError(RefusedError):
+    """Told by Kubeflow's page, as HTML."""
+
+
 def parse(model: str, body: bytes) -> Any:
     """The official model of a JSON body. Raises: RefusedError for a field, type or enum value that it does not have."""
     try:

@@ -1,5 +1,6 @@
 """What the stand-in knows and what it answers: pipelines, versions, experiments, runs, recurring runs."""
 
+import json
 import re
 import threading
 import uuid
@@ -10,7 +11,9 @@ from typing import Any
 
 import kfp_server_api
 
-from kfp_server.models import RefusedError, check_query, matches, parse, read_upload
+from kfp_server.logs import log_of_api_server, log_of_page
+from kfp_server.models import PageError, RefusedError, check_query, matches, parse, read_upload
+from kfp_server.runs import Look
 
 PAGE = 2  # items at most: every listing that matters has several pages
 
@@ -35,31 +38,37 @@ class Fault:
 class KubeflowServer:
     """State and rules.
 
-    `requests` holds (method, path) of every call, `headers` those of the last; `most_enabled` is the largest number of
-    schedules of one name that were ever enabled together.
+    `behind_page`: what answers is not the API server but Kubeflow's page (ml-pipeline-ui), which hands on the API's
+    calls and has a way to logs of its own. `finds_archived_logs`: as from 2.17 on; before, the API server looked for
+    them where none are kept. `requests` holds (method, path) of every call, `headers` those of the last;
+    `most_enabled` is the largest number of schedules of one name that were ever enabled together.
     """
 
-    def __init__(self, *, multi_user: bool = False, tokens: set[str] | None = None) -> None:
+    def __init__(self, *, multi_user: bool = False, tokens: set[str] | None = None, behind_page: bool = False) -> None:
         self.multi_user = multi_user
+        self.behind_page = behind_page
+        self.finds_archived_logs = True
         self.tokens = tokens
         self.pipelines: dict[str, Any] = {}
         self.versions: dict[str, Any] = {}
         self.experiments: dict[str, Any] = {}
         self.runs: dict[str, Any] = {}
         self.recurring_runs: dict[str, Any] = {}
-        self.logs: dict[str, str] = {}  # by pod
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.headers: dict[str, str] = {}
         self.most_enabled = 0
         self.before_answer: Callable[[str, str], None] = lambda method, path: None
-        self.frames: list[Callable[[Any], None]] = []  # what each further look at a run finds
+        self.frames: list[Look] = []  # what each further look at a run finds
+        self.look: Look | None = None  # what the last one found
         self.lock = threading.RLock()
 
     def calls(self, method: str, path: str) -> int:
         return sum(m == method and re.search(path, p) is not None for m, p in self.requests)
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
+        if self.behind_page and not re.match("/apis/v(1|2)beta1/|/k8s/pod/logs$", path):
+            raise PageError(404, f"Cannot {method} {path}")
         for pattern, verb, handler in self._routes():
             if verb == method and (match := re.fullmatch(pattern, path)):
                 return handler(query, body, content_type, **match.groupdict())
@@ -79,7 +88,9 @@ class KubeflowServer:
             (f"{api}/runs", "POST", self._create_run),
             (f"{api}/runs/(?P<run_id>[^/:]+)", "GET", self._get_run),
             (f"{api}/runs/(?P<run_id>[^/:]+):terminate", "POST", self._terminate_run),
-            ("/apis/v1alpha1/runs/(?P<run_id>[^/]+)/nodes/(?P<pod>[^/]+)/log", "GET", self._read_log),
+            ("/apis/v1beta1/runs/(?P<run_id>[^/:]+)", "GET", self._get_run_v1),
+            ("/apis/v1alpha1/runs/(?P<run_id>[^/]+)/nodes/(?P<node>[^/]+)/log", "GET", self._read_log),
+            *([("/k8s/pod/logs", "GET", self._read_log_on_page)] if self.behind_page else []),
             (
                 f"{api}/recurringruns",
                 "GET",
@@ -146,14 +157,22 @@ class KubeflowServer:
     def _get_run(self, query: dict, body: bytes, content_type: str, run_id: str) -> Any:
         run = self._get(self.runs, run_id, "Run")
         if self.frames:
-            (self.frames.pop(0) if len(self.frames) > 1 else self.frames[0])(run)
+            self.look = self.frames.pop(0) if len(self.frames) > 1 else self.frames[0]
+            self.look(run)
         return run
 
-    def _read_log(self, query: dict, body: bytes, content_type: str, run_id: str, pod: str) -> Any:
-        self._get(self.runs, run_id, "Run")
-        if pod not in self.logs:
-            raise RefusedError(400, f"Failed to read logs for run {run_id}: pods {pod!r} not found")
-        return self.logs[pod]
+    def _get_run_v1(self, query: dict, body: bytes, content_type: str, run_id: str) -> Any:
+        """The older API, of which only what the newer one lacks: toApiRunDetailV1."""
+        run = self._get(self.runs, run_id, "Run")
+        manifest = {"workflow_manifest": json.dumps(self.look.workflow)} if self.look else {}
+        return {"run": {"id": run.run_id, "name": run.display_name}, "pipeline_runtime": manifest}
+
+    def _read_log(self, query: dict, body: bytes, content_type: str, run_id: str, node: str) -> str:
+        look = self.look if run_id in self.runs else None
+        return log_of_api_server(look, run_id, node, finds_archived=self.finds_archived_logs)
+
+    def _read_log_on_page(self, query: dict, body: bytes, content_type: str) -> str:
+        return log_of_page(self.look, query, multi_user=self.multi_user)
 
     def _terminate_run(self, query: dict, body: bytes, content_type: str, run_id: str) -> Any:
         self._get(self.runs, run_id, "Run").state = "CANCELING"

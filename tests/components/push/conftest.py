@@ -34,6 +34,7 @@ def make(tmp_path):
             (made.students / size / "nested").mkdir(parents=True)
             (made.students / size / "model.safetensors").write_text(f"{content} weights of {size}")
             (made.students / size / "nested" / "tokenizer.json").write_text("{}")
+            (made.students / size / "config.json").write_text('{"dtype": "bfloat16"}')
             reference.write_text(f"{content} logits of {size}")
         members = {
             size: {
@@ -69,7 +70,13 @@ def results_of(baseline):
     figure = {"value": 2.0625, "standard_error": 0.101, "questions": 40, "documents": 32}
     broken = {"value": None, "standard_error": None, "questions": 40, "documents": 32}
     models = {
-        size: {"role": "student", "size": size, "parameters": count, "tasks": {"matta_bits_per_byte": figure}}
+        size: {
+            "role": "student",
+            "size": size,
+            "parameters": count,
+            "tasks": {"matta_bits_per_byte": figure},
+            "peak_memory_bytes": 3 * 2**30 + 1,
+        }
         for size, count in SIZES.items()
     }
     models["xl"]["tasks"] |= {"lambada|odd": broken}
@@ -81,6 +88,7 @@ def results_of(baseline):
         "tasks": {"matta_bits_per_byte": task, "lambada|odd": task | {"metric": "acc", "higher_is_better": True}},
         "models": models,
         "baselines": dict.fromkeys(SIZES, None) | {"s": baseline},
+        "measured_on": {"device": "cpu"},
     }
 
 

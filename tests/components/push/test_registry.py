@@ -197,6 +197,32 @@ def test_a_token_that_cannot_be_read_is_told_before_anything_is_pushed(registry,
     assert not (tmp_path / "pushed").exists()
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://registry.example.com", "http://10.0.0.7:8080", "http://svc.example.com/x.svc", "http://[2001:db8::1]"],
+)
+def test_a_token_does_not_go_over_plain_http(url):
+    with pytest.raises(UserError, match=r"push\.registry must be an https:// URL where there is a registry_token_file"):
+        PushConfig.from_dict({"target": "pushed", "registry": url, "registry_token_file": "token"}, "push")
+    PushConfig.from_dict({"target": "pushed", "registry": url}, "push")  # nothing secret is sent
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://registry.example.com",
+        "http://localhost:8080",
+        "http://127.0.0.2",
+        "http://[::1]:80",
+        "http://model-registry-service.kubeflow.svc.cluster.local:8080",
+        "http://model-registry-service.kubeflow.svc:8080",
+    ],
+)
+def test_a_token_goes_over_https_and_within_the_machine_or_the_cluster(url):
+    config = PushConfig.from_dict({"target": "pushed", "registry": url, "registry_token_file": "token"}, "push")
+    assert config.registry == url
+
+
 def test_what_is_no_url_is_refused_when_the_recipe_is_read():
     with pytest.raises(UserError, match=r"push\.registry must be an http:// or https:// URL, got 'registry:8080'"):
         PushConfig.from_dict({"target": "x", "registry": "registry:8080"}, "push")

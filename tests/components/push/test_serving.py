@@ -3,13 +3,16 @@
 import re
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from support import byte_tokenizer, tiny_gpt2
 
 from components.push import serving
 from components.push.store import open_store
 from matta_core.config import ServingConfig
 from matta_core.errors import UserError
+from matta_core.models import save_model
 
 VERSION, DIGEST = "0123456789abcdef", "0123456789abcdef" * 4
 
@@ -67,7 +70,14 @@ def problems(value, schema, where="$"):
 
 
 def service_of(config, target, size="s"):
-    return yaml.safe_load(serving.manifest(config, open_store(target), size, VERSION, DIGEST))
+    return yaml.safe_load(text_of(config, target, size))
+
+
+def text_of(config, target, size="s"):
+    arguments = ["--model_name=matta-s", "--dtype=float32", "--backend=huggingface"]
+    return serving.manifest(
+        config, open_store(target), size, VERSION, DIGEST, memory=config.memory or "5121Mi", arguments=arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,9 +123,45 @@ def test_the_manifest_points_at_the_immutable_version(gcs_target, tmp_path):
 
 
 def test_a_path_of_one_machine_is_told_to_be_one(gcs_target, tmp_path):
-    local = serving.manifest(ServingConfig(), open_store(str(tmp_path)), "s", VERSION, DIGEST)
+    local = text_of(ServingConfig(), str(tmp_path))
     assert local.startswith("# storageUri is a path on the machine that pushed")
-    assert not serving.manifest(ServingConfig(), open_store(gcs_target), "s", VERSION, DIGEST).startswith("#")
+    assert not text_of(ServingConfig(), gcs_target).startswith("#")
+
+
+MEMBER = {"bytes": 3 * 2**30}
+
+
+def results(device, peak):
+    return {"models": {"s": {"peak_memory_bytes": peak}}, "measured_on": {"device": device}}
+
+
+@pytest.mark.parametrize(
+    ("config", "measured", "memory"),
+    [
+        (ServingConfig(), results("cpu", 5 * 2**30 + 1), "7169Mi"),  # 2 GiB of the server's, 5 GiB and a byte
+        (ServingConfig(), results("NVIDIA L4", 5 * 2**30), "8192Mi"),  # 2 GiB and twice the weights
+        (ServingConfig(), results("cpu", None), "8192Mi"),
+        (ServingConfig(gpus=1), results("cpu", 5 * 2**30), "8192Mi"),
+        (ServingConfig(memory="1Gi"), results("cpu", 5 * 2**30), "1Gi"),
+    ],
+)
+def test_a_replicas_memory_is_what_was_measured_and_the_servers_own(config, measured, memory):
+    assert serving.memory(config, MEMBER, measured, "s") == memory
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_model_is_served_in_the_dtype_of_its_weights_and_on_a_cpu_by_transformers(dtype, tmp_path):
+    save_model(tiny_gpt2(vocab_size=257).to(getattr(torch, dtype)), byte_tokenizer(), tmp_path)
+    named = ["--model_name=matta-s", f"--dtype={dtype}"]
+    assert serving.arguments(ServingConfig(), "matta-s", tmp_path) == [*named, "--backend=huggingface"]
+    assert serving.arguments(ServingConfig(gpus=1), "matta-s", tmp_path) == named
+
+
+def test_the_manifest_of_a_push_has_the_measured_memory_and_the_models_dtype(make, push_to, queried, tmp_path):
+    artifact = push_to(tmp_path / "pushed", make("first"), tmp_path / "record")
+    model = yaml.safe_load((artifact.path / "serving" / "s.yaml").read_text())["spec"]["predictor"]["model"]
+    assert model["resources"]["requests"]["memory"] == "5121Mi"
+    assert model["args"] == ["--model_name=matta-s", "--dtype=bfloat16", "--backend=huggingface"]
 
 
 @pytest.mark.parametrize(
@@ -161,9 +207,9 @@ def test_the_card_says_what_from_which_artifacts_how_good_and_how_to_load(make, 
     assert "| Parameters | 1,000 |" in card
     for name, digest in (("Checkpoint", "c" * 64), ("Dataset", "d" * 64), ("Teacher", "7" * 64)):
         assert f"| {name} digest | `{digest}` |" in card
-    assert "| matta_bits_per_byte | bits_per_byte | lower | 2.062 (1.857 to 2.268) | 40 | 32 |" in card
+    assert "| `matta_bits_per_byte` | `bits_per_byte` | lower | 2.062 (1.857 to 2.268) | 40 | 32 |" in card
     assert "Version 0123456789abcdef was served." in card
-    assert "| matta_bits_per_byte length=long | 2.188 | 2.062 | +0.125 | -0.0625 to +0.3125 | noise |" in card
+    assert "| `matta_bits_per_byte` length=long | 2.188 | 2.062 | +0.125 | -0.0625 to +0.3125 | noise |" in card
     assert "## Limits" in card
     (path,) = re.findall(r'AutoModelForCausalLM.from_pretrained\("(.*)"\)', card)
     assert path.startswith(str(tmp_path / "pushed" / "s" / "versions"))
@@ -176,7 +222,7 @@ def test_the_card_of_a_first_push_says_that_nothing_was_compared(make, push_to, 
 
 def test_a_figure_that_is_no_number_is_told_as_such_and_left_out_of_the_header(make, push_to, queried, tmp_path):
     text = card_of(make, push_to, tmp_path, "xl")
-    assert "| lambada\\|odd | acc | higher | no finite number | 40 | 32 |" in text
+    assert "| lambada\\|odd | `acc` | higher | no finite number | 40 | 32 |" in text
     assert [figure.dataset_type for figure in ModelCard(text).data.eval_results] == ["matta_bits_per_byte"]
     assert "the TA itself" in text
 

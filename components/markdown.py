@@ -1,0 +1,14 @@
+"""Text in Markdown that shows as it is, whatever it holds."""
+
+import re
+
+
+def escape(text: str) -> str:
+    """In one line, without a meaning to Markdown or HTML."""
+    text = re.sub(r"\s*[\r\n]\s*", " ", text)
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)
+
+
+def code(text: str) -> str:
+    """As code, in one line; as text where it holds what would end the code."""
+    return escape(text) if re.search(r"[`|\r\n]", text) or not text.strip() else f"`{text}`"
