@@ -36,12 +36,14 @@ class KubeflowServer:
     """State and rules.
 
     `requests` holds (method, path) of every call, `headers` those of the last; `most_enabled` is the largest number of
-    schedules of one name that were ever enabled together.
+    schedules of one name that were ever enabled together; `health` is what it says of itself besides `multi_user`: a
+    release says its name from 2.16 on and its store from 2.14 on, a build from the main branch calls itself "master".
     """
 
     def __init__(self, *, multi_user: bool = False, tokens: set[str] | None = None) -> None:
         self.multi_user = multi_user
         self.tokens = tokens
+        self.health = {"commit_sha": "8a1d8d9", "tag_name": "2.17.0", "pipeline_store": "database"}
         self.pipelines: dict[str, Any] = {}
         self.versions: dict[str, Any] = {}
         self.experiments: dict[str, Any] = {}
@@ -93,7 +95,7 @@ class KubeflowServer:
     # Each handler below gets query, body and content type, and returns a model or a dict.
 
     def _get_healthz(self, query: dict, body: bytes, content_type: str) -> Any:
-        return kfp_server_api.V2beta1GetHealthzResponse(multi_user=self.multi_user, pipeline_store="database")
+        return {"multi_user": self.multi_user, **self.health}
 
     def _create_pipeline(self, query: dict, body: bytes, content_type: str) -> Any:
         pipeline = parse("V2beta1Pipeline", body)
