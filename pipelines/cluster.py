@@ -17,6 +17,7 @@ from components.train.launch import (
     DNS_NAME,
     LaunchConfig,
     SecretVariable,
+    SecurityContext,
     VolumeClaim,
     must_be_absolute,
     must_match,
@@ -173,6 +174,9 @@ class ClusterProfile(Section):
     allow_tags: bool = setting(False, help="images by tag: for a trial; a cached step does not see that a tag moved")
     namespace: str = setting("kubeflow", help="in which runs live; on Vertex without meaning")
     service_account: str | None = setting(None, help="of the pods; none: the installation's default")
+    security_context: SecurityContext | None = setting(
+        None, help='of all pods, for namespaces that are held to Pod Security "restricted"; none: as the images have it'
+    )
     pipeline_root: str | None = setting(
         None, help="where artifacts lie: gs://…, s3://…, minio://…; none: the installation's default"
     )
@@ -245,7 +249,7 @@ class ClusterProfile(Section):
             )
 
     def _check_vertex(self) -> None:
-        for name in ("secrets", "volumes"):  # without volumes there is no store either
+        for name in ("secrets", "volumes", "security_context"):  # without volumes there is no store either
             if getattr(self, name):
                 raise ValueError(f"{name} must be empty for platform vertex, which takes no Kubernetes settings")
         unset = StepPlacement()

@@ -63,6 +63,14 @@ class SecretVariable(Section):
 
 
 @dataclass(frozen=True)
+class SecurityContext(Section):
+    """As whom pods run, never root: with it they keep the rules of Kubernetes' Pod Security Standard "restricted"."""
+
+    user: int = setting(1000, low=1, high=2**31 - 1, help="runAsUser; 1000 is the images'")
+    group: int = setting(1000, low=0, high=2**31 - 1, help="runAsGroup; in a TrainJob's pods fsGroup, too")
+
+
+@dataclass(frozen=True)
 class LaunchConfig(Section):
     """How many ranks train, and, for several nodes, what each node's pod is made of.
 
@@ -86,11 +94,13 @@ class LaunchConfig(Section):
     claims: tuple[VolumeClaim, ...] = setting((), help="volumes of every node; artifacts must lie on one of them")
     secrets: tuple[SecretVariable, ...] = ()
     service_account: str = setting("", help="of the nodes' pods; empty: the namespace's default")
+    security_context: SecurityContext | None = setting(None, help="of the nodes' pods; none: as the runtime has it")
     node_selector: dict[str, str] = setting(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = setting((), help="as in a pod's specification")
     labels: dict[str, str] = setting(
         default_factory=dict,
-        help="of the nodes' pods; Kueue's (kueue.x-k8s.io/...): of the TrainJob, which it queues whole",
+        help="of the nodes' pods, besides sidecar.istio.io/inject: 'false'; Kueue's (kueue.x-k8s.io/...): of the "
+        "TrainJob, which it queues whole",
     )
     annotations: dict[str, str] = setting(default_factory=dict, help="of the nodes' pods")
 

@@ -132,6 +132,10 @@ def test_a_setting_given_on_the_command_line_changes_one_step_only(tmp_path):
             r"store must be below a volume's mount_path \(/mnt/matta\)",
         ),
         ({"pipeline_root": "/tmp"}, "pipeline_root must be a URI such as gs://bucket/folder, got '/tmp'"),
+        ({"security_context": {"user": 0}}, r"security_context\.user must be >= 1 and <= 2147483647, got 0"),
+        ({"security_context": {"user": "root"}}, r"security_context\.user must be of type int, got 'root'"),
+        ({"security_context": {"group": -1}}, r"security_context\.group must be >= 0"),
+        ({"security_context": {"fs_group": 1}}, r"unknown setting security_context\.fs_group: known here are user, g"),
         ({"platform": "sagemaker"}, "platform must be one of kubeflow, vertex, got 'sagemaker'"),
     ],
 )
@@ -145,6 +149,7 @@ def test_a_mistake_is_told_with_its_place_and_value(settings, message):
     [
         ({"volumes": [{"claim": "c", "mount_path": "/m"}]}, "volumes must be empty for platform vertex"),
         ({"secrets": [{"secret": "s", "key": "k", "env": "X"}]}, "secrets must be empty for platform vertex"),
+        ({"security_context": {}}, "security_context must be empty for platform vertex"),
         ({"steps": {"train": {"node_selector": {"a": "b"}}}}, "steps.train.node_selector must not be set for platform"),
         ({"defaults": {"labels": {"a": "b"}}}, "defaults.labels must not be set for platform vertex"),
         ({"defaults": {"shared_memory": "1Gi"}}, "defaults.shared_memory must not be set for platform vertex"),
