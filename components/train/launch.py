@@ -19,6 +19,7 @@ RUN_ID_VARIABLE = "KFP_RUN_ID"  # set on a step of several nodes; Kubeflow itsel
 
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
+RESOURCE = rf"{DNS_NAME}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"  # an accelerator's
 
 
 def must_match(name: str, value: str, pattern: str, what: str) -> None:
@@ -28,9 +29,10 @@ def must_match(name: str, value: str, pattern: str, what: str) -> None:
 
 
 def must_be_absolute(name: str, value: str) -> None:
-    """Raises: ValueError where the path is relative, or leads out of a folder by `..`."""
-    if not value.startswith("/") or ".." in value.split("/"):
-        raise ValueError(f"{name} must be an absolute path without .., got {value!r}")
+    """Raises: ValueError where the path is relative, leads out of a folder by `..`, or has what Kubernetes refuses in a
+    mount's path (:) or Argo takes for a variable ({{)."""
+    if not re.fullmatch(r"/[^\x00-\x1f\x7f:{}]*", value) or ".." in value.split("/"):
+        raise ValueError(f"{name} must be an absolute path without .., : and braces, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class LaunchConfig(Section):
             raise ValueError(
                 f"accelerator and accelerators must be set together, got {self.accelerator!r} and {self.accelerators}"
             )
+        if self.accelerator:
+            must_match("accelerator", self.accelerator, RESOURCE, "a resource's name, such as nvidia.com/gpu")
         if self.nodes > 1 and not self.image:
             raise ValueError(f"image must be set where nodes = {self.nodes}: it is what the TrainJob's pods run")
 
