@@ -116,7 +116,9 @@ class Client(kfp_client.Client):
             self._be_patient()  # kfp's constructor may ask
             said = json.loads(self._get(_HEALTH, "application/json"))
             if not isinstance(said, dict):
-                raise KubeflowError(f"{self.host} answered {said!r}: this is no Kubeflow Pipelines, check --host", 2)
+                raise KubeflowError(
+                    f"{self.host} answered {shortened(repr(said))}: this is no Kubeflow Pipelines, check --host", 2
+                )
             self._health = said
         return self._health
 

@@ -1,9 +1,9 @@
 """The release of a Kubeflow Pipelines, and whether it can run our pipelines.
 
-What a server says of itself, by its sources: `tag_name` is the release from 2.16 on; before, and in images that
-somebody built without naming them, it is "unknown"; builds from the main branch say "master", others what their
-builder chose, also nothing. `pipeline_store` is there from 2.14 on, whatever the tag says. Either is proof enough;
-a server that gives neither is taken for an older one.
+What a server says of itself, by its sources: `tag_name` is the release up to 2.4 and from 2.16 on; between, and in
+images that somebody built without naming them, it is "unknown"; builds from the main branch say "master", others what
+their builder chose, also nothing. `pipeline_store` is there from 2.14 on, whatever the tag says. Either is proof
+enough; a server that gives neither is taken for an older one.
 """
 
 import re
