@@ -29,6 +29,7 @@ from pipelines.kubeflow_errors import KubeflowError, errors_explained, shortened
 _HOST_IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 _TRY_AGAIN = (429, 500, 502, 503, 504)
 _TEXT = "text/plain"
+_HEALTH = "/apis/v2beta1/healthz"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Client(kfp_client.Client):
         self.host = host
         self.patience = patience
         self._token_file = token_file
-        self._healthz: kfp_server_api.V2beta1GetHealthzResponse | None = None
+        self._health: dict[str, Any] | None = None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that it does not work with Kubeflow Pipelines 1
             super().__init__(
@@ -105,12 +106,27 @@ class Client(kfp_client.Client):
     def is_multi_user(self) -> bool:
         return bool(self.get_kfp_healthz().multi_user)
 
+    @property
+    def health(self) -> dict[str, Any]:
+        """What the server says of itself, asked once: kfp's model of it lacks the release.
+
+        Raises: KubeflowError where that is nothing that Kubeflow says.
+        """
+        if self._health is None:
+            self._be_patient()  # kfp's constructor may ask
+            said = json.loads(self._get(_HEALTH, "application/json"))
+            if not isinstance(said, dict):
+                raise KubeflowError(
+                    f"{self.host} answered {shortened(repr(said))}: this is no Kubeflow Pipelines, check --host", 2
+                )
+            self._health = said
+        return self._health
+
     def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
-        """Asked once; kfp's own asks five times with pauses between, without a timeout, and writes tracebacks."""
-        self._be_patient()  # kfp's constructor may ask
-        if self._healthz is None:
-            self._healthz = self._healthz_api.healthz_service_get_healthz()
-        return self._healthz
+        """For kfp; its own asks five times with pauses between, without a timeout, and writes tracebacks."""
+        return kfp_server_api.V2beta1GetHealthzResponse(
+            multi_user=self.health.get("multi_user"), pipeline_store=self.health.get("pipeline_store")
+        )
 
     def set_user_namespace(self, namespace: str) -> None:
         """For this client only; kfp's own writes it to ~/.config/kfp/context.json."""
@@ -154,18 +170,19 @@ class Client(kfp_client.Client):
                 raise KubeflowError(shortened(said.get("error_message", "")) or "the log is not there", 5)
         return text
 
-    def _get(self, path: str, kind: str) -> str:
-        api_client = self._run_api.api_client
-        headers = {"Accept": kind, **({"Cookie": api_client.cookie} if api_client.cookie else {})}
-        api_client.update_params_for_auth(headers, [], ["Bearer"])
-        answer = api_client.request("GET", f"{api_client.configuration.host}{path}", headers=headers)
-        return answer.data.decode(errors="replace")
-
     def run_link(self, run_id: str) -> str:
         return f"{self._get_url_prefix().rstrip('/')}/#/runs/details/{run_id}"
 
     def recurring_run_link(self, recurring_run_id: str) -> str:
         return f"{self._get_url_prefix().rstrip('/')}/#/recurringrun/details/{recurring_run_id}"
+
+    def _get(self, path: str, accept: str) -> str:
+        """The body of an answer that kfp has no method or no whole model for."""
+        api_client = self._run_api.api_client
+        headers = {"Accept": accept, **({"Cookie": api_client.cookie} if api_client.cookie else {})}
+        api_client.update_params_for_auth(headers, [], ["Bearer"])
+        answer = api_client.request("GET", f"{api_client.configuration.host}{path}", headers=headers)
+        return answer.data.decode(errors="replace")
 
     def _load_config(self, *arguments: Any) -> kfp_server_api.Configuration:
         config = super()._load_config(*arguments)

@@ -15,8 +15,10 @@ from components.cli import load_section
 from components.train.launch import (
     DNS_LABEL,
     DNS_NAME,
+    RESOURCE,
     LaunchConfig,
     SecretVariable,
+    SecurityContext,
     VolumeClaim,
     must_be_absolute,
     must_match,
@@ -32,6 +34,10 @@ _LABEL_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?"
 _IMAGE = r"[a-z0-9][a-zA-Z0-9._:/-]*"
 _DIGEST = rf"{_IMAGE}@sha256:[0-9a-f]{{64}}"
 _QUANTITIES = ("cpu", "cpu_limit", "memory", "memory_limit", "shared_memory")
+_ACCELERATORS = {
+    "kubeflow": (RESOURCE, "a resource's name, such as nvidia.com/gpu"),
+    "vertex": (r"(NVIDIA|TPU)_[A-Z0-9_]+", "one of Vertex's accelerator types, such as NVIDIA_H100_80GB"),
+}
 # What may run over several nodes (components/train/launch.py).
 TRAINING_STEPS = ("train", "train_teacher")
 
@@ -64,6 +70,8 @@ class Toleration(Section):
         must_match("key", self.key, _LABEL_KEY, "a taint's key")
         if (self.operator == "Equal") == (self.value is None):
             raise ValueError(f"value must be given with operator Equal, and only with it, got {self.value!r}")
+        if self.value is not None:
+            must_match("value", self.value, _LABEL_VALUE, "a taint's value")
 
     def to_kubernetes(self) -> dict[str, str]:
         return {name: value for name, value in self.to_dict().items() if value is not None}
@@ -173,6 +181,9 @@ class ClusterProfile(Section):
     allow_tags: bool = setting(False, help="images by tag: for a trial; a cached step does not see that a tag moved")
     namespace: str = setting("kubeflow", help="in which runs live; on Vertex without meaning")
     service_account: str | None = setting(None, help="of the pods; none: the installation's default")
+    security_context: SecurityContext | None = setting(
+        None, help='of all pods, for namespaces that are held to Pod Security "restricted"; none: as the images have it'
+    )
     pipeline_root: str | None = setting(
         None, help="where artifacts lie: gs://…, s3://…, minio://…; none: the installation's default"
     )
@@ -204,7 +215,12 @@ class ClusterProfile(Section):
         if self.service_account is not None and self.platform == "kubeflow":
             must_match("service_account", self.service_account, DNS_NAME, "a service account's name")
         if self.pipeline_root is not None:
-            must_match("pipeline_root", self.pipeline_root, r"[a-z0-9]+://.+", "a URI such as gs://bucket/folder")
+            must_match(
+                "pipeline_root",
+                self.pipeline_root,
+                r"[a-z0-9]+://[^\s\"'`{}\\]+",
+                "a URI such as gs://bucket/folder, without spaces, quotes and braces",
+            )
         if not self.allow_tags:
             for name in ("data", "trainer", "evaluator"):
                 must_match(
@@ -213,6 +229,9 @@ class ClusterProfile(Section):
                     _DIGEST,
                     "NAME@sha256:… (the digest that `docker push` prints; or allow_tags: true, for a trial)",
                 )
+        for where, placement in {"defaults": self.defaults, **{f"steps.{k}": v for k, v in self.steps.items()}}.items():
+            if placement.accelerator is not None:
+                must_match(f"{where}.accelerator", placement.accelerator, *_ACCELERATORS[self.platform])
         if self.platform == "vertex":
             self._check_vertex()
         for step, placement in self.steps.items():
@@ -245,7 +264,7 @@ class ClusterProfile(Section):
             )
 
     def _check_vertex(self) -> None:
-        for name in ("secrets", "volumes"):  # without volumes there is no store either
+        for name in ("secrets", "volumes", "security_context"):  # without volumes there is no store either
             if getattr(self, name):
                 raise ValueError(f"{name} must be empty for platform vertex, which takes no Kubernetes settings")
         unset = StepPlacement()
@@ -259,13 +278,6 @@ class ClusterProfile(Section):
                 raise ValueError(f"{where}.nodes must be 1 for platform vertex: there are no TrainJobs")
             if placement.runtime != unset.runtime:
                 raise ValueError(f"{where}.runtime must not be set for platform vertex: there are no TrainJobs")
-            if placement.accelerator is not None:
-                must_match(
-                    f"{where}.accelerator",
-                    placement.accelerator,
-                    r"(NVIDIA|TPU)_[A-Z0-9_]+",
-                    "one of Vertex's accelerator types, such as NVIDIA_H100_80GB",
-                )
 
 
 def load_cluster(path: str | Path, overrides: list[str] | None = None) -> ClusterProfile:

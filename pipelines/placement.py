@@ -74,6 +74,7 @@ def launch_config(step: str, cluster: ClusterProfile | None) -> str:
         claims=cluster.volumes,
         secrets=cluster.secrets,
         service_account=cluster.service_account or "",
+        security_context=cluster.security_context,
         node_selector=placement.node_selector,
         tolerations=tuple(toleration.to_kubernetes() for toleration in placement.tolerations),
         labels=placement.labels,
@@ -113,6 +114,11 @@ def _set_pod(task: dsl.PipelineTask, placement: StepPlacement, cluster: ClusterP
         kubernetes.use_secret_as_env(task, secret.secret, {secret.key: secret.env})
     for volume in cluster.volumes:
         kubernetes.mount_pvc(task, volume.claim, volume.mount_path)
+    if (context := cluster.security_context) is not None:
+        # Kubeflow Pipelines itself sets the rest of what "restricted" asks for, from 2.16 on.
+        kubernetes.set_security_context(
+            task, run_as_user=context.user, run_as_group=context.group, run_as_non_root=True
+        )
     if placement.shared_memory is not None:
         kubernetes.empty_dir_mount(
             task, "shared-memory", "/dev/shm", medium="Memory", size_limit=placement.shared_memory

@@ -19,6 +19,7 @@ from matta_core.errors import UserError
 from pipelines.client import Client, answered_once, by_display_name, every
 from pipelines.cluster import ClusterProfile
 from pipelines.compile import compile_pipeline, read_documents, version_name
+from pipelines.release import check_release
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,11 @@ def make_package(recipe: Path, overrides: list[str], cluster: ClusterProfile, fo
 
 
 def upload(client: Client, package: Package) -> PipelineVersion:
-    """The version of this content: found by its name, which holds the digest, or uploaded."""
+    """The version of this content: found by its name, which holds the digest, or uploaded.
+
+    Raises: KubeflowError where the server is too old to run it.
+    """
+    check_release(client)
     name, version = package.pipeline_name, version_name(package.documents)
     namespace = client.get_user_namespace() or None
 

@@ -1,6 +1,7 @@
 """A stand-in for a cluster with Kubeflow Trainer, on loopback: the calls that a TrainJob's launch makes, and no others.
 
-It takes a TrainJob only if Kubeflow's typed models know every field of it, and only with the token of its kubeconfig.
+It takes calls only with the token of its kubeconfig. As Kubernetes does with a custom resource, it drops what its
+Trainer does not know of a TrainJob, by Kubeflow's typed models, or refuses it where the call asks for that.
 What happens to a job is a list of moves, one for each time that the job is asked for.
 """
 
@@ -109,6 +110,7 @@ class Cluster(ThreadingHTTPServer):
         self.created: list[dict] = []
         self.deleted: list[str] = []
         self.refusal = ""  # of an admission webhook
+        self.unknown_to_trainer: set[str] = set()  # fields of a specification that an older release does not have
         self.deletion_takes = 0  # so many looks at the job
         self.idle_looks: int | None = 100  # after the last move
         self.lock = threading.RLock()
@@ -148,9 +150,17 @@ class Cluster(ThreadingHTTPServer):
         with self.lock:
             return getattr(self, f"_{verb}")(name, query, body)
 
-    def _create(self, _name: str, _query: dict, body: dict) -> tuple[int, dict]:
-        if TrainerV1alpha1TrainJob.from_dict(body).to_dict() != body:
-            return _status(400, "strict decoding error: unknown field")
+    def _create(self, _name: str, query: dict, body: dict) -> tuple[int, dict]:
+        known = TrainerV1alpha1TrainJob.from_dict(body).to_dict()
+        known["spec"] = {name: value for name, value in known["spec"].items() if name not in self.unknown_to_trainer}
+        if known != body and query.get("fieldValidation") == "Strict":
+            names = ", ".join(
+                f'unknown field "spec.{name}"' for name in sorted(body["spec"].keys() - known["spec"].keys())
+            )
+            return _status(
+                400, f'TrainJob in version "v1alpha1" cannot be handled as a TrainJob: strict decoding error: {names}'
+            )
+        body = known
         if self.refusal:
             return _status(403, f'admission webhook "validator.trainjob" denied the request: {self.refusal}')
         if any(variable["name"].startswith("PET_") for variable in body["spec"]["trainer"].get("env", [])):

@@ -44,9 +44,14 @@ class TrainJobs:
         self._patience_seconds = patience_seconds
 
     def create(self, manifest: dict[str, Any]) -> bool:
-        """False where a job of that name exists: also where a first try arrived and its answer was lost."""
+        """False where a job of that name exists: also where a first try arrived and its answer was lost.
+
+        By default an API server drops the fields that its Trainer does not know, and the ranks would run without
+        volumes, place and deadline.
+        """
         call = self._custom.create_namespaced_custom_object
-        return self._call("create", call, none_at=(409,), body=manifest, **self._where) is not None
+        arguments = {"body": manifest, "field_validation": "Strict", **self._where}
+        return self._call("create", call, none_at=(409,), **arguments) is not None
 
     def get(self, name: str, *, patience_seconds: float | None = None) -> dict[str, Any] | None:
         """The job as it is, or None where there is none."""
@@ -120,6 +125,8 @@ class TrainJobs:
         told = f"the Kubernetes API server refused to {what} in namespace {self.namespace}: {_reason(error)}"
         if error.status == 404:
             return f"{told}. Is Kubeflow Trainer installed ({GROUP}/{VERSION}), and does the namespace exist?"
+        if error.status == 400 and "unknown field" in str(error.body):
+            return f"{told}. The step needs Kubeflow Trainer 2.2 or later, which knows these fields: upgrade it"
         if error.status in (401, 403) and "denied the request" not in str(error.body):
             return f"{told}. The step's service account needs the rights in {RBAC_MANIFEST}"
         return f"{told}. See launch_config (the training step in the cluster profile)"

@@ -19,6 +19,7 @@ RUN_ID_VARIABLE = "KFP_RUN_ID"  # set on a step of several nodes; Kubeflow itsel
 
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
+RESOURCE = rf"{DNS_NAME}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"  # an accelerator's
 
 
 def must_match(name: str, value: str, pattern: str, what: str) -> None:
@@ -28,9 +29,10 @@ def must_match(name: str, value: str, pattern: str, what: str) -> None:
 
 
 def must_be_absolute(name: str, value: str) -> None:
-    """Raises: ValueError where the path is relative, or leads out of a folder by `..`."""
-    if not value.startswith("/") or ".." in value.split("/"):
-        raise ValueError(f"{name} must be an absolute path without .., got {value!r}")
+    """Raises: ValueError where the path is relative, leads out of a folder by `..`, or has what Kubernetes refuses in a
+    mount's path (:) or Argo takes for a variable ({{)."""
+    if not re.fullmatch(r"/[^\x00-\x1f\x7f:{}]*", value) or ".." in value.split("/"):
+        raise ValueError(f"{name} must be an absolute path without .., : and braces, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class SecretVariable(Section):
 
 
 @dataclass(frozen=True)
+class SecurityContext(Section):
+    """As whom pods run, never root: with it they keep the rules of Kubernetes' Pod Security Standard "restricted"."""
+
+    user: int = setting(1000, low=1, high=2**31 - 1, help="runAsUser; 1000 is the images'")
+    group: int = setting(1000, low=0, high=2**31 - 1, help="runAsGroup; in a TrainJob's pods fsGroup, too")
+
+
+@dataclass(frozen=True)
 class LaunchConfig(Section):
     """How many ranks train, and, for several nodes, what each node's pod is made of.
 
@@ -86,11 +96,13 @@ class LaunchConfig(Section):
     claims: tuple[VolumeClaim, ...] = setting((), help="volumes of every node; artifacts must lie on one of them")
     secrets: tuple[SecretVariable, ...] = ()
     service_account: str = setting("", help="of the nodes' pods; empty: the namespace's default")
+    security_context: SecurityContext | None = setting(None, help="of the nodes' pods; none: as the runtime has it")
     node_selector: dict[str, str] = setting(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = setting((), help="as in a pod's specification")
     labels: dict[str, str] = setting(
         default_factory=dict,
-        help="of the nodes' pods; Kueue's (kueue.x-k8s.io/...): of the TrainJob, which it queues whole",
+        help="of the nodes' pods, besides sidecar.istio.io/inject: 'false'; Kueue's (kueue.x-k8s.io/...): of the "
+        "TrainJob, which it queues whole",
     )
     annotations: dict[str, str] = setting(default_factory=dict, help="of the nodes' pods")
 
@@ -99,6 +111,8 @@ class LaunchConfig(Section):
             raise ValueError(
                 f"accelerator and accelerators must be set together, got {self.accelerator!r} and {self.accelerators}"
             )
+        if self.accelerator:
+            must_match("accelerator", self.accelerator, RESOURCE, "a resource's name, such as nvidia.com/gpu")
         if self.nodes > 1 and not self.image:
             raise ValueError(f"image must be set where nodes = {self.nodes}: it is what the TrainJob's pods run")
 

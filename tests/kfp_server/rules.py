@@ -41,7 +41,9 @@ class KubeflowServer:
     `behind_page`: what answers is not the API server but Kubeflow's page (ml-pipeline-ui), which hands on the API's
     calls and has a way to logs of its own. `finds_archived_logs`: as from 2.17 on; before, the API server looked for
     them where none are kept. `requests` holds (method, path) of every call, `headers` those of the last;
-    `most_enabled` is the largest number of schedules of one name that were ever enabled together.
+    `most_enabled` is the largest number of schedules of one name that were ever enabled together; `health` is what it
+    says of itself besides `multi_user`: a release says its name from 2.16 on and its store from 2.14 on, a build from
+    the main branch calls itself "master".
     """
 
     def __init__(self, *, multi_user: bool = False, tokens: set[str] | None = None, behind_page: bool = False) -> None:
@@ -49,6 +51,7 @@ class KubeflowServer:
         self.behind_page = behind_page
         self.finds_archived_logs = True
         self.tokens = tokens
+        self.health = {"commit_sha": "8a1d8d9", "tag_name": "2.17.0", "pipeline_store": "database"}
         self.pipelines: dict[str, Any] = {}
         self.versions: dict[str, Any] = {}
         self.experiments: dict[str, Any] = {}
@@ -104,7 +107,7 @@ class KubeflowServer:
     # Each handler below gets query, body and content type, and returns a model or a dict.
 
     def _get_healthz(self, query: dict, body: bytes, content_type: str) -> Any:
-        return kfp_server_api.V2beta1GetHealthzResponse(multi_user=self.multi_user, pipeline_store="database")
+        return {"multi_user": self.multi_user, **self.health}
 
     def _create_pipeline(self, query: dict, body: bytes, content_type: str) -> Any:
         pipeline = parse("V2beta1Pipeline", body)

@@ -130,14 +130,36 @@ def test_a_setting_given_on_the_command_line_changes_one_step_only(tmp_path):
         ({"volumes": [{"claim": "c", "mount_path": "data"}]}, r"volumes\[0\].mount_path must be an absolute path"),
         (
             {"volumes": [{"claim": "c", "mount_path": "/mnt/../etc"}]},
-            r"volumes\[0\].mount_path must be an absolute path without \.\., got '/mnt/../etc'",
+            r"volumes\[0\].mount_path must be an absolute path without \.\., : and braces, got '/mnt/../etc'",
         ),
         ({"store": "/mnt/matta"}, r"store must be below a volume's mount_path \(there is none\).*got '/mnt/matta'"),
         (
             {"store": "/mnt/other", "volumes": [{"claim": "c", "mount_path": "/mnt/matta"}]},
             r"store must be below a volume's mount_path \(/mnt/matta\)",
         ),
-        ({"pipeline_root": "/tmp"}, "pipeline_root must be a URI such as gs://bucket/folder, got '/tmp'"),
+        (
+            {"pipeline_root": "/tmp"},
+            "pipeline_root must be a URI such as gs://bucket/folder, without spaces, .*, got '/tmp'",
+        ),
+        ({"security_context": {"user": 0}}, r"security_context\.user must be >= 1 and <= 2147483647, got 0"),
+        ({"security_context": {"user": "root"}}, r"security_context\.user must be of type int, got 'root'"),
+        ({"security_context": {"group": -1}}, r"security_context\.group must be >= 0"),
+        ({"security_context": {"fs_group": 1}}, r"unknown setting security_context\.fs_group: known here are user, g"),
+        (
+            {"defaults": {"accelerator": "'; rm -rf /", "accelerators": 1}},
+            r"""defaults\.accelerator must be a resource's name, such as nvidia\.com/gpu, got "'; rm -rf /\"""",
+        ),
+        (
+            {"steps": {"train": {"accelerator": "NVIDIA_H100_80GB", "accelerators": 1}}},
+            r"steps\.train\.accelerator must be a resource's name, such as nvidia\.com/gpu, got 'NVIDIA_H100_80GB'",
+        ),
+        (
+            {"defaults": {"tolerations": [{"key": "a", "value": "\ud800"}]}},
+            r"defaults\.tolerations\[0\]\.value must be .*, got '\\ud800'",
+        ),
+        ({"defaults": {"tolerations": [{"key": "a", "value": "b c"}]}}, r"value must be a taint's value, got 'b c'"),
+        ({"pipeline_root": "gs://b/a b"}, "pipeline_root must be a URI .*, without spaces, quotes and braces, got"),
+        ({"volumes": [{"claim": "c", "mount_path": "/a:b"}]}, r"volumes\[0\].mount_path must be an absolute path"),
         ({"platform": "sagemaker"}, "platform must be one of kubeflow, vertex, got 'sagemaker'"),
     ],
 )
@@ -151,6 +173,7 @@ def test_a_mistake_is_told_with_its_place_and_value(settings, message):
     [
         ({"volumes": [{"claim": "c", "mount_path": "/m"}]}, "volumes must be empty for platform vertex"),
         ({"secrets": [{"secret": "s", "key": "k", "env": "X"}]}, "secrets must be empty for platform vertex"),
+        ({"security_context": {}}, "security_context must be empty for platform vertex"),
         ({"steps": {"train": {"node_selector": {"a": "b"}}}}, "steps.train.node_selector must not be set for platform"),
         ({"defaults": {"labels": {"a": "b"}}}, "defaults.labels must not be set for platform vertex"),
         ({"defaults": {"shared_memory": "1Gi"}}, "defaults.shared_memory must not be set for platform vertex"),

@@ -45,6 +45,14 @@ def test_a_cluster_without_trainer_is_told(cluster, two_nodes, run):
         run(two_nodes)
 
 
+def test_a_trainer_that_does_not_know_a_field_is_refused_before_any_pod_runs(cluster, two_nodes, run):
+    cluster.unknown_to_trainer = {"runtimePatches", "activeDeadlineSeconds"}  # releases before 2.2
+    two_nodes = dataclasses.replace(two_nodes, timeout_seconds=60)
+    with pytest.raises(UserError, match=r'refused to create .*"spec.activeDeadlineSeconds", .*Trainer 2\.2 or later'):
+        run(two_nodes)
+    assert cluster.created == []
+
+
 def test_what_the_webhook_refuses_is_told_with_its_reason(cluster, two_nodes, run):
     cluster.refusal = "ClusterTrainingRuntime torch-distributed not found"
     with pytest.raises(UserError, match=r"torch-distributed not found\. See launch_config"):

@@ -100,9 +100,13 @@ def test_artifacts_off_the_shared_volume_are_refused(two_nodes):
         ),
         (
             {"claims": [{"claim": "c", "mount_path": "/store/../etc"}]},
-            r"claims\[0\].mount_path must be an absolute path without \.\., got '/store/../etc'",
+            r"claims\[0\].mount_path must be an absolute path without \.\., : and braces, got '/store/../etc'",
         ),
         ({"secrets": [{"secret": "A b", "key": "k", "env": "X"}]}, r"secrets\[0\].secret must be a Secret's name"),
+        (
+            {"accelerator": "'; rm -rf /", "accelerators": 1},
+            "launch_config.accelerator must be a resource's name, such",
+        ),
         ({"gpus": 8}, "unknown setting launch_config.gpus"),
     ],
 )

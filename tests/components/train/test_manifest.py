@@ -84,7 +84,8 @@ def test_resources_are_requested_and_limited():
 def test_pods_get_their_volumes_place_and_shared_memory():
     template = pod_of(manifest())
     spec = template["spec"]
-    assert template["metadata"] == {"labels": {"team": "search"}, "annotations": {"note": "nightly"}}
+    assert template["metadata"]["labels"].items() >= {"team": "search"}.items()
+    assert template["metadata"]["annotations"] == {"note": "nightly"}
     assert spec["serviceAccountName"] == "pipeline-runner"
     assert spec["nodeSelector"] == FULL.node_selector
     assert spec["tolerations"] == [FULL.tolerations[0]]
@@ -112,6 +113,15 @@ def test_kueue_queues_the_job_as_a_gang_and_not_its_pods():
     queue = {"kueue.x-k8s.io/queue-name": "matta", "kueue.x-k8s.io/priority-class": "nightly"}
     assert manifest()["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "matta"} | queue
     assert not queue.keys() & pod_of(manifest())["metadata"]["labels"].keys()
+
+
+def test_the_ranks_pods_are_not_given_a_meshs_proxy_unless_the_profile_says_so():
+    def told(**labels):
+        launch = dataclasses.replace(FULL, labels=labels)
+        return pod_of(manifest(launch))["metadata"]["labels"]["sidecar.istio.io/inject"]
+
+    assert told() == told(team="search") == "false"
+    assert told(**{"sidecar.istio.io/inject": "true"}) == "true"
 
 
 def test_the_nodes_know_the_heartbeat_and_the_job_its_run():
