@@ -22,7 +22,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     check_directions(config, names, report)
     policies = {name: effective_policy(config, name) for name in names}
     planned = plan(policies, report)
-    outcomes = compare(planned, report, config.confidence)
+    outcomes = compare(planned, policies, report, config.confidence)
     students, warnings = {}, []
     for place, name in enumerate(names):
         baseline = report.baseline_of(name)

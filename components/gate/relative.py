@@ -61,8 +61,7 @@ def not_inferior(
         if outcome is None or outcome.problem:
             yield check("non_inferior", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
             continue
-        passed = outcome.low > -margin
-        why = f"{task}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+        passed, why = _within(task, outcome, margin)
         yield check("non_inferior", passed, why, task=task, threshold=-margin, value=outcome.low)
 
 
@@ -77,7 +76,7 @@ def improves(policy: GatePolicy, report: Report, student: str, baseline: str, ou
         by = f"by more than {amount:g}" if amount else "at all"
         why = (
             f"{task}: {_signed(outcome.difference)}; {'better' if passed else 'not shown to be better'} {by} "
-            f"(p = {outcome.p_adjusted:.2g} after correction)"
+            f"(p = {outcome.p_adjusted:.2g} after correction){_too_few(outcome, amount)}"
         )
         yield check("improve", passed, why, task=task, threshold=amount, value=outcome.difference)
 
@@ -101,8 +100,7 @@ def not_inferior_in_slices(
             if outcome.problem:
                 yield check("slices", False, f"{name}: {outcome.problem}", **at)
                 continue
-            passed = outcome.low > -margin
-            why = f"{task}, {name}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+            passed, why = _within(f"{task}, {name}", outcome, margin)
             yield check("slices", passed, why, value=outcome.low, **at)
         for name, documents in small.items():
             skip = policy.small_slices == "skip"
@@ -122,6 +120,30 @@ def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
             f"gate.per_student.{student} for one run ({{}})"
         )
     return f"cannot be compared: {task} has too few documents of any weight"
+
+
+def _within(where: str, outcome: Outcome, margin: float) -> tuple[bool, str]:
+    """Whether the interval's lower end keeps a margin, and why."""
+    if outcome.low > -margin:
+        return True, f"{where}: {_interval(outcome)}, within the margin {margin:g}"
+    return False, f"{where}: {_interval(outcome)}, beyond the margin {margin:g}{_too_few(outcome, -margin)}"
+
+
+def _too_few(outcome: Outcome, above: float) -> str:
+    """Where the documents are too few to tell whether the difference is above a number: how many would do."""
+    if not outcome.low <= above < outcome.difference:
+        return ""
+    enough = outcome.enough_for(above)
+    would = (
+        "no number of documents like these would" if enough is None else f"about {_rounded(enough):,} like these would"
+    )
+    return f", which {outcome.documents} documents cannot tell: {would}"
+
+
+def _rounded(number: int) -> int:
+    """Upwards to two digits."""
+    step = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // step) * step
 
 
 def _interval(outcome: Outcome) -> str:
