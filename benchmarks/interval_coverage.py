@@ -1,9 +1,10 @@
 """How often the gate's intervals cover the true difference, and how often they bless a student that is worse.
 
 Differences of documents are drawn from known distributions, many times each with a fixed seed. The student is worse by
-exactly the margin, so every blessing is a false one: the interval's lower end lies above the truth. Printed in percent,
-for the interval at 95 % and at the level that one of eight comparisons gets (99.375 %): the false blessings (2.5 and 0.31 would
-be right), the intervals that cover the truth, and the median width. `--methods` compares with others: minutes.
+exactly the margin, so every blessing is a false one: the interval's lower end lies above the truth. Printed in
+percent, for the interval at 95 % and at the level that one of eight comparisons gets (99.375 %): the false blessings
+(2.5 and 0.31 would be right), the intervals that cover the truth, and the median width. `--methods` compares with
+others: minutes.
 """
 
 import argparse

@@ -105,7 +105,7 @@ class PairedDocuments:
         return _random_signs(moving, resamples)
 
     def interval(self, confidence: float, *, unseen_loss: float = 0.0) -> tuple[float, float]:
-        """Of the difference; two-sided. Needs two documents. No resampling, so no seed. See `lower_end`.
+        """Of the difference; two-sided; see `lower_end`. No resampling, so no seed.
 
         `unseen_loss`: what a document of an unseen kind may lose at least; nothing is said of what it may gain.
 

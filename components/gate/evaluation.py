@@ -253,8 +253,8 @@ def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
     """How far two values of a question can be apart, as `PairedDocuments` has it; none where nothing tells.
 
     A metric's name does not always say it, so it is told from the values of both models over all questions. Where they
-    are all 0 or 1, that is the range. Where they lie within it, as an F1's do, or beyond it, as percentages do, the range
-    is a guess, which may only widen an interval. Where all are equal there is nothing to guess from.
+    are all 0 or 1, that is the range. Where they lie within it, as an F1's do, or beyond it, as percentages do, the
+    range is a guess, which may only widen an interval. Where all are equal there is nothing to guess from.
     """
     if unit in _SPANS:
         return _SPANS[unit]
@@ -263,7 +263,7 @@ def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
         return ()
     if np.isin(values, (0.0, 1.0)).all():
         return (1.0,)
-    return (None, 1.0 if 0 <= low and high <= 1 else high - low)
+    return (None, 1.0 if low >= 0 and high <= 1 else high - low)
 
 
 def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarray) -> str | None:

@@ -29,7 +29,8 @@ def lower_end(
     unseen_loss: float = 0.0,
     times: float = 1.0,
 ) -> float:
-    """The number that the true ratio of the sums is above with probability `level`; -inf where nothing can be said.
+    """The number that the true ratio of the sums is above with probability `level`; -inf where the documents, their
+    weights being so uneven, are worth less than two.
 
     One entry per document, shaped (documents,): its sum of weight * difference, and of weights. `span`: how far two
     values of a question can be apart, where that is known. `unseen_loss`: what documents of an unseen kind may lose at
@@ -40,8 +41,8 @@ def lower_end(
     correction can but widen. With a `span`, Agresti and Min's (Statistics in Medicine 2005) documents are
     added, half a better one, half a worse one and a tie: else no discordant document would mean no uncertainty.
 
-    By the unseen: documents of a kind of which none is here may be `unseen_share` of all; each loses `span`, or twice as
-    much as the worst one here, or `unseen_loss`.
+    By the unseen: documents of a kind of which none is here may be `unseen_share` of all; each loses `span`, or twice
+    as much as the worst one here, or `unseen_loss`.
     """
     from scipy.special import stdtrit
 
@@ -56,14 +57,14 @@ def lower_end(
         weights, counts = np.append(weights, np.full(3, weight)), np.append(counts, [0.5, 0.5, 1.0])
     number, total = math.fsum(counts), math.fsum(counts * weights)
     effective = total**2 / math.fsum(counts * weights**2)
-    if effective <= 1 + 1e-9:
+    if effective < 2 - 1e-9:
         return -math.inf
     by_spread = math.fsum(counts * differences) / total
     residuals = differences - by_spread * weights
     variance, cubes = (math.fsum(counts * residuals**power) / number for power in (2, 3))
     if variance > 0:
         quantile = float(stdtrit(effective - 1, level))
-        tail = _SEEN_OF_A_TAIL * max(0.0, -cubes / variance**1.5)
+        tail = _SEEN_OF_A_TAIL * max(0.0, -cubes / variance / math.sqrt(variance))
         reach = quantile + tail * (2 * quantile**2 + 1) / (6 * math.sqrt(effective))
         by_spread -= reach * number * math.sqrt(variance / (number - 1)) / total
     low = min(by_spread, by_the_unseen)

@@ -48,6 +48,9 @@ def not_inferior(
 
     Where a policy says nothing of it ({} says that nothing is asked), no task may be shown to be worse.
     """
+    for task in policy.unseen_loss or {}:
+        if task not in report.tasks:  # a name misspelt would be a policy dropped
+            yield check("unseen_loss", False, _cannot(report, student, baseline, task), task=task)
     if policy.non_inferior is None:
         for task in report.tasks:
             outcome = outcomes.get(Hypothesis(student, baseline, task))
