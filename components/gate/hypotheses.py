@@ -112,7 +112,7 @@ def _one(
         elif not pair.spans:
             problem = (
                 f"{task}: both have {report.value(student, task):g} in every answer, which does not tell how far two "
-                f"answers can be apart"
+                f"answers can be apart: take it out of the policy"
             )
     nothing: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "value", "baseline_value"), math.nan)
     nothing |= {"p_value": 1.0, "documents": documents, "enough_for": lambda above: None}
@@ -120,7 +120,7 @@ def _one(
         return nothing | {"problem": problem}
     low, high = pair.interval(confidence, unseen_loss=unseen_loss)
     if not (math.isfinite(low) and math.isfinite(high)):
-        return nothing | {"problem": f"{task}: one document has nearly all the weight, which leaves nothing to go by"}
+        return nothing | {"problem": f"{task}: one document has nearly all the weight, and says nothing of the others"}
     return {
         "difference": pair.difference,
         "low": low,

@@ -62,7 +62,9 @@ def not_inferior(
     for task, margin in (policy.non_inferior or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task))
         if outcome is None or outcome.problem:
-            yield check("non_inferior", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
+            yield check(
+                "non_inferior", False, _cannot(report, student, baseline, task, outcome), task=task, threshold=-margin
+            )
             continue
         passed, why = _within(task, outcome, margin)
         yield check("non_inferior", passed, why, task=task, threshold=-margin, value=outcome.low)
@@ -73,7 +75,9 @@ def improves(policy: GatePolicy, report: Report, student: str, baseline: str, ou
     for task, amount in (policy.improve or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task, shift=amount))
         if outcome is None or outcome.problem:
-            yield check("improve", False, _cannot(report, student, baseline, task), task=task, threshold=amount)
+            yield check(
+                "improve", False, _cannot(report, student, baseline, task, outcome), task=task, threshold=amount
+            )
             continue
         passed = outcome.verdict == "better"
         by = f"by more than {amount:g}" if amount else "at all"
@@ -113,7 +117,7 @@ def not_inferior_in_slices(
             yield check("slices", skip, why, task=task, slice_name=name, threshold=-margin)
 
 
-def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
+def _cannot(report: Report, student: str, baseline: str, task: str, outcome: Outcome | None = None) -> str:
     """Why a comparison is a "no", and the way out where it is what is served that is broken."""
     if problem := report.problem(student, task):
         return f"cannot be compared: {problem}"
@@ -122,7 +126,7 @@ def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
             f"what is served cannot be compared with: {problem}. To replace a broken model, take the comparison out of "
             f"gate.per_student.{student} for one run ({{}})"
         )
-    return f"cannot be compared: {task} has too few documents of any weight"
+    return f"cannot be compared: {outcome.problem if outcome else task}"
 
 
 def _within(where: str, outcome: Outcome, margin: float) -> tuple[bool, str]:
