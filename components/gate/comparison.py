@@ -108,8 +108,6 @@ class PairedDocuments:
         """Of the difference; two-sided; see `lower_end`. No resampling, so no seed.
 
         `unseen_loss`: what a document of an unseen kind may lose at least; nothing is said of what it may gain.
-
-        FIGURES
         """
         turned = dataclasses.replace(self, differences=-self.differences)
         return self._low(confidence, unseen_loss), 0.0 - turned._low(confidence)
