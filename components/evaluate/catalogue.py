@@ -47,7 +47,8 @@ class EvaluationTask(NamedTuple):
     def unit(self) -> str:
         if self.metric == "bits_per_byte":
             return "bits per byte"
-        is_right_or_wrong = self.metric.startswith("acc") or self.metric in ("exact_match", "em")
+        # acc_norm, prompt_level_strict_acc; the gate tells metrics with other names from their values.
+        is_right_or_wrong = {"acc", "accuracy"} & set(self.metric.split("_")) or self.metric in ("exact_match", "em")
         return "accuracy" if is_right_or_wrong else self.metric.replace("_", " ")
 
     @property

@@ -79,8 +79,8 @@ def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | No
     """The 95% interval of one figure, from its standard error over documents; None where that is not known.
 
     Student's t with one degree of freedom less than there are documents. An accuracy's is cut at 0 and 1; where all
-    answers were wrong, or all right, nothing varied, and it is the exact one of as many questions as documents
-    (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the gate's
+    values are 0, or all 1, nothing varied, and it is the exact one of as many questions, right or wrong, as there are
+    documents (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the gate's
     paired comparison, which is sharper.
     """
     from scipy.special import stdtrit
@@ -89,7 +89,7 @@ def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | No
     if value is None or error is None or documents is None or documents < 2:
         return None
     reach = float(stdtrit(documents - 1, 0.975)) * error
-    if unit == "accuracy" and error == 0 and value in (0, 1):
+    if error == 0 and value in (0, 1):  # of whatever name: no other metric is a whole number by chance
         reach = 1 - 0.025 ** (1 / documents)
     low, high = value - reach, value + reach
     return (max(0.0, low), min(1.0, high)) if unit == "accuracy" else (low, high)

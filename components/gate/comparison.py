@@ -6,6 +6,7 @@ linearised standard error is Cochran's (Sampling Techniques, chapter 6). All dif
 better for the first model.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from typing import Self
 
 import numpy as np
 
+from components.gate.intervals import lower_end
+
 # p-values by resampling reach down to 1 / (RESAMPLES + 1) at least; so many are drawn where nothing asks for more.
 RESAMPLES = 9_999
 _SEED = 20250623
 _NUMBERS_AT_ONCE = 4_000_000  # signs of one batch: 32 MB as float64
+_MOST_TIMES = 10_000.0  # the documents at hand: whoever needs more will not evaluate them
 
 
 def figure_of(weights: np.ndarray, values: np.ndarray) -> float:
@@ -28,12 +32,13 @@ def figure_of(weights: np.ndarray, values: np.ndarray) -> float:
 @dataclass(frozen=True, eq=False)
 class PairedDocuments:
     """One entry per document: `differences` is its sum of weight * difference, `weights` its sum of weights, both
-    shaped (documents,). `bounded`: the values lie within 0 and 1, so a document's difference within its weight.
+    shaped (documents,). `spans`: how far two values of a question can be apart, None: any distance. Where it is
+    not known there are several, and the interval holds with each.
     """
 
     differences: np.ndarray
     weights: np.ndarray
-    bounded: bool = False
+    spans: tuple[float | None, ...] = (None,)
 
     @classmethod
     def of(
@@ -44,12 +49,12 @@ class PairedDocuments:
         other_values: np.ndarray,
         *,
         higher_is_better: bool,
-        bounded: bool = False,
+        spans: tuple[float | None, ...] = (None,),
     ) -> Self:
         """From one entry per question, all shaped (questions,): its document, weight, and both models' values."""
         _, place = np.unique(documents, return_inverse=True)
         gains = weights * (values - other_values) * (1 if higher_is_better else -1)
-        return cls(np.bincount(place, weights=gains), np.bincount(place, weights=weights), bounded)
+        return cls(np.bincount(place, weights=gains), np.bincount(place, weights=weights), spans)
 
     @property
     def num_documents(self) -> int:
@@ -99,52 +104,33 @@ class PairedDocuments:
             return float(binomtest(int((moving > 0).sum()), len(moving)).pvalue)
         return _random_signs(moving, resamples)
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Of the difference; two-sided. Needs two documents. No resampling, so no seed.
+    def interval(self, confidence: float, *, unseen_loss: float = 0.0) -> tuple[float, float]:
+        """Of the difference; two-sided; see `lower_end`. No resampling, so no seed.
 
-        Values within 0 and 1: Agresti and Min's (Statistics in Medicine 2005), which adds two documents of mean
-        weight, half a better one, half a worse one and a tie; with Student's t. Without those, no discordant document
-        would mean no uncertainty. With several questions a document it is wide, for nothing says that they would not
-        all go one way.
-
-        Other values: at each end the wider one of Student's t and Hall's correction of it for skewness (JRSS B 1992),
-        both with Kish's effective number of documents, which their weights, where they are uneven, make smaller.
-
-        Covered, of nominal 95 %, for 15, 30 and 100 documents (`python -m benchmarks.interval_coverage`, 2,000 rounds
-        each, so +-0.01): normal 0.957, 0.963, 0.945; normal with uneven weights 0.942, 0.941, 0.945; 0/1 with a
-        quarter discordant 0.983, 0.967, 0.960; 0/1 with 6 % worse and none better 1.000, 1.000, 0.941. It falls short
-        for lognormal differences (skewness 6): 0.918, 0.929, 0.941, and with uneven weights 0.875, 0.899, 0.935.
-        There nearly all misses are on one side: a rare document that is much worse has not been seen, and the
-        difference is thought better than it is. That is what `min_documents` guards.
-
-        Others, measured by the same script, with 30 documents: Student's t 0.841 for lognormal with uneven weights and
-        0.849 for 0/1 with 6 % worse; scipy's BCa bootstrap 0.852, and no number for many 0/1 draws; a bootstrap-t
-        0.900 and 0.540.
+        `unseen_loss`: what a document of an unseen kind may lose at least; nothing is said of what it may gain.
         """
-        return self._agresti_min(confidence) if self.bounded else self._skewed(confidence)
+        turned = dataclasses.replace(self, differences=-self.differences)
+        return self._low(confidence, unseen_loss), 0.0 - turned._low(confidence)
 
-    def _agresti_min(self, confidence: float) -> tuple[float, float]:
-        from scipy.stats import t
+    def documents_needed(self, above: float, confidence: float, *, unseen_loss: float = 0.0) -> int | None:
+        """With about so many documents like these the interval would be above `above`; None: with no number of them."""
 
-        n, weight = self.num_documents + 2, float(self.weights.mean())
-        centre = math.fsum(self.differences) / (n * weight)
-        # Cochran's residuals; the added documents have the weights `weight` and the differences +-weight and 0.
-        squares = math.fsum((self.differences - centre * self.weights) ** 2)
-        squares += weight**2 * ((1 - centre) ** 2 / 2 + (1 + centre) ** 2 / 2 + centre**2)
-        half = float(t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(squares / (n * (n - 1))) / weight
-        return max(centre - half, -1.0), min(centre + half, 1.0)
+        def is_above(times: float) -> bool:
+            return self._low(confidence, unseen_loss, times) > above
 
-    def _skewed(self, confidence: float) -> tuple[float, float]:
-        from scipy.stats import t
+        few, many = 1.0, 2.0
+        while not is_above(many):
+            few, many = many, 2 * many
+            if many > _MOST_TIMES:
+                return None
+        while many / few > 1.02:
+            middle = math.sqrt(few * many)
+            few, many = (few, middle) if is_above(middle) else (middle, many)
+        return math.ceil(many * self.num_documents)
 
-        if self.standard_error == 0:
-            return self.difference, self.difference
-        residuals = self._residuals
-        n = math.fsum(self.weights) ** 2 / math.fsum(self.weights**2)  # Kish's effective number of documents
-        skewness = float((residuals**3).mean() / (residuals**2).mean() ** 1.5)
-        quantile = float(t.ppf((1 + confidence) / 2, n - 1))
-        below, above = max(quantile, _hall(quantile, skewness, n)), max(quantile, -_hall(-quantile, skewness, n))
-        return self.difference - below * self.standard_error, self.difference + above * self.standard_error
+    def _low(self, confidence: float, unseen_loss: float = 0.0, times: float = 1.0) -> float:
+        asked = {"level": (1 + confidence) / 2, "unseen_loss": unseen_loss, "times": times}
+        return min(lower_end(self.differences, self.weights, span=span, **asked) for span in self.spans)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -174,9 +160,3 @@ def _random_signs(contributions: np.ndarray, resamples: int) -> float:
         hits += int((np.abs(2 * (positive @ sizes) - total) >= reached).sum())
         drawn += rows
     return (hits + 1) / (resamples + 1)
-
-
-def _hall(quantile: float, skewness: float, n: float) -> float:
-    """The inverse of Hall's cubic transformation of a mean's t statistic, at a quantile of the symmetric one."""
-    a = skewness / (3 * math.sqrt(n))
-    return quantile if abs(a) < 1e-12 else (math.cbrt(1 + 3 * a * (quantile - a / 2)) - 1) / a

@@ -22,8 +22,16 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     check_directions(config, names, report)
     policies = {name: effective_policy(config, name) for name in names}
     planned = plan(policies, report)
-    outcomes = compare(planned, report, config.confidence)
-    students, warnings = {}, []
+    outcomes = compare(planned, policies, report, config.confidence)
+    served = [size for size, name in report.baselines.items() if isinstance(name, str)]
+    left_on = config.without_baseline == "bless_on_thresholds" and bool(served)
+    students: dict[str, Any] = {}
+    warnings = []
+    if left_on:
+        warnings.append(
+            f"gate.without_baseline is left on bless_on_thresholds, though {', '.join(served)} is served: a size of "
+            f"which nothing is, be it new or its pointer lost, is blessed without a comparison. Take the setting out"
+        )
     for place, name in enumerate(names):
         baseline = report.baseline_of(name)
         # A mix is not nested in the sizes above it: to be better than they are is no fault of theirs.
@@ -56,6 +64,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
         "hypotheses": len(planned),
         "students": students,
         "blessed": [name for name in names if students[name]["blessed"]],
+        "left_on": left_on,
         "warnings": warnings,
     }
 

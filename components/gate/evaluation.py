@@ -19,6 +19,8 @@ from matta_core.errors import UserError
 
 # The values that a task's unit can have; a value beyond them is no measurement.
 _RANGES = {"accuracy": (0.0, 1.0), "bits per byte": (0.0, math.inf)}
+# Bits per byte have no upper end that a model keeps to, and two models never agree in them by chance.
+_SPANS = {"accuracy": (1.0,), "bits per byte": (None,)}
 _HIGHER_IS_BETTER = {"accuracy": True, "bits per byte": False}
 
 
@@ -101,7 +103,7 @@ class Report:
             candidate[chosen],
             baseline[chosen],
             higher_is_better=asked.higher_is_better,
-            bounded=asked.unit == "accuracy",
+            spans=_spans(asked.unit, np.append(candidate, baseline)),
         )
 
     def stated(self, model: str, task: str) -> Mapping[str, Any] | None:
@@ -245,6 +247,23 @@ def _values(values: Sequence[Any], task: Task) -> tuple[np.ndarray | None, str |
         if not low <= value <= high:
             return None, f"question {index} has the value {value:g}, which is out of range for {task.unit}"
     return np.array(values, dtype=np.float64), None
+
+
+def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
+    """How far two values of a question can be apart, as `PairedDocuments` has it; none where nothing tells.
+
+    A metric's name does not always say it, so it is told from the values of both models over all questions. Where they
+    are all 0 or 1, that is the range. Where they lie within it, as an F1's do, or beyond it, as percentages do, the
+    range is a guess, which may only widen an interval. Where all are equal there is nothing to guess from.
+    """
+    if unit in _SPANS:
+        return _SPANS[unit]
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return ()
+    if np.isin(values, (0.0, 1.0)).all():
+        return (1.0,)
+    return (None, 1.0 if low >= 0 and high <= 1 else high - low)
 
 
 def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarray) -> str | None:

@@ -9,7 +9,7 @@ the amount out. A comparison that cannot be made counts as one that found nothin
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a hypothesis. With a `problem` the figures are NaN and p-values 1."""
+    """What came of a hypothesis. With a `problem` the figures are NaN and p-values 1.
+
+    `enough_for`: with about how many documents like these `low` would be above a number; None: with no number of them.
+    """
 
     difference: float
     low: float
@@ -41,6 +44,7 @@ class Outcome:
     value: float
     baseline_value: float
     documents: int
+    enough_for: Callable[[float], int | None]
     verdict: str
     problem: str | None = None
 
@@ -70,12 +74,17 @@ def slices_of(report: Report, task: str, min_documents: int) -> tuple[list[str],
     return large, {name: documents for name, documents in counts.items() if documents < min_documents}
 
 
-def compare(planned: Sequence[Hypothesis], report: Report, confidence: float) -> dict[Hypothesis, Outcome]:
+def compare(
+    planned: Sequence[Hypothesis], policies: Mapping[str, GatePolicy], report: Report, confidence: float
+) -> dict[Hypothesis, Outcome]:
     """All hypotheses, corrected for their number."""
     level = (1 - confidence) / max(len(planned), 1)
     # So many that the least p-value that resampling can give stays far below what the correction asks for.
     resamples = max(RESAMPLES, math.ceil(20 / level))
-    found = {hypothesis: _one(hypothesis, report, 1 - level, resamples) for hypothesis in planned}
+    found = {}
+    for hypothesis in planned:
+        unseen_loss = (policies[hypothesis.student].unseen_loss or {}).get(hypothesis.task, 0.0)
+        found[hypothesis] = _one(hypothesis, report, 1 - level, unseen_loss, resamples)
     adjusted = holm([figures["p_value"] for figures in found.values()])
     outcomes = {}
     for (hypothesis, figures), p_adjusted in zip(found.items(), adjusted, strict=True):
@@ -89,7 +98,9 @@ def compare(planned: Sequence[Hypothesis], report: Report, confidence: float) ->
     return outcomes
 
 
-def _one(hypothesis: Hypothesis, report: Report, confidence: float, resamples: int) -> dict[str, Any]:
+def _one(
+    hypothesis: Hypothesis, report: Report, confidence: float, unseen_loss: float, resamples: int
+) -> dict[str, Any]:
     student, baseline, task, name = hypothesis.student, hypothesis.baseline, hypothesis.task, hypothesis.slice_name
     problem = report.problem(student, task) or report.problem(baseline, task)
     documents = 0
@@ -98,13 +109,18 @@ def _one(hypothesis: Hypothesis, report: Report, confidence: float, resamples: i
         documents = pair.num_documents
         if documents < 2:
             problem = f"{task}: one document says nothing of the others"
+        elif not pair.spans:
+            problem = (
+                f"{task}: both have {report.value(student, task):g} in every answer, which does not tell how far two "
+                f"answers can be apart: take it out of the policy"
+            )
     nothing: dict[str, Any] = dict.fromkeys(("difference", "low", "high", "value", "baseline_value"), math.nan)
-    nothing |= {"p_value": 1.0, "documents": documents}
+    nothing |= {"p_value": 1.0, "documents": documents, "enough_for": lambda above: None}
     if problem is not None:
         return nothing | {"problem": problem}
-    low, high = pair.interval(confidence)
+    low, high = pair.interval(confidence, unseen_loss=unseen_loss)
     if not (math.isfinite(low) and math.isfinite(high)):
-        return nothing | {"problem": f"{task}: one document has nearly all the weight, which leaves nothing to go by"}
+        return nothing | {"problem": f"{task}: one document has nearly all the weight, and says nothing of the others"}
     return {
         "difference": pair.difference,
         "low": low,
@@ -113,6 +129,7 @@ def _one(hypothesis: Hypothesis, report: Report, confidence: float, resamples: i
         "value": report.value(student, task, name),
         "baseline_value": report.value(baseline, task, name),
         "documents": documents,
+        "enough_for": lambda above: pair.documents_needed(above, confidence, unseen_loss=unseen_loss),
     }
 
 

@@ -7,7 +7,7 @@ from components.gate.evaluation import Report
 from matta_core.config import GateConfig, GatePolicy
 from matta_core.errors import UserError
 
-# Below so many documents the intervals fall too far short (components/gate/comparison.py has the figures).
+# A kind of documents that is one in eight of all is among so many in 39 of 40 draws (components/gate/intervals.py).
 MIN_DOCUMENTS = 30
 
 

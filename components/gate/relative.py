@@ -48,6 +48,9 @@ def not_inferior(
 
     Where a policy says nothing of it ({} says that nothing is asked), no task may be shown to be worse.
     """
+    for task in policy.unseen_loss or {}:
+        if task not in report.tasks:  # a name misspelt would be a policy dropped
+            yield check("unseen_loss", False, _cannot(report, student, baseline, task), task=task)
     if policy.non_inferior is None:
         for task in report.tasks:
             outcome = outcomes.get(Hypothesis(student, baseline, task))
@@ -59,10 +62,11 @@ def not_inferior(
     for task, margin in (policy.non_inferior or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task))
         if outcome is None or outcome.problem:
-            yield check("non_inferior", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
+            yield check(
+                "non_inferior", False, _cannot(report, student, baseline, task, outcome), task=task, threshold=-margin
+            )
             continue
-        passed = outcome.low > -margin
-        why = f"{task}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+        passed, why = _within(task, outcome, margin)
         yield check("non_inferior", passed, why, task=task, threshold=-margin, value=outcome.low)
 
 
@@ -71,13 +75,15 @@ def improves(policy: GatePolicy, report: Report, student: str, baseline: str, ou
     for task, amount in (policy.improve or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task, shift=amount))
         if outcome is None or outcome.problem:
-            yield check("improve", False, _cannot(report, student, baseline, task), task=task, threshold=amount)
+            yield check(
+                "improve", False, _cannot(report, student, baseline, task, outcome), task=task, threshold=amount
+            )
             continue
         passed = outcome.verdict == "better"
         by = f"by more than {amount:g}" if amount else "at all"
         why = (
             f"{task}: {_signed(outcome.difference)}; {'better' if passed else 'not shown to be better'} {by} "
-            f"(p = {outcome.p_adjusted:.2g} after correction)"
+            f"(p = {outcome.p_adjusted:.2g} after correction){_too_few(outcome, amount)}"
         )
         yield check("improve", passed, why, task=task, threshold=amount, value=outcome.difference)
 
@@ -101,8 +107,7 @@ def not_inferior_in_slices(
             if outcome.problem:
                 yield check("slices", False, f"{name}: {outcome.problem}", **at)
                 continue
-            passed = outcome.low > -margin
-            why = f"{task}, {name}: {_interval(outcome)}, {'within' if passed else 'beyond'} the margin {margin:g}"
+            passed, why = _within(f"{task}, {name}", outcome, margin)
             yield check("slices", passed, why, value=outcome.low, **at)
         for name, documents in small.items():
             skip = policy.small_slices == "skip"
@@ -112,7 +117,7 @@ def not_inferior_in_slices(
             yield check("slices", skip, why, task=task, slice_name=name, threshold=-margin)
 
 
-def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
+def _cannot(report: Report, student: str, baseline: str, task: str, outcome: Outcome | None = None) -> str:
     """Why a comparison is a "no", and the way out where it is what is served that is broken."""
     if problem := report.problem(student, task):
         return f"cannot be compared: {problem}"
@@ -121,7 +126,31 @@ def _cannot(report: Report, student: str, baseline: str, task: str) -> str:
             f"what is served cannot be compared with: {problem}. To replace a broken model, take the comparison out of "
             f"gate.per_student.{student} for one run ({{}})"
         )
-    return f"cannot be compared: {task} has too few documents of any weight"
+    return f"cannot be compared: {outcome.problem if outcome else task}"
+
+
+def _within(where: str, outcome: Outcome, margin: float) -> tuple[bool, str]:
+    """Whether the interval's lower end keeps a margin, and why."""
+    if outcome.low > -margin:
+        return True, f"{where}: {_interval(outcome)}, within the margin {margin:g}"
+    return False, f"{where}: {_interval(outcome)}, beyond the margin {margin:g}{_too_few(outcome, -margin)}"
+
+
+def _too_few(outcome: Outcome, above: float) -> str:
+    """Where the documents are too few to tell whether the difference is above a number: how many would do."""
+    if not outcome.low <= above < outcome.difference:
+        return ""
+    enough = outcome.enough_for(above)
+    would = (
+        "no number of documents like these would" if enough is None else f"about {_rounded(enough):,} like these would"
+    )
+    return f", which {outcome.documents} documents cannot tell: {would}"
+
+
+def _rounded(number: int) -> int:
+    """Upwards to two digits."""
+    step = 10 ** max(len(str(number)) - 2, 0)
+    return -(-number // step) * step
 
 
 def _interval(outcome: Outcome) -> str:

@@ -20,7 +20,8 @@ def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, ou
     "hypotheses": the number of comparisons corrected for, "students": {size: {"blessed", "baseline": name or null,
     "checks": [{"check", "task", "slice", "threshold", "value", "passed", "why"}], "comparisons": [{"task", "slice",
     "difference", "interval", "p_value", "p_adjusted", "verdict", "documents", "baseline_value", "value"}]}},
-    "blessed": names in ascending order of size, "warnings": sentences}.
+    "blessed": names in ascending order of size, "left_on": whether the setting for a first push is left on though
+    something is served, "warnings": sentences}.
     A difference is positive where the student is better; its interval is simultaneous over all comparisons. That no
     student is blessed is a result, not an error.
 

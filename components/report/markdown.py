@@ -12,7 +12,7 @@ from components.report.summary import Summary
 
 def markdown(summary: Summary, content: Sequence[SectionOfReport]) -> str:
     """The headline, why students were held, and every table. Figures are on the page alone."""
-    lines = [f"# MatTA: {escape(summary['name'])}", "", f"**{headline(summary)}.**", ""]
+    lines = [f"# MatTA: {escape(summary['name'])}", "", f"**{escape(headline(summary))}.**", ""]
     lines += [f"- {escape(line)}" for line in held_lines(summary)]
     lines += ["", f"All steps took {duration(summary['total_seconds'])}.", ""]
     for section in content:

@@ -58,9 +58,10 @@ class SectionOfReport:
 def headline(summary: Summary) -> str:
     students = summary["students"].values()
     blessed, pushed = sum(bool(model["blessed"]) for model in students), sum(bool(m["pushed_to"]) for m in students)
+    left_on = "; gate.without_baseline is left on bless_on_thresholds" if summary["left_on"] else ""
     if not blessed:
-        return "No student was blessed, and none was pushed"
-    return f"{blessed} of {len(students)} students blessed, {pushed} pushed"
+        return f"No student was blessed, and none was pushed{left_on}"
+    return f"{blessed} of {len(students)} students blessed, {pushed} pushed{left_on}"
 
 
 def held_lines(summary: Summary) -> list[str]:

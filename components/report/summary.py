@@ -35,13 +35,16 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     `ta` (with its `size`) and `teacher` have the same shape. Null is what is not known, does not apply, or is no
     finite number. `ta` is null where the TA was not among the extracted sizes. Paths are absolute.
 
+    `left_on`: gate.without_baseline is left on bless_on_thresholds, though something is served.
+
     `measured_on` is the device of the latencies. `seconds` per step are of the process that finished the work, not of
     its reuse; `total_seconds` is their sum. This report's own second is in neither: it is not over while it is
     written.
     """
     family = read(artifacts["extract_students"], "family.json")
     results = read(artifacts["evaluate"], "results.json")
-    verdicts = read(artifacts["gate"], "decision.json")["students"]
+    decision = read(artifacts["gate"], "decision.json")
+    verdicts = decision["students"]
     pushed = read(artifacts["push"], "push.json")["students"]
     folder = artifacts["extract_students"].path.resolve()
     tasks, models = results["tasks"], results["models"]
@@ -68,6 +71,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
         "name": name,
         "student": family["student"],
         "evaluation_set": results["evaluation_set"],
+        "left_on": decision["left_on"],
         "tasks": tasks,
         "students": students,
         "ta": None if ta is None else ta | {"size": family["ta"]},

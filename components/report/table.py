@@ -14,7 +14,14 @@ MOST_TASKS = 2  # more do not fit beside the cost
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The table of summary.json for a terminal of 80 columns or more. `pushed_lines` tell what was pushed."""
-    table = Table(title=f"MatTA: {summary['name']}", box=box.SIMPLE_HEAD, title_justify="left", padding=0)
+    table = Table(
+        title=f"MatTA: {summary['name']}",
+        caption="gate.without_baseline is left on bless_on_thresholds" if summary["left_on"] else None,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        padding=0,
+    )
     for heading in terminal_columns(summary):
         table.add_column(heading, justify="left" if heading in ("size", "blessed") else "right", vertical="bottom")
     for row in terminal_rows(summary):

@@ -57,6 +57,11 @@ class GatePolicy(Section):
     slices: dict[str, float] | None = setting(
         None, help="by task: the margin of non_inferior, asked of every slice of the documents"
     )
+    unseen_loss: dict[str, float] | None = setting(
+        None,
+        help="by task: what the student may lose on a document of a kind of which none was evaluated, in the task's "
+        "unit, at least; none: twice its loss on the worst that was",
+    )
     min_documents: int | None = setting(None, low=2, help="per task and slice; fewer are too few to decide (none: 30)")
     small_slices: str | None = setting(
         None, choices=("refuse", "skip"), help="with fewer documents than that; none: refuse"
@@ -69,7 +74,7 @@ class GatePolicy(Section):
     max_memory_bytes: int | None = setting(None, low=1, unit="bytes at the peak of inference")
 
     def check(self) -> None:
-        for name in ("minimum", "maximum", "non_inferior", "improve", "slices"):
+        for name in ("minimum", "maximum", "non_inferior", "improve", "slices", "unseen_loss"):
             for task, value in (getattr(self, name) or {}).items():
                 if not math.isfinite(value):
                     raise ValueError(f"{name}.{task} must be finite, got {value}")

@@ -7,7 +7,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from components.evaluate import agieval
-from components.evaluate.catalogue import load_tasks
+from components.evaluate.catalogue import EvaluationTask, load_tasks
 from components.evaluate.definitions import DEFAULT_METRICS, MEAN_BY_DEFAULT, check_tasks, definition, read_definition
 from components.evaluate.questions import build
 from matta_core.config import TaskConfig
@@ -161,6 +161,22 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
 def test_another_metric_of_the_task_can_be_chosen(tmp_path):
     task = load(tmp_path, "agieval_sat_math", [ORIGINAL] * 2, metric="acc_norm")
     assert (task.metric, task.unit) == ("acc_norm", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("prompt_level_strict_acc", "accuracy"),
+        ("non_greedy_accuracy", "accuracy"),
+        ("acc_norm", "accuracy"),
+        ("em", "accuracy"),
+        ("f1", "f1"),
+        ("bits_per_byte", "bits per byte"),
+        ("numerical_match", "numerical match"),
+    ],
+)
+def test_an_accuracy_is_one_wherever_its_name_says_so(metric, unit):
+    assert EvaluationTask("ifeval", None, metric).unit == unit
 
 
 def test_a_task_that_writes_says_how_much(tmp_path):

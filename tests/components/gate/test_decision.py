@@ -70,7 +70,7 @@ def test_a_students_own_bound_on_the_wrong_side_names_the_student(evaluation):
         evaluation.decide(per_student={"m": {"minimum": {BITS: 1.0}}})
 
 
-@pytest.mark.parametrize("setting", ["minimum", "maximum", "non_inferior", "improve", "slices"])
+@pytest.mark.parametrize("setting", ["minimum", "maximum", "non_inferior", "improve", "slices", "unseen_loss"])
 def test_a_task_that_was_not_evaluated_is_a_no_with_the_remedy(evaluation, setting):
     decision = evaluation.decide(per_student={"m": {setting: {"lambada_openai": 0.1}}})
     assert decision["blessed"] == ["s", "l"]
@@ -223,6 +223,7 @@ def test_a_decision_holds_what_it_was_made_with_and_is_strict_json(evaluation):
     ("policy", "message"),
     [
         ({"non_inferior": {BITS: -0.1}}, r"gate.policy.non_inferior.matta_bits_per_byte must be >= 0, got -0.1"),
+        ({"unseen_loss": {BITS: -0.1}}, r"gate.policy.unseen_loss.matta_bits_per_byte must be >= 0, got -0.1"),
         ({"slices": {BITS: -0.1}}, r"gate.policy.slices.matta_bits_per_byte must be >= 0"),
         ({"maximum": {BITS: float("nan")}}, r"gate.policy.maximum.matta_bits_per_byte must be finite, got nan"),
         ({"small_slices": "ignore"}, r"gate.policy.small_slices must be one of refuse, skip, got 'ignore'"),

@@ -150,9 +150,123 @@ def test_a_policy_of_comparisons_alone_asks_nothing_where_nothing_is_served(eval
     evaluation.without_baselines("s")
     decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"non_inferior": {BITS: 0.1}})
     assert decision["blessed"] == ALL
-    (warning,) = decision["warnings"]
+    _, warning = decision["warnings"]
     assert "asked of s" in warning
     assert "left out without a baseline" in warning
+
+
+def test_that_the_setting_for_a_first_push_is_left_on_is_said_while_anything_is_served(evaluation):
+    """Were the pointer of s lost, or the size new, it would be blessed by thresholds alone, night after night."""
+    evaluation.without_baselines("s")
+    decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"maximum": {BITS: 9.0}})
+    assert decision["left_on"] is True
+    (warning,) = decision["warnings"]
+    assert warning.startswith("gate.without_baseline is left on bless_on_thresholds, though m, l is served: ")
+
+
+@pytest.mark.parametrize(("without_baseline", "served"), [("refuse", True), ("bless_on_thresholds", False)])
+def test_nothing_is_left_on_at_the_first_push_nor_where_the_setting_is_out(evaluation, without_baseline, served):
+    if not served:
+        evaluation.without_baselines()
+    decision = evaluation.decide(without_baseline=without_baseline, policy={"maximum": {BITS: 9.0}})
+    assert decision["left_on"] is False
+    assert decision["warnings"] == []
+
+
+def test_a_version_that_a_rollback_made_current_counts_as_served(evaluation):
+    evaluation.without_baselines()
+    evaluation.results["baselines"]["m"] = "m"
+    evaluation.results["models"]["m"]["version"] = "0123456789abcdef"
+    decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"maximum": {BITS: 9.0}})
+    assert decision["left_on"] is True
+
+
+def renamed(evaluation, values, candidate=None):
+    """The last-token task as a metric whose name says nothing of its range, with the same values for all models."""
+    evaluation.results["tasks"][TOKEN] |= {"metric": "strict", "unit": "strict"}
+    for name in evaluation.values:
+        for place, value in zip(evaluation.places(TOKEN), values, strict=True):
+            evaluation.values[name][place] = value
+    for place, value in (candidate or {}).items():
+        evaluation.values["m"][evaluation.places(TOKEN)[place]] = value
+    evaluation.refigure()
+
+
+def test_a_metric_of_zeros_and_ones_is_told_from_its_values_whatever_its_name(evaluation):
+    """40 documents, none discordant: up to 14 % of all may be, with 6 comparisons in the decision."""
+    renamed(evaluation, [float(n % 3 > 0) for n in range(120)])
+    by_values = comparison_of(evaluation.decide(), "m", TOKEN)["interval"]
+    assert by_values[0] == -by_values[1] == pytest.approx((0.05 / 6 / 2) ** (1 / 40) - 1)
+
+
+def test_a_metric_between_zero_and_one_has_an_interval_where_no_document_differs(evaluation):
+    """An F1: a whole answer may be lost where none was, or more than the two that were seen suggest."""
+    renamed(evaluation, [(n % 7) / 6 for n in range(120)])
+    low, high = comparison_of(evaluation.decide(), "m", TOKEN)["interval"]
+    assert low == -high == pytest.approx((0.05 / 6 / 2) ** (1 / 40) - 1)
+
+
+def test_percentages_are_known_by_how_far_they_are_apart(evaluation):
+    renamed(evaluation, [100.0 * (n % 3 > 0) for n in range(120)])
+    low, high = comparison_of(evaluation.decide(), "m", TOKEN)["interval"]
+    assert low == -high == pytest.approx(100 * ((0.05 / 6 / 2) ** (1 / 40) - 1))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 37.5])
+def test_a_metric_that_is_the_same_in_every_answer_tells_nothing_and_blesses_nothing(evaluation, value):
+    renamed(evaluation, [value] * 120)
+    decision = evaluation.decide(policy={"non_inferior": {TOKEN: 0.9}})
+    assert decision["blessed"] == []
+    why = check_of(decision, "m", "non_inferior")["why"]
+    assert f"matta_last_token: both have {value:g} in every answer, which does not tell how far two answers" in why
+
+
+def test_an_accuracy_of_zero_everywhere_has_its_known_range(evaluation):
+    for name in evaluation.values:
+        for place in evaluation.places(TOKEN):
+            evaluation.values[name][place] = 0.0
+    evaluation.refigure()
+    assert evaluation.decide(policy={"non_inferior": {TOKEN: 0.15}})["blessed"] == ALL
+    (evaluation.folder / "again").mkdir()
+    evaluation.folder = evaluation.folder / "again"
+    decision = evaluation.decide(policy={"non_inferior": {TOKEN: 0.1}})
+    assert decision["blessed"] == []
+    assert check_of(decision, "m", "non_inferior")["why"].endswith(
+        "no difference (-0.128 to +0.128, positive is better), beyond the margin 0.1, which 40 documents cannot tell: "
+        "about 53 like these would"
+    )
+
+
+def test_a_margin_that_the_documents_cannot_carry_is_refused_with_how_many_would(evaluation):
+    evaluation.shift("m", BITS, 0.2)  # about as good as what is served
+    decision = evaluation.decide(policy={"non_inferior": {BITS: 0.004}}, monotone_tolerance=None)
+    assert decision["blessed"] == ["s", "l"]
+    why = check_of(decision, "m", "non_inferior")["why"]
+    assert "beyond the margin 0.004, which 40 documents cannot tell: about" in why
+
+
+def test_an_improvement_that_the_documents_cannot_show_is_refused_with_how_many_would(evaluation):
+    decision = evaluation.decide(per_student={"m": {"improve": {BITS: 0.195}}})
+    assert "which 40 documents cannot tell: about" in check_of(decision, "m", "improve")["why"]
+    assert failed(decision, "m") == [("improve", BITS)]
+
+
+def test_a_loss_beyond_the_margin_is_not_put_on_the_number_of_documents(evaluation):
+    evaluation.shift("m", BITS, 0.5)
+    decision = evaluation.decide(policy={"non_inferior": {BITS: 0.1}}, monotone_tolerance=None)
+    assert check_of(decision, "m", "non_inferior")["why"].endswith("beyond the margin 0.1")
+
+
+def test_a_loss_that_unseen_documents_may_have_must_fit_the_margin(evaluation):
+    asked = {"non_inferior": {BITS: 0.1}, "unseen_loss": {BITS: 3.0}}
+    decision = evaluation.decide(per_student={"s": asked, "m": {"non_inferior": {BITS: 0.1}}})
+    assert decision["blessed"] == ["m", "l"]
+    low, high = comparison_of(decision, "s", BITS)["interval"]
+    assert low == pytest.approx(comparison_of(decision, "s", BITS)["difference"] - (1 - (0.05 / 12) ** (1 / 40)) * 3.0)
+    assert high < 0.25
+    assert (
+        ", which 40 documents cannot tell: about 53 like these would" in check_of(decision, "s", "non_inferior")["why"]
+    )
 
 
 def test_a_baseline_that_cannot_be_compared_with_is_told_where_no_policy_asks_for_it(evaluation):

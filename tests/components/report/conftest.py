@@ -197,6 +197,7 @@ def decision_of(sizes, tasks, served):
         "hypotheses": len(tasks) * len(served),
         "students": students,
         "blessed": [size for size in sizes if size != "m"],
+        "left_on": False,
         "warnings": ["nothing but certificate is asked of xl, whatever its quality"],
     }
 

@@ -142,6 +142,16 @@ def test_where_nothing_was_pushed_the_headline_says_so(tmp_path, make_run, resea
     assert "KServe" not in tables
 
 
+def test_that_the_setting_for_a_first_push_is_left_on_stands_in_the_first_line(tmp_path, make_run, reseal):
+    run = make_run(tmp_path)
+    decision = json.loads((run["decision"] / "decision.json").read_text())
+    reseal(run, "decision", "decision.json", decision | {"left_on": True})
+    page, tables = files_of(run, tmp_path)
+    headline = "2 of 3 students blessed, 2 pushed; gate.without_baseline is left on bless_on_thresholds"
+    assert f"<h1>{headline}</h1>" in page
+    assert tables.splitlines()[2].replace("\\", "") == f"**{headline}.**"
+
+
 def test_paths_of_manifest_and_card_are_told_whole(tmp_path, make_run):
     page, tables = files_of(make_run(tmp_path), tmp_path)
     for path in ("/pushed/xl/versions/fedcba9876543210", tmp_path / "push_record" / "serving" / "xl.yaml"):

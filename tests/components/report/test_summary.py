@@ -149,6 +149,15 @@ def test_the_terminal_table_has_a_row_per_model_and_two_tasks_within_80_columns(
     ]
 
 
+def test_the_terminal_says_that_the_setting_for_a_first_push_is_left_on(tmp_path, make_run):
+    summary = summary_of(make_run(tmp_path), tmp_path)
+    for left_on in (False, True):
+        console = Console(width=80, file=io.StringIO())
+        console.print(summary_table(summary | {"left_on": left_on}))
+        said = "gate.without_baseline is left on bless_on_thresholds" in console.file.getvalue()
+        assert said is left_on
+
+
 def test_scalars_are_by_task_and_size_with_what_was_blessed_and_pushed(tmp_path, make_run):
     values = scalars(summary_of(make_run(tmp_path), tmp_path))
     assert values["matta_bits_per_byte/s"] == 2.31
@@ -216,6 +225,11 @@ def test_an_accuracy_of_nothing_but_wrong_or_right_answers_is_not_certain():
     assert (low, high) == (0.0, pytest.approx(0.11570, abs=1e-5))
     low, high = interval_95({"value": 1.0, "standard_error": 0.0, "documents": 30}, "accuracy")
     assert (low, high) == (pytest.approx(1 - 0.11570, abs=1e-5), 1.0)
+
+
+def test_nor_is_a_metric_of_another_name_that_is_nothing_but_zeros():
+    low, high = interval_95({"value": 0.0, "standard_error": 0.0, "documents": 30}, "strict match")
+    assert high == -low == pytest.approx(0.11570, abs=1e-5)
 
 
 def test_an_interval_of_an_accuracy_ends_at_zero_and_one():
