@@ -8,6 +8,7 @@ never read, lineage can be checked offline, and a cache key is a digest.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,28 @@ def source_digest(*folders: Path) -> str:
     """sha256 over the Python sources and templates below the given folders: a step's key changes with its code."""
     files = sorted((str(file.relative_to(folder)), file) for folder in folders for file in folder.rglob("*"))
     return digest_of([[name, file_digest(file)] for name, file in files if file.suffix in (".py", ".jinja")])
+
+
+def check_relative_name(name: str, where: str) -> None:
+    """A file's name below an artifact's folder, as a manifest says it: plain, relative, `/` between its parts.
+
+    Joined to a folder it stays below that folder, on any system. `where` says who holds the name.
+
+    Raises: UserError that names both, for anything else than a text, an empty part, `.` and `..`, an absolute name
+    (which begins with an empty part, or a drive and its colon), a backslash, and what cannot be printed on one line.
+    """
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or "\\" in name
+        or any(part in ("", ".", "..") for part in name.split("/"))
+        or re.match("[A-Za-z]:", name)
+    ):
+        told = repr(name)
+        raise UserError(
+            f"{where} names the file {told if len(told) <= 100 else told[:100] + '...'}, which is no plain relative "
+            f"name: somebody altered it; make the artifact again"
+        )
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -1,4 +1,6 @@
 import json
+import ntpath
+import posixpath
 import shutil
 
 import pytest
@@ -9,6 +11,7 @@ from matta_core.artifacts import (
     IN_PROGRESS,
     MANIFEST,
     canonical_json,
+    check_relative_name,
     digest_of,
     finish_artifact,
     open_artifact,
@@ -128,6 +131,36 @@ def test_another_kind_and_a_path_with_nothing_are_refused(artifact, tmp_path):
         open_artifact(artifact.path, "Dataset")
     with pytest.raises(UserError, match=r"there is no artifact at .*nowhere"):
         open_artifact(tmp_path / "nowhere", "Thing")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x", "a/../../x", "..", ".", "./a", "a/.", "/etc/passwd", "", "a//b", "a/", "//host/x", "..\\x", "a\\b",
+        "C:\\x", "C:/x", "c:x", "a\0b", "a\nb", "\x1b[2J", "\ud800", "x" * 5000 + "\0", None, 3, ["a"], b"a",
+    ],
+)  # fmt: skip
+def test_a_name_that_is_not_plain_and_relative_is_refused(name):
+    with pytest.raises(UserError, match=r"^the manifest of here names the file .*no plain relative name") as error:
+        check_relative_name(name, "the manifest of here")
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["a.txt", "deep/b.txt", "..a", "a..", "a b/ü", ".hidden", "part-00000-of-00002:x"])
+def test_a_plain_relative_name_is_taken(name):
+    check_relative_name(name, "the manifest of here")
+
+
+@given(st.text())
+def test_a_name_that_is_taken_stays_below_the_folder_on_any_system(name):
+    try:
+        check_relative_name(name, "here")
+    except UserError:
+        return
+    for system in (posixpath, ntpath):
+        joined = system.normpath(system.join("/folder", name))
+        assert joined.startswith(system.normpath("/folder") + system.sep)
 
 
 JSON = st.recursive(
