@@ -93,7 +93,7 @@ def change_schema(path):
         (no_manifest, r"thing/manifest.json is missing, so .*thing is no finished artifact: run the step"),
         (half_a_manifest, r"thing/manifest.json is not JSON"),
         (change_lineage, r"thing/manifest.json was altered \(its digest does not match\)"),
-        (change_schema, r"thing has schema version 2, this program reads 1"),
+        (change_schema, r"thing/manifest.json has schema version 2, this program reads 1"),
     ],
 )
 def test_a_damaged_artifact_is_refused_and_the_file_named(artifact, damage, message):
