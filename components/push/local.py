@@ -1,22 +1,31 @@
 """A local directory as a store: every write goes to a file beside, is flushed, and is renamed into place.
 
-<target>/.lock   held for the moment in which a conditional write or a deletion compares and acts
+<target>/.lock   held for the moment in which a conditional write or a deletion compares and acts; never deleted
 <target>/.tmp/   files being written; what a killed process left there is removed after a day
 
-A file's generation is its inode and its time of modification in nanoseconds, which we set ourselves: the file system
-must keep times that fine (ext4, xfs, btrfs, tmpfs, NFS do) and have working advisory locks (flock).
+A file's generation is its time of modification in nanoseconds, which we set ourselves, later than that of the file it
+replaces, and its size.
+
+On NFS, where several machines may share a target, a machine keeps names and attributes for up to a minute, and `stat`
+answers from them. Compare-and-swap holds there all the same, by three things. The lock (flock) is the server's, for all
+machines (NFS 4, or 3 with lockd). Whoever holds it has the generation from a descriptor that he opened under the lock,
+folder by folder from the target down: opening asks the server, of a folder what names it holds by now, and of a file
+what it is (close-to-open consistency; the mount option `nocto` gives it up). And a rename has happened on the server
+before the lock is given back.
 """
 
 import contextlib
-import fcntl
+import errno
+import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, TypeVar
 
+from components.locks import locked
 from components.push.store import ConflictError, Entry
 from matta_core.artifacts import file_digest, flush_to_disk
 from matta_core.errors import UserError
@@ -24,6 +33,9 @@ from matta_core.errors import UserError
 _TEMPORARY = ".tmp"
 _LOCK = ".lock"
 _LEFT_AFTER_SECONDS = 24 * 3600
+_ATTEMPTS = 100
+
+T = TypeVar("T")
 
 
 class LocalStore:
@@ -40,11 +52,7 @@ class LocalStore:
         return self.root / name
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        try:
-            with (self.root / name).open("rb") as file:
-                return file.read(), _generation(os.fstat(file.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._at(name, lambda file: (file.read(), _generation(os.fstat(file.fileno()))))
 
     def write(self, name: str, data: bytes, *, expected: str | None) -> str:
         with self._temporary() as temporary:
@@ -72,11 +80,12 @@ class LocalStore:
         return (self.root / entry.name).open("rb")
 
     def holds(self, file: Path, name: str) -> bool:
-        place = self.root / name
-        try:
-            return place.stat().st_size == file.stat().st_size and file_digest(place) == file_digest(file)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        def same(there: BinaryIO) -> bool:
+            if os.fstat(there.fileno()).st_size != file.stat().st_size:
+                return False
+            return hashlib.file_digest(there, "sha256").hexdigest() == file_digest(file)
+
+        return bool(self._at(name, same))
 
     def upload(self, file: Path, name: str) -> None:
         with self._temporary() as temporary:
@@ -87,18 +96,21 @@ class LocalStore:
 
     def download(self, name: str, file: Path) -> None:
         part = file.with_name(f".{file.name}.part")
-        try:
-            shutil.copyfile(self.root / name, part)
-        except FileNotFoundError:
-            raise UserError(f"{self.location(name)} is not there") from None
+
+        def copy(there: BinaryIO) -> bool:
+            with part.open("wb") as to:
+                shutil.copyfileobj(there, to)
+            return True
+
+        if not self._at(name, copy):
+            raise UserError(f"{self.location(name)} is not there")
         part.replace(file)
 
     def delete(self, entry: Entry) -> None:
         path = self.root / entry.name
         with self._locked():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if _generation(path.stat()) == entry.generation:
-                    path.unlink()
+            if _generation(self._found(entry.name)) == entry.generation:
+                path.unlink()
             for folder in path.relative_to(self.root).parents:
                 if not folder.name or not _remove_if_empty(self.root / folder):
                     break
@@ -108,17 +120,35 @@ class LocalStore:
         flush_to_disk(temporary)
         place = self.root / name
         with self._locked():
-            found = place.stat() if place.exists() else None
-            if conditional and (None if found is None else _generation(found)) != expected:
+            found = self._found(name)
+            if conditional and _generation(found) != expected:
                 raise ConflictError(name)
-            modified = max(time.time_ns(), 0 if found is None else found.st_mtime_ns + 1)
-            os.utime(temporary, ns=(modified, modified))
-            generation = _generation(temporary.stat())
+            generation = _make_newer(temporary, found)
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.rename(place)
             for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names as well
                 flush_to_disk(self.root / folder)
         return generation
+
+    def _at(self, name: str, use: Callable[[BinaryIO], T]) -> T | None:
+        """`use` of the file that lies at a name now; None: nothing lies there."""
+        for _ in range(_ATTEMPTS):
+            try:
+                folder = self.root
+                for part in Path(name).parts:
+                    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))  # NFS: ask the server what it holds by now
+                    folder /= part
+                with folder.open("rb") as file:
+                    return use(file)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # NFS: replaced by another machine since it was opened
+                    raise
+        raise UserError(f"{self.location(name)} was replaced {_ATTEMPTS} times while it was read: try again later")
+
+    def _found(self, name: str) -> os.stat_result | None:
+        return self._at(name, lambda file: os.fstat(file.fileno()))
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -138,15 +168,29 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time; the system lets go of the lock when its holder dies."""
+        """One process at a time."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.root / _LOCK, wait=True):
             yield
 
 
-def _generation(found: os.stat_result) -> str:
-    return f"{found.st_ino}.{found.st_mtime_ns}"
+def _generation(found: os.stat_result | None) -> str | None:
+    return None if found is None else f"{found.st_mtime_ns}.{found.st_size}"
+
+
+def _make_newer(file: Path, than: os.stat_result | None) -> str:
+    """Set a file's time of modification to now, but later than the other's; return its generation.
+
+    The second attempt is for a file system that keeps times to the second or two.
+    """
+    earlier = 0 if than is None else than.st_mtime_ns
+    for step in (1, 2 * 10**9):
+        modified = max(time.time_ns(), earlier + step)
+        os.utime(file, ns=(modified, modified))
+        found = file.stat()
+        if found.st_mtime_ns > earlier:
+            break
+    return _generation(found)
 
 
 def _umask() -> int:
