@@ -85,4 +85,5 @@ def mounted(tmp_path):
 
     yield mount
     for place in places:
-        subprocess.run(["umount", place] if os.geteuid() == 0 else ["fusermount", "-u", place], check=True)
+        # Lazily: a test that failed may have left a file open.
+        subprocess.run(["umount", "-l", place] if os.geteuid() == 0 else ["fusermount", "-uz", place], check=True)

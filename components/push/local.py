@@ -4,7 +4,8 @@
 <target>/.tmp/   files being written; what a killed process left there is removed after a day
 
 A file's generation is its time of modification in nanoseconds, which we set ourselves, later than that of the file it
-replaces, and its size.
+replaces, and its size; where it was read or written whole, the digest of its content as well, as some file systems
+(FUSE's) tell the time of what lies at the name by now and not of what was opened.
 
 On NFS, where several machines may share a target, a machine keeps names and attributes for up to a minute, and `stat`
 answers from them. Compare-and-swap holds there all the same, by three things. The lock (flock) is the server's, for all
@@ -52,12 +53,21 @@ class LocalStore:
         return self.root / name
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        return self._at(name, lambda file: (file.read(), _generation(os.fstat(file.fileno()))))
+        def look(file: BinaryIO) -> tuple[bytes, str]:
+            data = file.read()
+            return data, _generation(os.fstat(file.fileno()), data)
+
+        return self._at(name, look)
 
     def write(self, name: str, data: bytes, *, expected: str | None) -> str:
         with self._temporary() as temporary:
             temporary.write_bytes(data)
-            return self._put(temporary, name, expected=expected, conditional=True)
+            flush_to_disk(temporary)
+            with self._locked():
+                found = self.read(name)
+                if (found and found[1]) != expected:
+                    raise ConflictError(name)
+                return _generation(self._put(temporary, name), data)
 
     def folders(self) -> list[str]:
         try:
@@ -73,7 +83,7 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     found = path.stat()
                     name = path.relative_to(self.root).as_posix()
-                    entries.append(Entry(name, found.st_size, _generation(found), found.st_mtime))
+                    entries.append(Entry(name, found.st_size, _stamp(found), found.st_mtime))
         return sorted(entries, key=lambda entry: entry.name)
 
     def open(self, entry: Entry) -> IO[bytes]:
@@ -92,7 +102,9 @@ class LocalStore:
             shutil.copyfile(file, temporary)
             if file_digest(temporary) != file_digest(file):
                 raise UserError(f"the copy of {file} in {temporary.parent} differs from it: check the disk, push again")
-            self._put(temporary, name, expected=None, conditional=False)
+            flush_to_disk(temporary)
+            with self._locked():
+                self._put(temporary, name)
 
     def download(self, name: str, file: Path) -> None:
         part = file.with_name(f".{file.name}.part")
@@ -109,26 +121,22 @@ class LocalStore:
     def delete(self, entry: Entry) -> None:
         path = self.root / entry.name
         with self._locked():
-            if _generation(self._found(entry.name)) == entry.generation:
+            found = self._found(entry.name)
+            if found is not None and _stamp(found) == entry.generation:
                 path.unlink()
             for folder in path.relative_to(self.root).parents:
                 if not folder.name or not _remove_if_empty(self.root / folder):
                     break
 
-    def _put(self, temporary: Path, name: str, *, expected: str | None, conditional: bool) -> str:
-        """Flush a finished file and rename it into place, if `expected` lies there; return its generation."""
-        flush_to_disk(temporary)
+    def _put(self, temporary: Path, name: str) -> os.stat_result:
+        """Rename a flushed file into place, later than what it replaces: by whoever holds the lock."""
         place = self.root / name
-        with self._locked():
-            found = self._found(name)
-            if conditional and _generation(found) != expected:
-                raise ConflictError(name)
-            generation = _make_newer(temporary, found)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            temporary.rename(place)
-            for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names as well
-                flush_to_disk(self.root / folder)
-        return generation
+        found = _make_newer(temporary, self._found(name))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(place)
+        for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names as well
+            flush_to_disk(self.root / folder)
+        return found
 
     def _at(self, name: str, use: Callable[[BinaryIO], T]) -> T | None:
         """`use` of the file that lies at a name now; None: nothing lies there."""
@@ -174,12 +182,16 @@ class LocalStore:
             yield
 
 
-def _generation(found: os.stat_result | None) -> str | None:
-    return None if found is None else f"{found.st_mtime_ns}.{found.st_size}"
+def _stamp(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns}.{found.st_size}"
 
 
-def _make_newer(file: Path, than: os.stat_result | None) -> str:
-    """Set a file's time of modification to now, but later than the other's; return its generation.
+def _generation(found: os.stat_result, data: bytes) -> str:
+    return f"{_stamp(found)}.{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def _make_newer(file: Path, than: os.stat_result | None) -> os.stat_result:
+    """Set a file's time of modification to now, but later than the other's.
 
     The second attempt is for a file system that keeps times to the second or two.
     """
@@ -187,10 +199,9 @@ def _make_newer(file: Path, than: os.stat_result | None) -> str:
     for step in (1, 2 * 10**9):
         modified = max(time.time_ns(), earlier + step)
         os.utime(file, ns=(modified, modified))
-        found = file.stat()
-        if found.st_mtime_ns > earlier:
+        if (found := file.stat()).st_mtime_ns > earlier:
             break
-    return _generation(found)
+    return found
 
 
 def _umask() -> int:
