@@ -15,6 +15,7 @@ from matta_core.artifacts import digest_of, file_digest
 
 _ROOT = Path(__file__).resolve().parents[1]  # of a checkout, an installation, an image
 _PACKAGES = ("matta_core", "components", "pipelines")
+_NAME = re.compile(r"[\w-]{1,60}(\.\w{1,60}){1,9}")  # of a module, or of a file
 
 
 def source_digest(*folders: Path) -> str:
@@ -52,41 +53,38 @@ def closure(module: Path, root: Path = _ROOT, packages: Collection[str] = _PACKA
 
 def _used_by(file: Path, root: Path, packages: Collection[str]) -> Iterator[Path]:
     """The files that one module names."""
-    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if (start := _start(node, file, root)) is None:
+    for level, module, names in _named(file.read_bytes()):
+        if level:
+            folder = file.parents[level - 1]
+            if not folder.is_relative_to(root):
                 continue
-            # What is imported from a package may be a module of it, or a name in its __init__.py.
-            names = [start, *(f"{start}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names = [node.value]
-            yield from _beside(file, node.value)
-        else:
-            continue
-        for name in names:
+            module = ".".join([*folder.relative_to(root).parts, *([module] if module else [])])
+        elif not names:
+            yield from _beside(file, module)
+        # What is imported from a package may be a module of it, or a name in its __init__.py.
+        for name in (module, *(f"{module}.{name}" for name in names)):
             if name.split(".")[0] in packages:
                 yield from _files_of(name, root)
 
 
-def _start(node: ast.ImportFrom, file: Path, root: Path) -> str | None:
-    """The module after `from`, in full where it is relative; None: it leads out of `root`."""
-    if not node.level:
-        return node.module
-    folder = file.parents[node.level - 1]
-    if not folder.is_relative_to(root):
-        return None
-    package = folder.relative_to(root).parts
-    return ".".join([*package, *([node.module] if node.module else [])])
+@cache
+def _named(source: bytes) -> list[tuple[int, str, tuple[str, ...]]]:
+    """What a module's source names: (dots before it, module, names imported from it), a text as a module."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _NAME.fullmatch(node.value):
+            found.append((0, node.value, ()))
+    return found
 
 
 def _files_of(name: str, root: Path) -> Iterator[Path]:
     """A module's file and those that run on the way to it; nothing where there is no such module."""
     place = root
     for part in name.split("."):
-        if not part.isidentifier():
-            return
         place /= part
         file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
         if file.is_file():
@@ -95,5 +93,5 @@ def _files_of(name: str, root: Path) -> Iterator[Path]:
 
 def _beside(file: Path, text: str) -> Iterator[Path]:
     """The file beside a module that a text is the name of; of a template all beside it, as they include one another."""
-    if re.fullmatch(r"[\w-]{1,100}(\.\w{1,10}){1,2}", text) and (file.parent / text).is_file():
+    if (file.parent / text).is_file():
         yield from file.parent.glob("*.jinja") if text.endswith(".jinja") else [file.parent / text]
