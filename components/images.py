@@ -6,7 +6,7 @@ A cluster's profile names them by digest instead. Under kfp's SubprocessRunner t
 from pathlib import Path
 
 import matta_core
-from matta_core.artifacts import source_digest
+from components.source import source_digest
 
 LOCAL_TAG = "local"  # what was built last on this machine; each image is tagged with its source revision, too
 CODE_DIGEST_LABEL = "matta.code-digest"

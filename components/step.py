@@ -6,21 +6,22 @@ own unfinished work there and goes on with it.
 """
 
 import contextlib
+import dataclasses
 import errno
-import fcntl
 import inspect
 import logging
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matta_core
+from components.locks import locked
+from components.source import closure_digest
 from matta_core.artifacts import (
     IN_PROGRESS,
+    LOCK,
     MANIFEST,
     Artifact,
     digest_of,
@@ -28,8 +29,7 @@ from matta_core.artifacts import (
     finish_artifact,
     is_finished,
     open_artifact,
-    point_to,
-    source_digest,
+    read_manifest,
     write_json_atomically,
 )
 from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError
@@ -63,10 +63,12 @@ def run_step(
     `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
     work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
     only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
-    its directory (a push) and no digest knows of; the same outcome gives the same artifact again. `follows=True` is
-    for a process that works along with another one (torchrun): it leaves the directory to that one, returns None.
+    its directory (a push) and no digest knows of; the same outcome gives the same artifact again, and a finished one
+    stays until its successor is whole. `follows=True` is for a process that works along with another one (torchrun):
+    it leaves the directory to that one, returns None.
 
-    Raises: UserError where the directory holds something else, is not writable, or the disk is full.
+    Raises: UserError where the directory holds something else, cannot be written or locked, another process is at work
+    in it, or the disk is full.
     """
     key = step_key(step, config, inputs, work, extra_key=extra_key)
     path = keyed_path(output, key)
@@ -75,35 +77,28 @@ def run_step(
             if not is_finished(path):
                 work(path)
             return None
-        if is_finished(path):
-            artifact = open_artifact(path, kind)
-            if artifact.key != key:
-                raise UserError(
-                    f"{path} holds a finished {kind} made with other settings, inputs or code: "
-                    f"choose another --output, or delete it"
-                )
-            if reuse:
-                shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
-                say(step, f"reused {path}")
-                return artifact
+        earlier = _finished(path, kind, key)
+        if reuse and earlier is not None:
+            return _reused(step, earlier)
         with _claimed(path, key):
-            (path / MANIFEST).unlink(missing_ok=True)
+            if reuse and (earlier := _finished(path, kind, key)) is not None:  # by another process meanwhile
+                return _reused(step, earlier)
             say(step, "started")
             started = time.monotonic()
-            metadata = work(path)
-            seconds = time.monotonic() - started
-            artifact = finish_artifact(
-                path,
-                kind,
-                key=key,
-                inputs={name: item.digest for name, item in inputs.items()},
-                metadata=metadata,
-                seconds=seconds,
-            )
-            # Last: killed before this, the directory is either finished or still claimed.
-            shutil.rmtree(path / IN_PROGRESS)
+            with _place_of_work(path, reuse) as place:
+                metadata = work(place)
+                seconds = time.monotonic() - started
+                artifact = finish_artifact(
+                    place,
+                    kind,
+                    key=key,
+                    inputs={name: item.digest for name, item in inputs.items()},
+                    metadata=metadata,
+                    seconds=seconds,
+                )
+            _clear_up(path)
     say(step, f"finished in {seconds:.1f} s")
-    return artifact
+    return dataclasses.replace(artifact, path=path)
 
 
 def step_key(
@@ -114,13 +109,13 @@ def step_key(
     *,
     extra_key: Any = None,
 ) -> str:
-    """The digest that names a piece of work: its settings, its inputs, and the code of `work`'s folder."""
+    """The digest that names a piece of work: its settings, its inputs, and the code that `work` uses."""
     return digest_of(
         {
             "step": step,
             "config": config.what_changes_the_result(),
             "inputs": {name: artifact.digest for name, artifact in inputs.items()},
-            "code": _code_digest(Path(inspect.getfile(getattr(work, "func", work))).parent),
+            "code": closure_digest(Path(inspect.getfile(getattr(work, "func", work)))),
             "extra": extra_key,
         }
     )
@@ -201,41 +196,53 @@ def checkpoint_identity(name_or_path: str) -> Any:
     return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
 
 
-def output_path(store: str, step: str, kfp_path: str) -> str:
-    """Where a wrapper's step writes: a directory named by its key below `store`, or, without one, Kubeflow's."""
-    return f"{store}/{step}-{{key}}" if store else kfp_path
+def _finished(path: Path, kind: str, key: str) -> Artifact | None:
+    """What the directory holds, if it is finished. Raises: UserError where that is other work than the key's."""
+    if not is_finished(path):
+        return None
+    artifact = open_artifact(path, kind)
+    if artifact.key != key:
+        raise UserError(
+            f"{path} holds a finished {kind} made with other settings, inputs or code: "
+            f"choose another --output, or delete it"
+        )
+    return artifact
 
 
-def publish(kfp_artifact: Any, artifact: Artifact) -> None:
-    """Tell Kubeflow what a step's artifact is, and its digest; where it lies in the store, its place says where.
+def _reused(step: str, artifact: Artifact) -> Artifact:
+    _clear_up(artifact.path)
+    say(step, f"reused {artifact.path}")
+    return artifact
 
-    The place stays Kubeflow's own: its launcher refuses a step with an input whose URI is no object store's
-    (ParseBucketConfigForArtifactURI in kubeflow/pipelines, backend/src/v2/objectstore).
+
+def _clear_up(path: Path) -> None:
+    """Delete what a finished step resumed from: killed before this, the directory is finished or still claimed.
+
+    What cannot be deleted is left, and is no part of the artifact: on NFS a file that some process still has open.
     """
-    place = Path(kfp_artifact.path)
-    if place.resolve() != artifact.path.resolve():
-        point_to(artifact, place)
-    kfp_artifact.metadata.update({"kind": artifact.kind, "digest": artifact.digest})
+    shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _claimed(path: Path, key: str) -> Iterator[None]:
     """Make the directory ours, or find our own unfinished work in it; one process at a time.
 
-    The lock goes with its process, however that ends.
+    The lock lies in the directory, as all who work there can write there, whatever they can do around it: a volume may
+    be mounted at this very place.
     """
     claim = path / IN_PROGRESS / "key.json"
-    others = [file for file in path.iterdir() if file.name != IN_PROGRESS] if path.is_dir() else []
+    others = [file for file in path.iterdir() if file.name not in (IN_PROGRESS, LOCK)] if path.is_dir() else []
     if others and not claim.is_file() and not is_finished(path):
         raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
-    make_directory(claim.parent)
-    with (claim.parent / "lock").open("w") as lock:
+    make_directory(path)
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(path / LOCK, wait=False))
         except BlockingIOError:
             raise UserError(
                 f"another process is at work in {path}: wait for it or end it, then run the same command again"
             ) from None
+        make_directory(claim.parent)
         if not claim.is_file():
             write_json_atomically(claim, key)
         elif claim.read_text().strip() != f'"{key}"':
@@ -246,7 +253,35 @@ def _claimed(path: Path, key: str) -> Iterator[None]:
         yield
 
 
-@cache
-def _code_digest(folder: Path) -> str:
-    """Of the method, and of the folder in which the step's work is defined."""
-    return source_digest(Path(matta_core.__file__).parent, folder)
+@contextlib.contextmanager
+def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
+    """The directory itself, or, for work that starts afresh every time, one aside whose files then take its place."""
+    if resumes:
+        yield path
+        return
+    aside = path / IN_PROGRESS / "afresh"
+    _take_over(aside, path)  # sealed by a run that was killed before this end
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir()
+    yield aside
+    _take_over(aside, path)
+
+
+def _take_over(aside: Path, path: Path) -> None:
+    """Put a sealed artifact's files in the place of an earlier one's; where none is sealed, nothing is done.
+
+    Killed anywhere, either the earlier one is whole where it was, or this one is sealed, and a second call goes on.
+    """
+    if not is_finished(aside):
+        return
+    names = {name.split("/")[0] for name in read_manifest(aside)["files"]}
+    (path / MANIFEST).unlink(missing_ok=True)
+    for entry in path.iterdir():
+        arrived = entry.name in names and not (aside / entry.name).exists()
+        if entry.name not in (IN_PROGRESS, LOCK) and not arrived:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for name in sorted(names):
+        if (aside / name).exists():
+            (aside / name).rename(path / name)
+    (aside / MANIFEST).rename(path / MANIFEST)

@@ -5,10 +5,10 @@ of every file, and the digests of the artifacts that this one was made from. So 
 never read, lineage can be checked offline, and a cache key is a digest.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,43 @@ from pathlib import Path
 from typing import Any
 
 from matta_core.errors import UserError
+from matta_core.manifest import (
+    IN_PROGRESS,
+    LOCK,
+    MANIFEST,
+    REFERENCE,
+    SCHEMA_VERSION,
+    canonical_json,
+    check_relative_name,
+    digest_of,
+    is_sha256,
+    json_object,
+    parse_manifest,
+    told,
+)
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-REFERENCE = "stored_at.json"  # in the place of an artifact that lies elsewhere
-# Work that a killed step can go on with. It is no part of the artifact, and removed when it is finished.
-IN_PROGRESS = ".in_progress"
+__all__ = [
+    "IN_PROGRESS",
+    "LOCK",
+    "MANIFEST",
+    "REFERENCE",
+    "Artifact",
+    "canonical_json",
+    "check_relative_name",
+    "digest_of",
+    "file_digest",
+    "files_of",
+    "finish_artifact",
+    "flush_to_disk",
+    "is_finished",
+    "open_artifact",
+    "parse_manifest",
+    "point_to",
+    "read_manifest",
+    "write_json_atomically",
+]
+
+_LARGEST_BYTES = 64 * 2**20  # of a manifest: some 400,000 files
 
 
 @dataclass(frozen=True)
@@ -41,48 +72,10 @@ class Artifact:
     seconds: float = 0.0
 
 
-def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value that digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def digest_of(value: Any) -> str:
-    """sha256, in hexadecimal, of a JSON value's canonical spelling."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_digest(*folders: Path) -> str:
-    """sha256 over the Python sources and templates below the given folders: a step's key changes with its code."""
-    files = sorted((str(file.relative_to(folder)), file) for folder in folders for file in folder.rglob("*"))
-    return digest_of([[name, file_digest(file)] for name, file in files if file.suffix in (".py", ".jinja")])
-
-
-def check_relative_name(name: str, where: str) -> None:
-    """A file's name below an artifact's folder, as a manifest says it: plain, relative, `/` between its parts.
-
-    Joined to a folder it stays below that folder, on any system. `where` says who holds the name.
-
-    Raises: UserError that names both, for anything else than a text, an empty part, `.` and `..`, an absolute name
-    (which begins with an empty part, or a drive and its colon), a backslash, and what cannot be printed on one line.
-    """
-    if (
-        not isinstance(name, str)
-        or not name.isprintable()
-        or "\\" in name
-        or any(part in ("", ".", "..") for part in name.split("/"))
-        or re.match("[A-Za-z]:", name)
-    ):
-        told = repr(name)
-        raise UserError(
-            f"{where} names the file {told if len(told) <= 100 else told[:100] + '...'}, which is no plain relative "
-            f"name: somebody altered it; make the artifact again"
-        )
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -114,11 +107,12 @@ def finish_artifact(
     metadata: Mapping[str, Any] | None = None,
     seconds: float = 0.0,
 ) -> Artifact:
-    """Seal a directory: digest every file in it and write the manifest, last."""
-    files = {
-        str(file.relative_to(path)): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-        for file in _files(path)
-    }
+    """Seal a directory: digest every file in it and write the manifest, last.
+
+    Raises: UserError where it holds what a manifest cannot cover: a link to a folder, a pipe.
+    """
+    (path / f".{MANIFEST}.tmp").unlink(missing_ok=True)  # of one who was killed while he sealed it
+    files = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files_of(path).items()}
     body = {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
@@ -145,34 +139,25 @@ def point_to(artifact: Artifact, path: Path) -> None:
 def open_artifact(path: str | Path, kind: str) -> Artifact:
     """Read a manifest and check the directory against it: every file there, none more, each with its sha256.
 
-    A directory that `point_to` made is followed to where the artifact lies.
+    Beside them there may be only the work in progress of one who makes it anew, and the empty lock that he holds. A
+    directory that `point_to` made is followed to where the artifact lies.
 
     Raises: UserError that names the file, where the artifact is missing, unfinished, of another kind or schema
     version, altered, or no longer the one that was pointed to.
     """
     path = Path(path)
-    if (reference := path / REFERENCE).is_file():
-        there = json.loads(reference.read_text(encoding="utf-8"))
-        artifact = open_artifact(there["path"], kind)
-        if artifact.digest != there["digest"]:
-            raise UserError(
-                f"{reference} points to {artifact.path} with digest {there['digest']}, which now has "
-                f"{artifact.digest}: run the step that made it again"
-            )
-        return artifact
-    manifest = _read_manifest(path)
-    if manifest.get("kind") != kind:
-        raise UserError(f"{path} is a {manifest.get('kind')}, not a {kind}: give the path of a {kind}")
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {manifest.get('schema_version')}, this program reads {SCHEMA_VERSION}: "
-            f"make it again with the step that made it"
-        )
+    with _reading_explained(path):
+        if (path / REFERENCE).is_file() and not is_finished(path):
+            return _follow(path / REFERENCE, kind)
+        return _open(path, kind)
+
+
+def _open(path: Path, kind: str) -> Artifact:
+    manifest = read_manifest(path)
+    if manifest["kind"] != kind:
+        raise UserError(f"{path} is a {told(manifest['kind'])}, not a {kind}: give the path of a {kind}")
     again = f"delete {path} and run the step that made it again"
-    notes = {name: manifest.pop(name, None) for name in ("digest", "created_at", "seconds")}
-    if notes["digest"] != digest_of(manifest):
-        raise UserError(f"{path / MANIFEST} was altered (its digest does not match): {again}")
-    present = {str(file.relative_to(path)) for file in _files(path)}
+    present = files_of(path)
     for name, expected in manifest["files"].items():
         file = path / name
         if name not in present:
@@ -182,17 +167,35 @@ def open_artifact(path: str | Path, kind: str) -> Artifact:
             raise UserError(f"{file} has {size} bytes, its manifest says {expected['bytes']}: {again}")
         if file_digest(file) != expected["sha256"]:
             raise UserError(f"{file} was altered (its sha256 does not match the manifest): {again}")
-    if extra := sorted(present - manifest["files"].keys()):
+    if extra := sorted(present.keys() - manifest["files"].keys()):
         raise UserError(f"{path / extra[0]} is not in the manifest: remove it, or {again}")
     return Artifact(
         path,
         kind,
         manifest["key"],
-        notes["digest"],
+        manifest["digest"],
         manifest["inputs"],
         manifest["metadata"],
-        notes["seconds"],
+        manifest["seconds"],
     )
+
+
+def _follow(reference: Path, kind: str) -> Artifact:
+    """The artifact that a reference points to, in one step: what it points to is no reference."""
+    remedy = "run the step that made it again"
+    there = json_object(_bounded(reference), str(reference))
+    if not is_sha256(there.get("digest")):
+        raise UserError(f"{reference}: digest must be a sha256, got {told(there.get('digest'))}: {remedy}")
+    place = there.get("path")
+    if not isinstance(place, str) or not place.isprintable() or not Path(place).is_absolute():
+        raise UserError(f"{reference}: path must be an absolute path, got {told(place)}: {remedy}")
+    artifact = _open(Path(place), kind)
+    if artifact.digest != there["digest"]:
+        raise UserError(
+            f"{reference} points to {artifact.path} with digest {there['digest']}, which now has "
+            f"{artifact.digest}: {remedy}"
+        )
+    return artifact
 
 
 def is_finished(path: Path) -> bool:
@@ -200,28 +203,63 @@ def is_finished(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise UserError(f"there is no artifact at {path}: run the step that makes it, or correct the path")
-    try:
-        text = (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        whole = path.absolute().parent
-        remedy = f"give {whole}, whose part it is" if is_finished(whole) else "run the step that makes it to its end"
-        raise UserError(f"{path / MANIFEST} is missing, so {path} is no finished artifact: {remedy}") from None
-    try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path / MANIFEST} is not JSON ({error}): make the artifact again") from None
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path / MANIFEST} does not hold a JSON object: make the artifact again")
-    return manifest
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a directory, as `parse_manifest`; its files are not looked at.
+
+    Raises: UserError where it is missing or not to be believed.
+    """
+    file = path / MANIFEST
+    with _reading_explained(file):
+        if not path.is_dir():
+            raise UserError(f"there is no artifact at {path}: run the step that makes it, or correct the path")
+        if not file.exists():
+            whole = path.absolute().parent
+            part = is_finished(whole)
+            remedy = f"give {whole}, whose part it is" if part else "run the step that makes it to its end"
+            raise UserError(f"{file} is missing, so {path} is no finished artifact: {remedy}")
+        return parse_manifest(_bounded(file), str(file))
 
 
-def _files(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if name != IN_PROGRESS)
+def files_of(path: Path) -> dict[str, Path]:
+    """The files of an artifact's directory by their names in a manifest, sorted; without what is reserved at its top.
+
+    Raises: UserError for what a manifest cannot cover: a link to a folder, a pipe, a link to nothing.
+    """
+    files = {}
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(path, onerror=unreadable):
+        top = Path(folder) == path
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                raise UserError(
+                    f"{Path(folder) / name} is a link to a folder, which no manifest covers: put the folder there"
+                )
+        folders[:] = sorted(name for name in folders if not (top and name == IN_PROGRESS))
         for name in sorted(names):
             file = Path(folder) / name
-            if not (file.parent == path and (name == MANIFEST or name.startswith(f".{MANIFEST}"))):
-                yield file
+            if not file.is_file():
+                raise UserError(f"{file} is neither a file nor a folder: remove it")
+            if not (top and (name == MANIFEST or (name == LOCK and file.stat().st_size == 0))):
+                files[file.relative_to(path).as_posix()] = file
+    return files
+
+
+def _bounded(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        data = opened.read(_LARGEST_BYTES + 1)
+    if len(data) > _LARGEST_BYTES:
+        raise UserError(f"{file} has more than {_LARGEST_BYTES:,} bytes, which we never wrote: make the artifact again")
+    return data
+
+
+@contextlib.contextmanager
+def _reading_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename or path}: {error.strerror}. Correct the path, or its rights"
+        ) from error

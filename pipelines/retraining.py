@@ -6,7 +6,6 @@ The lease is not renewed within the run, as it is on a cluster: a local run that
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import socket
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.find_data.step import Found, find_data, finish, give_up
+from components.locks import locked
 from components.step import make_directory, say
 from matta_core.artifacts import write_json_atomically
 from matta_core.config import Recipe
@@ -37,9 +37,9 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         yield recipe
         return
     make_directory(output)
-    with (output / ".lock").open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(output / ".lock", wait=False))
         except BlockingIOError:
             say("find_data", f"this run ends here, with nothing to do: another one is at work in {output}")
             yield None

@@ -1,5 +1,7 @@
 import builtins
 import os
+import shutil
+import subprocess
 import threading
 import uuid
 
@@ -54,3 +56,34 @@ def gcs_target(gcs_server):
 def target(request, tmp_path):
     """A target of each kind, empty."""
     return request.getfixturevalue("gcs_target") if request.param == "gs" else str(tmp_path / "pushed")
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mount an empty folder by bindfs, at several places at once if they are named: each is a machine's view of it.
+
+    A file that is deleted while some process has it open stays in its folder under another name until it is closed,
+    as on NFS. Locks are those of the folder below, so that they hold between the places.
+    """
+    if shutil.which("bindfs") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs bindfs (Debian's package) and /dev/fuse")
+    places = []
+
+    def mount(name="mounted"):
+        (tmp_path / "below").mkdir(exist_ok=True)
+        place = tmp_path / name
+        place.mkdir()
+        fresh = "attr_timeout=0,entry_timeout=0,negative_timeout=0"  # FUSE's own caches keep no promise on opening
+        locks = ("--enable-lock-forwarding", "--multithreaded")
+        made = subprocess.run(
+            ["bindfs", *locks, "-o", fresh, tmp_path / "below", place], capture_output=True, text=True
+        )
+        if made.returncode:
+            pytest.skip(f"this machine does not let us mount bindfs: {made.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        # Lazily: a test that failed may have left a file open.
+        subprocess.run(["umount", "-l", place] if os.geteuid() == 0 else ["fusermount", "-uz", place], check=True)

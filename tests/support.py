@@ -1,6 +1,9 @@
 """Small models and artifacts that many tests share. Nothing here takes longer than a second."""
 
 import json
+import os
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +113,16 @@ def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENC
         "num_validation_sequences": validation_rows,
     }
     return finish_artifact(path, "TokenizedDataset", key="0" * 64, metadata=metadata)
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Run `work()` in a fork of this process; its exit status: -9 for killed, 1 for failed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

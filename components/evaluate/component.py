@@ -28,16 +28,17 @@ def evaluate(
 
     from components.evaluate.plan import EvaluationPlan
     from components.evaluate.step import evaluate
-    from components.step import exit_on_user_error, output_path, publish
+    from components.kubeflow import output_path, publish, received
+    from components.step import exit_on_user_error
     from matta_core.config import EvaluateConfig, PushConfig, ScoreTeacherConfig
 
     with exit_on_user_error():
         artifact = evaluate(
             EvaluateConfig.from_json(config, "evaluate"),
-            dataset.path,
-            students.path,
+            received(dataset),
+            received(students),
             teacher=ScoreTeacherConfig.from_json(score_teacher_config, "score_teacher").teacher,
-            teacher_checkpoint=teacher_checkpoint.path if teacher_checkpoint else None,
+            teacher_checkpoint=received(teacher_checkpoint) if teacher_checkpoint else None,
             push_target=PushConfig.from_json(push_config, "push").target,
             plan=EvaluationPlan.from_json(plan, "plan") if plan else None,
             model=model or None,

@@ -19,10 +19,11 @@ def extract_students(
     each answers; family.json; with `compact`, compact/, those whose widths differ by layer without padding.
     """
     from components.extract_students.step import extract_students
-    from components.step import exit_on_user_error, output_path, publish
+    from components.kubeflow import output_path, publish, received
+    from components.step import exit_on_user_error
     from matta_core.config import ExtractStudentsConfig
 
     with exit_on_user_error():
         settings = ExtractStudentsConfig.from_json(config, "extract_students")
         output = output_path(store, "extract_students", students.path)
-        publish(students, extract_students(settings, checkpoint.path, dataset.path, output=output))
+        publish(students, extract_students(settings, received(checkpoint), received(dataset), output=output))

@@ -45,6 +45,7 @@ def record_span(
 ) -> None:
     """Note that the span was processed, and give back the lease, once push is through."""
     from components.find_data.step import finish, span_of
+    from components.kubeflow import received
     from components.step import exit_on_user_error
     from matta_core.artifacts import open_artifact
     from matta_core.config import PushConfig, RetrainConfig
@@ -57,5 +58,5 @@ def record_span(
             name=name,
             run=run,
             span=span_of(settings, source),
-            pushed=open_artifact(record.path, "PushRecord").metadata["pushed"],
+            pushed=open_artifact(received(record), "PushRecord").metadata["pushed"],
         )

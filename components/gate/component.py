@@ -16,12 +16,15 @@ def gate(
 ) -> None:
     """Decide which students are good enough to serve. Artifact file: decision.json."""
     from components.gate.step import gate
-    from components.step import exit_on_user_error, output_path, publish
+    from components.kubeflow import output_path, publish, received
+    from components.step import exit_on_user_error
     from matta_core.config import GateConfig
 
     with exit_on_user_error():
         settings = GateConfig.from_json(config, "gate")
-        artifact = gate(settings, evaluation.path, students.path, output=output_path(store, "gate", decision.path))
+        artifact = gate(
+            settings, received(evaluation), received(students), output=output_path(store, "gate", decision.path)
+        )
         publish(decision, artifact)
         metrics.log_metric("blessed_students", len(artifact.metadata["blessed"]))
         for verdict, value in (("blessed", 1), ("held", 0)):

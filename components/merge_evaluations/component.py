@@ -14,9 +14,10 @@ def merge_evaluations(
     report: dsl.Output[dsl.Artifact],
 ) -> None:
     """One EvaluationReport of the parts that evaluate made, one model in each. Artifact files: as evaluate's."""
+    from components.kubeflow import output_path, publish, received
     from components.merge_evaluations.step import merge_evaluations
-    from components.step import exit_on_user_error, output_path, publish
+    from components.step import exit_on_user_error
 
     with exit_on_user_error():
         output = output_path(store, "merge_evaluations", report.path)
-        publish(report, merge_evaluations([part.path for part in parts], output=output))
+        publish(report, merge_evaluations([received(part) for part in parts], output=output))

@@ -13,9 +13,10 @@ def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTu
 ):
     """Read once what is served: the pods that evaluate one of `models` each all compare with the same."""
     from components.evaluate.plan import plan_evaluation
+    from components.kubeflow import received
     from components.step import exit_on_user_error
     from matta_core.config import PushConfig
 
     with exit_on_user_error():
-        made = plan_evaluation(students.path, PushConfig.from_json(push_config, "push").target)
+        made = plan_evaluation(received(students), PushConfig.from_json(push_config, "push").target)
         return made.to_json(), made.models

@@ -13,8 +13,9 @@ def prepare_data(config: str, store: str, dataset: dsl.Output[dsl.Dataset], sour
     """
     import dataclasses
 
+    from components.kubeflow import output_path, publish
     from components.prepare_data.step import prepare_data
-    from components.step import exit_on_user_error, output_path, publish
+    from components.step import exit_on_user_error
     from matta_core.config import PrepareDataConfig
 
     with exit_on_user_error():

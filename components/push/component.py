@@ -18,11 +18,12 @@ def push(
 
     Artifact files: push.json; per pushed size serving/, a KServe manifest, and cards/, a model card.
     """
+    from components.kubeflow import output_path, publish, received
     from components.push.step import push
-    from components.step import exit_on_user_error, output_path, publish
+    from components.step import exit_on_user_error
     from matta_core.config import PushConfig
 
     with exit_on_user_error():
         settings = PushConfig.from_json(config, "push")
         output = output_path(store, "push", record.path)
-        publish(record, push(settings, decision.path, students.path, evaluation.path, output=output))
+        publish(record, push(settings, received(decision), received(students), received(evaluation), output=output))

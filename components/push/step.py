@@ -60,7 +60,8 @@ def push(
     could not be pushed: something else is served than what it was compared with, the target cannot be written, a
     version there is damaged, a model does not load or answers otherwise than recorded, or another push moved the
     pointer meanwhile. A student that fails does not keep the
-    others from being pushed: all are tried, then the error lists the failures, and there is no record.
+    others from being pushed: all are tried, then the error lists the failures; no record is made, and one that an
+    earlier push left here stays as it was.
     """
     verdict = open_artifact(decision, "GateDecision")
     family = open_artifact(students, "StudentFamily")

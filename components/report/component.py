@@ -29,20 +29,21 @@ def report(
     import json
     import shutil
 
+    from components.kubeflow import output_path, publish, received
     from components.report.step import report as report_step
     from components.report.summary import scalars
-    from components.step import exit_on_user_error, output_path, publish
+    from components.step import exit_on_user_error
 
     with exit_on_user_error():
         artifact = report_step(
-            dataset.path,
-            checkpoint.path,
-            students.path,
-            evaluation.path,
-            decision.path,
-            record.path,
-            teacher_checkpoint=teacher_checkpoint.path if teacher_checkpoint else None,
-            scores=scores.path if scores else None,
+            received(dataset),
+            received(checkpoint),
+            received(students),
+            received(evaluation),
+            received(decision),
+            received(record),
+            teacher_checkpoint=received(teacher_checkpoint) if teacher_checkpoint else None,
+            scores=received(scores) if scores else None,
             name=name,
             output=output_path(store, "report", report.path),
         )

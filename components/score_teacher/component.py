@@ -14,12 +14,13 @@ def score_teacher(
     teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Score the training data with the Teacher. Artifact files: train/part-*.parquet."""
+    from components.kubeflow import output_path, publish, received
     from components.score_teacher.step import score_teacher
-    from components.step import exit_on_user_error, output_path, publish
+    from components.step import exit_on_user_error
     from matta_core.config import ScoreTeacherConfig
 
     with exit_on_user_error():
         settings = ScoreTeacherConfig.from_json(config, "score_teacher")
-        checkpoint = teacher_checkpoint.path if teacher_checkpoint else None
+        checkpoint = received(teacher_checkpoint) if teacher_checkpoint else None
         output = output_path(store, "score_teacher", scores.path)
-        publish(scores, score_teacher(settings, dataset.path, checkpoint, output=output))
+        publish(scores, score_teacher(settings, received(dataset), checkpoint, output=output))

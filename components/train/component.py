@@ -22,7 +22,8 @@ def train(
     `launch_config`: where the ranks run, components.train.launch.LaunchConfig as JSON; empty: in this process.
     `push_config`: where the Student lies that `start_from: pushed` names.
     """
-    from components.step import exit_on_user_error, output_path, publish
+    from components.kubeflow import output_path, publish, received
+    from components.step import exit_on_user_error
     from components.train.launch import LaunchConfig
     from components.train.step import train
     from matta_core.config import PushConfig, TrainConfig
@@ -32,7 +33,9 @@ def train(
         output = output_path(store, "train", checkpoint.path)
         launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
         push = PushConfig.from_json(push_config, "push") if push_config else None
-        artifact = train(settings, dataset.path, scores.path, output=output, launch_config=launch, push_config=push)
+        artifact = train(
+            settings, received(dataset), received(scores), output=output, launch_config=launch, push_config=push
+        )
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

@@ -19,7 +19,8 @@ def train_teacher(
     Artifact files: ta/ (a Hugging Face checkpoint: the Teacher), nesting.json, metrics.jsonl, tensorboard/.
     `launch_config`: where the ranks run, components.train.launch.LaunchConfig as JSON; empty: in this process.
     """
-    from components.step import exit_on_user_error, output_path, publish
+    from components.kubeflow import output_path, publish, received
+    from components.step import exit_on_user_error
     from components.train.launch import LaunchConfig
     from components.train_teacher.step import train_teacher
     from matta_core.config import TrainConfig
@@ -28,7 +29,7 @@ def train_teacher(
         settings = TrainConfig.from_json(config, "train_teacher")
         output = output_path(store, "train_teacher", checkpoint.path)
         launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
-        artifact = train_teacher(settings, dataset.path, output=output, launch_config=launch)
+        artifact = train_teacher(settings, received(dataset), output=output, launch_config=launch)
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

@@ -82,7 +82,7 @@ def test_unfinished_work_is_resumed_by_the_same_settings_and_refused_by_others(t
 def test_killed_between_the_manifest_and_the_clearing_up_it_is_finished(tmp_path, monkeypatch):
     import shutil
 
-    def killed(path):
+    def killed(path, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -178,7 +178,7 @@ def test_a_code_change_changes_the_key(tmp_path, monkeypatch):
     from components import step
 
     before = run(tmp_path / "w-{key}")
-    monkeypatch.setattr(step, "_code_digest", lambda name: "another")
+    monkeypatch.setattr(step, "closure_digest", lambda module: "another")
     assert run(tmp_path / "w-{key}").key != before.key
 
 

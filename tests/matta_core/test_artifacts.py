@@ -1,5 +1,6 @@
 import json
 import ntpath
+import os
 import posixpath
 import shutil
 
@@ -7,15 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matta_core import artifacts
 from matta_core.artifacts import (
     IN_PROGRESS,
+    LOCK,
     MANIFEST,
+    REFERENCE,
     canonical_json,
     check_relative_name,
     digest_of,
     finish_artifact,
     open_artifact,
+    parse_manifest,
     point_to,
+    read_manifest,
 )
 from matta_core.errors import UserError
 
@@ -45,7 +51,8 @@ def test_the_digest_is_of_the_content_and_not_of_the_time_it_took(artifact):
     assert changed.digest != artifact.digest
 
 
-def test_unfinished_work_is_no_part_of_it(artifact):
+def test_unfinished_work_and_the_empty_lock_are_no_part_of_it(artifact):
+    (artifact.path / LOCK).touch()
     (artifact.path / IN_PROGRESS).mkdir()
     (artifact.path / IN_PROGRESS / "state").write_text("x")
     assert open_artifact(artifact.path, "Thing") == artifact
@@ -83,9 +90,77 @@ def change_schema(path):
     (path / MANIFEST).write_text((path / MANIFEST).read_text().replace('"schema_version": 1', '"schema_version": 2'))
 
 
+def link_a_folder(path):
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "code.py").write_text("evil")
+    (path / "linked").symlink_to(path.parent / "elsewhere")
+
+
+def link_unfinished_work(path):
+    (path.parent / "elsewhere").mkdir()
+    (path / IN_PROGRESS).symlink_to(path.parent / "elsewhere")
+
+
+def nest_unfinished_work(path):
+    (path / "deep" / IN_PROGRESS).mkdir()
+    (path / "deep" / IN_PROGRESS / "x").write_text("")
+
+
+def add_beside_the_manifest(path):
+    (path / f".{MANIFEST}.tmp").write_text("{}")
+
+
+def add_another_manifest(path):
+    (path / f".{MANIFEST}-old").write_text("{}")
+
+
+def add_a_reference(path):
+    other = path.parent / "other"
+    other.mkdir()
+    point_to(finish_artifact(other, "Thing", key="k"), path)
+
+
+def fill_the_lock(path):
+    (path / LOCK).write_text("hidden")
+
+
+def nest_a_lock(path):
+    (path / "deep" / LOCK).touch()
+
+
+def add_a_pipe(path):
+    os.mkfifo(path / "pipe")
+
+
+def replace_by_a_pipe(path):
+    (path / "a.txt").unlink()
+    os.mkfifo(path / "a.txt")
+
+
+def replace_by_a_folder(path):
+    (path / "a.txt").unlink()
+    (path / "a.txt").mkdir()
+
+
+def link_to_nothing(path):
+    (path / "dangling").symlink_to("nowhere")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (link_a_folder, r"thing/linked is a link to a folder, which no manifest covers: put the folder there"),
+        (link_unfinished_work, r"thing/.in_progress is a link to a folder"),
+        (nest_unfinished_work, r"thing/deep/.in_progress/x is not in the manifest: remove it"),
+        (add_beside_the_manifest, r"thing/.manifest.json.tmp is not in the manifest: remove it"),
+        (add_another_manifest, r"thing/.manifest.json-old is not in the manifest: remove it"),
+        (add_a_reference, r"thing/stored_at.json is not in the manifest: remove it"),
+        (fill_the_lock, r"thing/.lock is not in the manifest: remove it"),
+        (nest_a_lock, r"thing/deep/.lock is not in the manifest: remove it"),
+        (add_a_pipe, r"thing/pipe is neither a file nor a folder: remove it"),
+        (replace_by_a_pipe, r"thing/a.txt is neither a file nor a folder: remove it"),
+        (replace_by_a_folder, r"thing/a.txt is missing: delete .*thing"),
+        (link_to_nothing, r"thing/dangling is neither a file nor a folder: remove it"),
         (flip_a_letter, r"thing/a.txt was altered \(its sha256 does not match the manifest\): delete .*thing"),
         (cut_short, r"thing/deep/b.txt has 2 bytes, its manifest says 3"),
         (take_away, r"thing/a.txt is missing: delete .*thing and run the step"),
@@ -93,7 +168,7 @@ def change_schema(path):
         (no_manifest, r"thing/manifest.json is missing, so .*thing is no finished artifact: run the step"),
         (half_a_manifest, r"thing/manifest.json is not JSON"),
         (change_lineage, r"thing/manifest.json was altered \(its digest does not match\)"),
-        (change_schema, r"thing has schema version 2, this program reads 1"),
+        (change_schema, r"thing/manifest.json has schema version 2, this program reads 1"),
     ],
 )
 def test_a_damaged_artifact_is_refused_and_the_file_named(artifact, damage, message):
@@ -124,6 +199,121 @@ def test_a_reference_to_what_has_become_another_artifact_or_none_is_refused(arti
     shutil.rmtree(artifact.path)
     with pytest.raises(UserError, match=r"there is no artifact at .*thing"):
         open_artifact(tmp_path / "elsewhere", "Thing")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"stored_at.json does not hold a JSON object"),
+        ({}, r"stored_at.json: digest must be a sha256, got None"),
+        ({"digest": "d" * 64}, r"stored_at.json: path must be an absolute path, got None"),
+        ({"digest": "d" * 64, "path": 7}, r"stored_at.json: path must be an absolute path, got 7"),
+        ({"digest": "d" * 64, "path": "../thing"}, r"path must be an absolute path, got ../thing: run the step that"),
+        ({"digest": "d" * 64, "path": "/a\0b"}, r"path must be an absolute path, got '/a.x00b'"),
+        ({"digest": ["d"], "path": "/x"}, r"stored_at.json: digest must be a sha256, got \['d'\]"),
+        ({"digest": "d" * 64, "path": "/" + "x" * 5000}, r"cannot read /xx.*: File name too long"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused_in_one_line(tmp_path, values, message):
+    (tmp_path / REFERENCE).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=message) as told:
+        open_artifact(tmp_path, "Thing")
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"NaN", b"[1e999]"])
+def test_what_is_not_our_json_is_refused_in_one_line(artifact, tmp_path, text):
+    (artifact.path / MANIFEST).write_bytes(text)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / REFERENCE).write_bytes(text)
+    for path in (artifact.path, tmp_path / "elsewhere"):
+        with pytest.raises(UserError, match=r"(manifest|stored_at).json is not JSON") as told:
+            open_artifact(path, "Thing")
+        assert len(str(told.value).splitlines()) == 1
+
+
+def test_references_in_a_circle_are_refused(tmp_path):
+    (tmp_path / REFERENCE).write_text(json.dumps({"digest": "d" * 64, "path": str(tmp_path)}))
+    with pytest.raises(UserError, match=r"manifest.json is missing, so .* is no finished artifact"):
+        open_artifact(tmp_path, "Thing")
+
+
+def test_a_manifest_without_end_is_not_read_to_its_end(artifact, monkeypatch):
+    monkeypatch.setattr(artifacts, "_LARGEST_BYTES", 100)
+    with pytest.raises(UserError, match=r"manifest.json has more than 100 bytes, which we never wrote"):
+        open_artifact(artifact.path, "Thing")
+
+
+def sealed(path, **changes):
+    """A manifest with other values, whose digest is right."""
+    values = json.loads((path / MANIFEST).read_text()) | changes
+    body = {name: value for name, value in values.items() if name not in ("digest", "created_at", "seconds")}
+    return json.dumps(values | {"digest": digest_of(body)}).encode()
+
+
+FILE = {"bytes": 3, "sha256": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": {"../../x": FILE}}, r"names the file ../../x, which is no plain relative name"),
+        ({"files": {"/etc/x": FILE}}, r"names the file /etc/x, which is no plain relative name"),
+        ({"files": {"a\\b": FILE}}, r"names the file a\\b, which is no plain relative name"),
+        ({"files": {"": FILE}}, r"names the file '', which is no plain relative name"),
+        ({"files": {"x" * 256: FILE}}, r"names the file x+\.\.\., which is no plain relative name"),
+        ({"files": {MANIFEST: FILE}}, r"lists manifest.json, which no artifact can hold as a file"),
+        ({"files": {REFERENCE: FILE}}, r"lists stored_at.json, which no artifact can hold as a file"),
+        ({"files": {f"{IN_PROGRESS}/x": FILE}}, r"lists .in_progress/x, which no artifact can hold as a file"),
+        ({"files": {"a": FILE, "a/b": FILE}}, r"lists a/b, which no artifact can hold as a file"),
+        ({"files": {"a": 3}}, r"manifest.json: a must have its bytes and its sha256, got 3"),
+        ({"files": {"a": {"bytes": True, "sha256": "a" * 64}}}, r"a must have its bytes and its sha256"),
+        ({"files": {"a": {"bytes": -1, "sha256": "a" * 64}}}, r"a must have its bytes and its sha256"),
+        ({"files": {"a": {"bytes": 1, "sha256": "A" * 64}}}, r"a must have its bytes and its sha256"),
+        ({"files": []}, r"manifest.json: files must be an object, got \[\]"),
+        ({"kind": None}, r"manifest.json: kind must be a text, got None"),
+        ({"key": 3}, r"manifest.json: key must be a text, got 3"),
+        ({"inputs": {"dataset": None}}, r"inputs.dataset must be a text, got None"),
+        ({"metadata": "x"}, r"metadata must be an object, got x"),
+        ({"seconds": True}, r"seconds must be a number, got True"),
+        ({"seconds": "fast"}, r"seconds must be a number, got fast"),
+        ({"schema_version": True}, r"has schema version True, this program reads 1"),
+    ],
+)
+def test_a_manifest_is_not_believed_because_its_digest_is_right(artifact, changes, message):
+    data = sealed(artifact.path, **changes)
+    (artifact.path / MANIFEST).write_bytes(data)
+    for read in (
+        lambda: open_artifact(artifact.path, "Thing"),
+        lambda: read_manifest(artifact.path),
+        lambda: parse_manifest(data, "gs://b/manifest.json"),
+    ):
+        with pytest.raises(UserError, match=message) as told:
+            read()
+        assert len(str(told.value).splitlines()) == 1
+
+
+def test_what_no_manifest_can_cover_is_not_sealed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"thing/linked is a link to a folder"):
+        finish_artifact(tmp_path / "thing", "Thing", key="k")
+
+
+def test_sealing_forgets_the_half_manifest_of_one_who_was_killed(artifact):
+    (artifact.path / f".{MANIFEST}.tmp").write_text("{")
+    assert finish_artifact(artifact.path, "Thing", key="k", inputs={"from": "d" * 64}, metadata={"rows": 3}).digest == (
+        artifact.digest
+    )
+    open_artifact(artifact.path, "Thing")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told_in_one_line(artifact):
+    (artifact.path / "a.txt").chmod(0)
+    with pytest.raises(UserError, match=r"cannot read .*a.txt: Permission denied. Correct the path, or its rights"):
+        open_artifact(artifact.path, "Thing")
 
 
 def test_another_kind_and_a_path_with_nothing_are_refused(artifact, tmp_path):
@@ -163,11 +353,40 @@ def test_a_name_that_is_taken_stays_below_the_folder_on_any_system(name):
         assert joined.startswith(system.normpath("/folder") + system.sep)
 
 
+MANIFEST_FIELDS = {
+    "kind": "Thing",
+    "schema_version": 1,
+    "key": "k",
+    "files": {"a.txt": {"bytes": 3, "sha256": "a" * 64}},
+    "inputs": {"from": "d" * 64},
+    "metadata": {"rows": 3},
+    "digest": "e" * 64,
+    "created_at": "2026-01-01T00:00:00Z",
+    "seconds": 1.5,
+}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@given(JSON, st.sampled_from([None, *MANIFEST_FIELDS]), st.booleans())
+@settings(max_examples=200)
+def test_whatever_a_manifest_holds_the_answer_is_its_values_or_one_line(value, field, seal):
+    """Any JSON in place of all of it, or of one field, with a digest that is right or wrong."""
+    if field is None:
+        manifest = value
+    else:
+        manifest = {**MANIFEST_FIELDS, field: value}
+        if seal:
+            body = {name: each for name, each in manifest.items() if name not in ("digest", "created_at", "seconds")}
+            manifest["digest"] = digest_of(body)
+    try:
+        assert parse_manifest(json.dumps(manifest).encode(), "here") == manifest
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        assert str(error).startswith("here")
 
 
 @given(JSON)

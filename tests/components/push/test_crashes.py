@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
-import traceback
 
 import pytest
+from support import in_a_child
 
 from components.push import step
 from components.push.pointer import read_pointer
@@ -52,15 +52,7 @@ class KilledStore:
 
 def in_a_process_killed_at(write, work):
     """Run `work(announce)` in a process of its own; its exit status, -9 where it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work(Countdown(write))
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return in_a_child(lambda: work(Countdown(write)))
 
 
 def announcing_every_write(monkeypatch, announce, *, flushes):

@@ -12,7 +12,7 @@ from components.push import step
 from components.push.pointer import read_pointer
 from components.push.store import open_store
 from components.push.versions import content_digest, fetch, version_digest, versions_there
-from matta_core.artifacts import open_artifact
+from matta_core.artifacts import files_of, open_artifact
 from matta_core.config import PushConfig, ServingConfig
 from matta_core.errors import UserError
 
@@ -160,14 +160,26 @@ def test_a_target_that_cannot_be_written_is_named_with_the_setting(made, push_to
         push_to(tmp_path / "file" / "pushed", made, tmp_path / "record")
 
 
+def test_a_push_that_fails_leaves_the_record_of_the_one_before(made, push_to, queried, tmp_path, monkeypatch):
+    record = push_to(tmp_path / "pushed", made, tmp_path / "record")
+
+    def fails(config, store, size, facts):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(step, "_push_one", fails)
+    with pytest.raises(UserError, match="s: the disk is full; xl: the disk is full"):
+        push_to(tmp_path / "pushed", made, tmp_path / "record")
+    assert open_artifact(tmp_path / "record", "PushRecord") == record
+    assert record_of(record)["s"]["pushed"]
+
+
 def test_the_record_holds_a_serving_manifest_and_a_card_of_each_pushed_student(
     target, make, push_to, queried, tmp_path
 ):
     artifact = push_to(target, make("first", baseline="baseline-s"), tmp_path / "record")
     record = record_of(artifact)
-    assert sorted(file.name for file in artifact.path.rglob("*") if file.is_file()) == [
-        "manifest.json", "push.json", "s.md", "s.yaml", "xl.md", "xl.yaml",
-    ]  # fmt: skip
+    files = ["cards/s.md", "cards/xl.md", "push.json", "serving/s.yaml", "serving/xl.yaml"]
+    assert sorted(files_of(artifact.path)) == files
     for size in ("s", "xl"):
         service = yaml.safe_load((artifact.path / record[size]["manifest_path"]).read_text())
         uri = service["spec"]["predictor"]["model"]["storageUri"]
