@@ -11,7 +11,7 @@ import yaml
 from components.step import exit_on_user_error
 from matta_core.config import Recipe
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.settings import Section, spelled
 
 DEFAULT_RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "demo.yaml"
 
@@ -107,7 +107,7 @@ def describe(section: type[Section], indent: str = "  ") -> str:
         bounds = [f"> {spec.metadata['above']}" if spec.metadata.get("above") is not None else ""]
         bounds += [f">= {spec.metadata['low']}" if spec.metadata.get("low") is not None else ""]
         bounds += [f"<= {spec.metadata['high']}" if spec.metadata.get("high") is not None else ""]
-        bounds += [f"one of {', '.join(spec.metadata['choices'])}" if spec.metadata.get("choices") else ""]
+        bounds += [f"one of {spelled(spec.metadata['choices'])}" if spec.metadata.get("choices") else ""]
         facts = ", ".join(fact for fact in [default, *bounds, spec.metadata.get("unit", "")] if fact)
         help_text = f": {spec.metadata['help']}" if spec.metadata.get("help") else ""
         lines.append(f"{indent}{spec.name} ({facts}){help_text}")

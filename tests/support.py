@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from matta_core.artifacts import Artifact, finish_artifact
@@ -110,3 +111,13 @@ def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENC
         "num_validation_sequences": validation_rows,
     }
     return finish_artifact(path, "TokenizedDataset", key="0" * 64, metadata=metadata)
+
+
+def bos_tokenizer() -> PreTrainedTokenizerFast:
+    """byte_tokenizer with a <bos> of its own, id 257, that it puts before every text, as Llama's does."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    return tokenizer

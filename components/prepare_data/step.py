@@ -54,11 +54,15 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
     unfinished = path / IN_PROGRESS
     counts = _collect_documents(config, files, unfinished)
     tokenizer = _make_tokenizer(config, counts["train.documents"], unfinished, path / "tokenizer")
-    counts |= _tokenize_documents(config, tokenizer.eos_token_id, unfinished, path)
+    from matta_core.tokens import bos_token_id, num_token_ids
+
+    bos = bos_token_id(tokenizer)
+    counts |= _tokenize_documents(config, bos, tokenizer.eos_token_id, unfinished, path)
     _empty(path / "validation_documents")
     shutil.copytree(unfinished / "documents" / "validation", path / "validation_documents", dirs_exist_ok=True)
 
-    stats = _stats(counts, len(files), len(tokenizer))
+    vocab_size = num_token_ids(tokenizer)
+    stats = _stats(counts, len(files), vocab_size, None if bos is None else tokenizer.bos_token)
     write_json_atomically(unfinished / "stats.json", stats)
     (unfinished / "stats.json").replace(path / "stats.json")
     for split in SPLITS:
@@ -69,7 +73,7 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
         )
     return {
         "sequence_length": config.sequence_length,
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocab_size,
         "num_train_sequences": counts["train.sequences"],
         "num_validation_sequences": counts["validation.sequences"],
     }
@@ -112,13 +116,17 @@ def _make_tokenizer(
             tokenizer = making.train_tokenizer(texts, config.vocab_size, config.sequence_length)
         if len(tokenizer) < config.vocab_size:
             say(f"the text has only {len(tokenizer):,} tokens to learn, not {config.vocab_size:,}: going on with these")
+    if told := making.settle_bos(tokenizer, config.tokenizer, config.add_bos):
+        say(told)
     _empty(unfinished / "tokenizer")
     tokenizer.save_pretrained(unfinished / "tokenizer")
     (unfinished / "tokenizer").rename(folder)
     return tokenizer
 
 
-def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished: Path, path: Path) -> dict[str, int]:
+def _tokenize_documents(
+    config: PrepareDataConfig, bos_token_id: int | None, eos_token_id: int, unfinished: Path, path: Path
+) -> dict[str, int]:
     """Write shards of sequences; return how many tokens and sequences."""
     pipeline = _import_pipeline()
     for folder in (path / "train", path / "validation", unfinished / "sequences"):
@@ -128,6 +136,7 @@ def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished
     tokenize_shard = pipeline.TokenizeShard(
         documents=unfinished / "documents",
         tokenizer_json=path / "tokenizer" / "tokenizer.json",
+        bos_token_id=bos_token_id,
         eos_token_id=eos_token_id,
         sequence_length=config.sequence_length,
         output=path,
@@ -177,8 +186,9 @@ def _check_sequences(config: PrepareDataConfig, counts: dict[str, int]) -> None:
             )
 
 
-def _stats(counts: dict[str, int], num_files: int, vocab_size: int) -> dict[str, Any]:
-    """What stats.json holds: bytes of UTF-8 text; tokens with every document's eos; dropped ones filled no sequence."""
+def _stats(counts: dict[str, int], num_files: int, vocab_size: int, bos_token: str | None) -> dict[str, Any]:
+    """What stats.json holds: bytes of UTF-8 text; the token before every document, if any; tokens with that and every
+    document's eos; dropped ones filled no sequence."""
     stats: dict[str, Any] = {
         "files": num_files,
         "documents_read": counts["read"],
@@ -187,6 +197,7 @@ def _stats(counts: dict[str, int], num_files: int, vocab_size: int) -> dict[str,
         "documents_duplicate": _duplicates(counts),
         "documents_beyond_maximum": counts["distinct"] - _kept(counts),
         "vocab_size": vocab_size,
+        "bos_token": bos_token,
     }
     for split in SPLITS:
         names = ("documents", "bytes", "tokens", "sequences", "dropped_tokens")
