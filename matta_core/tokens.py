@@ -47,8 +47,8 @@ def choose_bos(tokenizer: PreTrainedTokenizerBase, add_bos: str | bool) -> list[
     if add_bos == AUTO and before not in ([], [bos]):
         told = " ".join(tokenizer.convert_ids_to_tokens(before))
         raise ValueError(
-            f"it puts {told} before every text, which is not its BOS ({tokenizer.bos_token}): set add_bos to true (then "
-            f"it puts its BOS there) or false (nothing)"
+            f"it puts {told} before every text, which is not its BOS ({tokenizer.bos_token}): set add_bos to true, for "
+            f"its BOS there, or to false"
         )
     wanted = bool(before) if add_bos == AUTO else bool(add_bos)
     if wanted and bos is None:

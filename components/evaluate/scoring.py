@@ -47,7 +47,7 @@ def context_length(config: PreTrainedConfig) -> int:
 
 
 class _LanguageModel(HFLM):
-    """lm-eval's, with BOS as in training, and for questions that were cut with another tokenizer than the model's own."""
+    """lm-eval's, with BOS as in training, and for questions that were cut with another tokenizer than the model's."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         super().__init__(

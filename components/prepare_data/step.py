@@ -12,14 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from components.prepare_data.documents import (
-    SourceFile,
-    find_files,
-    fingerprint,
-    shard_counts,
-    shard_names,
-    tokenizer_files,
-)
+from components.prepare_data.documents import shard_counts, shard_names
+from components.prepare_data.files import SourceFile, find_files, fingerprint, tokenizer_files
 from components.step import run_step
 from components.step import say as say_for_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically

@@ -66,7 +66,9 @@ def test_a_bos_that_is_not_there_or_is_another_is_refused():
     with pytest.raises(ValueError, match="it has no BOS: name one as bos_token"):
         choose_bos(nameless, add_bos=True)
     other = with_template("<bos> <|endoftext|> $A")
-    with pytest.raises(ValueError, match=r"it puts <bos> <\|endoftext\|> before every text, .*add_bos to true .*false"):
+    with pytest.raises(
+        ValueError, match=r"it puts <bos> <\|endoftext\|> before every text, .*add_bos to true, .*false"
+    ):
         choose_bos(other, "auto")
     choose_bos(other, add_bos=True)
     assert around(other) == ([BOS], [])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
+from support import bos_tokenizer
 from transformers import AutoTokenizer
 
 from components.prepare_data import component, step
@@ -276,3 +277,46 @@ def test_the_command_tells_a_mistake_in_one_line_and_reuses_finished_work_withou
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: prepare_data.source = '/nowhere/*.txt' matches no file")
     assert refused.stderr.count("\n") == 1
+
+
+def documents_of(artifact, split="train"):
+    """The token ids of a split's one shard, a list per document, with what surrounds it."""
+    ids = list(chain.from_iterable(rows(artifact.path / split, "input_ids")))
+    eos = AutoTokenizer.from_pretrained(artifact.path / "tokenizer").eos_token_id
+    ends = [place for place, token in enumerate(ids) if token == eos]
+    return [ids[start + 1 : end + 1] for start, end in zip([-1, *ends], ends, strict=False)]
+
+
+@pytest.mark.parametrize("add_bos", ["auto", False])
+def test_every_document_begins_with_one_bos_where_the_tokenizer_puts_it(corpus, tmp_path, add_bos):
+    tokenizer = bos_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = config_for(corpus, tokenizer=str(tmp_path / "tokenizer"), add_bos=add_bos, num_shards=1)
+    artifact = prepare_data(config, output=tmp_path / "out")
+    ours = AutoTokenizer.from_pretrained(artifact.path / "tokenizer")
+    whole = documents_of(artifact)
+    assert len(whole) > 40
+    for ids in whole:
+        assert ids == [*ours.encode(ours.decode(ids, skip_special_tokens=True)), ours.eos_token_id]
+        assert ids.count(ours.bos_token_id) == (add_bos == "auto")
+    assert stats(artifact)["bos_token"] == ("<bos>" if add_bos == "auto" else None)
+
+
+def test_a_bos_that_ends_documents_too_stands_once_between_two(corpus, tmp_path):
+    artifact = prepare_data(config_for(corpus, add_bos=True, num_shards=1), output=tmp_path / "out")
+    ours = AutoTokenizer.from_pretrained(artifact.path / "tokenizer")
+    first, *others = documents_of(artifact)
+    assert first == [ours.bos_token_id]  # before the first document
+    assert all(len(ids) > 1 and ids.count(ours.bos_token_id) == 1 for ids in others)
+    assert ours.encode("x")[0] == ours.bos_token_id == ours.eos_token_id
+
+
+def test_a_tokenizer_without_bos_cannot_be_asked_for_one(corpus, tmp_path):
+    tokenizer = bos_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = config_for(corpus, tokenizer=str(tmp_path / "tokenizer"), add_bos=True)
+    with pytest.raises(
+        UserError, match=r"tokenizer = '.*' does not fit prepare_data.add_bos = true: it has no BOS: name"
+    ):
+        prepare_data(config, output=tmp_path / "out")
