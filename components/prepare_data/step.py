@@ -17,7 +17,7 @@ from components.prepare_data.files import SourceFile, find_files, fingerprint, t
 from components.step import run_step
 from components.step import say as say_for_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.config import PrepareDataConfig
+from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
 from matta_core.progress import progress
 
@@ -29,8 +29,13 @@ say = partial(say_for_step, "prepare_data")
 SPLITS = ("train", "validation")
 
 
-def prepare_data(config: PrepareDataConfig, *, output: str | Path) -> Artifact:
+def prepare_data(
+    config: PrepareDataConfig, *, output: str | Path, evaluation: EvaluateConfig | None = None
+) -> Artifact:
     """Make a TokenizedDataset: the same documents and settings give the same digest, with any number of workers.
+
+    `evaluation`: what will be asked of the students; it is no part of the dataset, which is finished all the same where
+    the held-out documents are not enough for it.
 
     Files: train/ and validation/ (parquet shards, one column `input_ids` of fixed length), validation_documents/
     (`source`, `text`: what was held out), tokenizer/, stats.json.
@@ -40,7 +45,12 @@ def prepare_data(config: PrepareDataConfig, *, output: str | Path) -> Artifact:
     files = find_files(config.source)
     contents = {"documents": fingerprint(files), "tokenizer": fingerprint(tokenizer_files(config.tokenizer))}
     work = partial(_work, config, files)
-    return run_step("prepare_data", "TokenizedDataset", output, config, {}, work, extra_key=contents)
+    artifact = run_step("prepare_data", "TokenizedDataset", output, config, {}, work, extra_key=contents)
+    if evaluation is not None:
+        from components.prepare_data.held_out import check_held_out
+
+        check_held_out(artifact.path, evaluation)
+    return artifact
 
 
 def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dict[str, Any]:

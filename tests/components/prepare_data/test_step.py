@@ -18,7 +18,7 @@ from components.prepare_data.documents import content_hash, split_of
 from components.prepare_data.step import prepare_data
 from components.prepare_data.tokenizer import train_tokenizer
 from matta_core.artifacts import open_artifact
-from matta_core.config import PrepareDataConfig
+from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
 
 TEXTS = [f"document {i}: " + f"the number {i} and {i * i}, " * (i % 7 + 1) for i in range(80)]
@@ -87,7 +87,10 @@ def test_shards_hold_the_documents_in_the_order_of_their_hashes(prepared):
 def test_the_component_publishes_where_the_artifact_lies(prepared, tmp_path):
     config, artifact = prepared
     dataset = dsl.Dataset(uri=str(tmp_path / "kubeflow"))
-    component.prepare_data.python_func(config=config.to_json(), store=str(tmp_path), dataset=dataset)
+    evaluation = EvaluateConfig(last_token_context=16).to_json()
+    component.prepare_data.python_func(
+        config=config.to_json(), evaluate_config=evaluation, store=str(tmp_path), dataset=dataset
+    )
     assert dataset.uri == str(tmp_path / "kubeflow")  # Kubeflow's launcher takes no other
     assert open_artifact(dataset.path, "TokenizedDataset").path == tmp_path / f"prepare_data-{artifact.key[:16]}"
     assert dataset.metadata == {"kind": "TokenizedDataset", "digest": artifact.digest}
@@ -208,6 +211,18 @@ def test_a_corpus_too_small_for_one_sequence_is_refused(corpus, tmp_path, fracti
     )
     with pytest.raises(UserError, match=rf"the {split} split is too small for one sequence: [\d,]+ tokens in 1 shards"):
         prepare_data(config, output=tmp_path / "out")
+
+
+def test_documents_too_short_to_be_asked_about_are_told_before_training_and_lose_nothing(prepared, tmp_path):
+    config, whole = prepared
+    message = (
+        r"^0 of the held-out documents in .* have a word after evaluate.last_token_context = 500 tokens, .*lower that"
+    )
+    for _ in range(2):  # also where the dataset is there already
+        with pytest.raises(UserError, match=message):
+            prepare_data(config, output=tmp_path / "out", evaluation=EvaluateConfig(last_token_context=500))
+    assert open_artifact(tmp_path / "out", "TokenizedDataset").digest == whole.digest
+    prepare_data(config, output=tmp_path / "out", evaluation=EvaluateConfig(last_token_context=16))
 
 
 def test_a_changed_corpus_is_other_work(corpus, tmp_path):
