@@ -79,10 +79,12 @@ def granularity(ta, **size):
     return resolve(ta.config, sizes)["s"]
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """<|endoftext|> and the 256 bytes: every text can be encoded, a token is a byte."""
+def byte_tokenizer(hole: int = 0) -> PreTrainedTokenizerFast:
+    """<|endoftext|> and the 256 bytes: every text can be encoded, a token is a byte. The `hole` ids from 200 on are no
+    token's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|endoftext|>": 0} | {letter: number for number, letter in enumerate(alphabet, start=1)}
+    vocabulary = {token: number + hole * (number >= 200) for token, number in vocabulary.items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,14 +93,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH) -> Artifact:
+def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH, hole=0) -> Artifact:
     """A TokenizedDataset of repeated counting sequences: easy to learn, so that a loss can be seen to fall."""
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(hole)
     tokenizer.save_pretrained(path / "tokenizer")
     for split, rows in (("train", train_rows), ("validation", validation_rows)):
         (path / split).mkdir()
         starts = np.random.default_rng(len(split)).integers(1, 200, rows)
         tokens = (starts[:, None] + np.arange(length)).astype(np.int32)
+        tokens += hole * (tokens >= 200)
         for shard, part in enumerate(np.array_split(tokens, 2)):
             column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), length)
             table = pa.table({"input_ids": column})
@@ -106,7 +109,7 @@ def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENC
     (path / "stats.json").write_text(json.dumps({}))
     metadata = {
         "sequence_length": length,
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizer) + hole,
         "num_train_sequences": train_rows,
         "num_validation_sequences": validation_rows,
     }

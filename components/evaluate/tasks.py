@@ -30,8 +30,8 @@ BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
 # Lines of one document tell much the same story, so a few of each are worth more than many of some.
 LINES_PER_DOCUMENT = 8
-# Where a token is asked for: at the first of these that gives the document a question. A line that ends in a letter or a
-# digit (a lone bracket or colon is no question); in prose, where lines end in full stops, the last letter or digit
+# Where a token is asked for: at the first of these that gives the document a question. A line that ends in a letter or
+# a digit (a lone bracket or colon is no question); in prose, where lines end in full stops, the last letter or digit
 # before them; else the end of any word.
 _ENDS = (
     re.compile(r"[^\W_](?=\s*$)", re.MULTILINE),

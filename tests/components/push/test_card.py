@@ -8,8 +8,8 @@ MEMBER = {"parameters": 2000, "bytes": 8000, "flops_per_token": 4000, "intermedi
 MIX = {"budget": {"parameters": 1900}, "evaluated": 12, "combinations": 81}
 
 
-def card(**member):
-    family = {"student": "s", "ta": "xl", "students": {"s": {}, "m": {}, "xl": {}}}
+def card(*, beginning=None, **member):
+    family = {"student": "s", "ta": "xl", "students": {"s": {}, "m": {}, "xl": {}}} | (beginning or {})
     results = {"tasks": {}, "models": {"m": {"tasks": {}}}, "evaluation_set": "e" * 64}
     return model_card(
         Facts(
@@ -32,3 +32,9 @@ def test_a_padded_student_is_called_padded_with_its_widths_and_how_they_were_cho
     assert "| FFN widths by layer | 8, 16 |" in text
     assert "| Without padding | 1,800 parameters |" in text
     assert ("| Widths chosen | for parameters of at most 1,900, of 12 mixtures scored out of 81 |" in text) == bool(mix)
+
+
+def test_the_card_says_what_a_text_begins_with():
+    assert "A text begins with" not in card()
+    assert "| A text begins with | nothing: there is no BOS |" in card(beginning={"bos_token": None})
+    assert "| A text begins with | `<bos>`, put there by the tokenizer |" in card(beginning={"bos_token": "<bos>"})
