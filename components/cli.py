@@ -13,7 +13,7 @@ from components.step import exit_on_user_error
 from components.yaml_file import read_yaml
 from matta_core.config import Recipe
 from matta_core.errors import UserError
-from matta_core.settings import Section, problem_of_path, shown, shown_key
+from matta_core.settings import Section, problem_of_path, shown, shown_key, spelled
 
 DEFAULT_RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "demo.yaml"
 
@@ -137,7 +137,7 @@ def describe(section: type[Section], indent: str = "  ") -> str:
         bounds = [f"> {spec.metadata['above']}" if spec.metadata.get("above") is not None else ""]
         bounds += [f">= {spec.metadata['low']}" if spec.metadata.get("low") is not None else ""]
         bounds += [f"<= {spec.metadata['high']}" if spec.metadata.get("high") is not None else ""]
-        bounds += [f"one of {', '.join(spec.metadata['choices'])}" if spec.metadata.get("choices") else ""]
+        bounds += [f"one of {spelled(spec.metadata['choices'])}" if spec.metadata.get("choices") else ""]
         facts = ", ".join(fact for fact in [default, *bounds, spec.metadata.get("unit", "")] if fact)
         help_text = f": {spec.metadata['help']}" if spec.metadata.get("help") else ""
         lines.append(f"{indent}{spec.name} ({facts}){help_text}")

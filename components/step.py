@@ -10,6 +10,8 @@ import dataclasses
 import errno
 import inspect
 import logging
+import os
+import re
 import shutil
 import sys
 import time
@@ -44,6 +46,11 @@ _DISK_ERRORS = {
     errno.ENOTDIR,
     errno.EFBIG,
 }
+# As a library's own words: the reason at the end, or with the error's number beside it.
+_DISK_WORDS = re.compile(
+    rf"({'|'.join(map(os.strerror, sorted(_DISK_ERRORS)))})(?=[\s.'\")]*$|\s*\(os error)"
+    rf"|No space left on device|Not enough disk space"
+)
 
 
 def run_step(
@@ -163,9 +170,9 @@ def _disk_problem(error: BaseException | None, path: Path) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return f"{error.filename or path}: {error.strerror}"
-        # safetensors and datasets tell it as text.
-        if "No space left on device" in str(error) or "Not enough disk space" in str(error):
-            return f"{path}: No space left on device"
+        # safetensors, pyarrow and datasets tell it as text.
+        if found := _DISK_WORDS.search(str(error)):
+            return f"{path}: {found[0]}"
         error = error.__cause__
     return None
 

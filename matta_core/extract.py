@@ -25,6 +25,7 @@ from matta_core.models import check_finite, save_model
 from matta_core.nesting import flops_per_token, live_student, num_parameters, student_config, student_parameters, take
 from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
+from matta_core.tokens import bos_token_id
 
 REFERENCE_TOKENS = 16
 
@@ -98,6 +99,8 @@ def extract_students(
                 students[name]["mix"] = _as_found(mixed[name], config.mixes[name])
             bar.update()
     family = {"student": nesting["student"], "ta": list(trained)[-1], "students": students}
+    # What a text begins with where a student is served: its tokenizer says so too.
+    family["bos_token"] = None if bos_token_id(tokenizer) is None else tokenizer.bos_token
     write_json_atomically(output / "family.json", family)
     return {
         "student": nesting["student"],

@@ -12,6 +12,7 @@ from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
 from matta_core.granularity import Granularity, head_size, whole
 from matta_core.settings import shown
+from matta_core.tokens import num_token_ids
 
 _MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand
 _MAX_LAYERS = 1024
@@ -34,7 +35,7 @@ def build_config(
     wanted = _checked(model, family)
     values = dict.fromkeys(family.dropouts, 0.0) | {
         "max_position_embeddings": sequence_length,
-        "vocab_size": len(tokenizer) if tokenizer else 1,
+        "vocab_size": num_token_ids(tokenizer) if tokenizer else 1,
         **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
         family.width_key: intermediate_size,
     }
@@ -53,9 +54,10 @@ def build_config(
             f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
             f"{config.num_attention_heads}"
         )
-    if tokenizer and config.vocab_size < len(tokenizer):
+    if tokenizer and config.vocab_size < num_token_ids(tokenizer):
         raise UserError(
-            f"train.model.vocab_size must be at least the tokenizer's {len(tokenizer)}, got {config.vocab_size}"
+            f"train.model.vocab_size must be at least the tokenizer's {num_token_ids(tokenizer)}, its largest token id "
+            f"plus one, got {config.vocab_size}"
         )
     if config.max_position_embeddings < sequence_length:
         raise UserError(

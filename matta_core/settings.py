@@ -28,7 +28,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: tuple[str | bool, ...] | None = None,
     unit: str = "",
     changes_result: bool = True,
     default_factory: Any = dataclasses.MISSING,
@@ -160,7 +160,7 @@ def _without_sections(value: Any) -> Any:
 def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     choices = bounds.get("choices")
     if choices and value is not None and value not in choices:  # None: not set, where the type allows it
-        return f"must be one of {', '.join(choices)}, got {shown(value)}"
+        return f"must be one of {spelled(choices)}, got {shown(value)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     low, high, above = (bounds.get(name) for name in ("low", "high", "above"))
@@ -173,15 +173,22 @@ def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     return None
 
 
+def spelled(choices: tuple[str | bool, ...]) -> str:
+    """A list of choices as a recipe spells them."""
+    return ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
+
+
 def _parse(hint: Any, value: Any, where: str) -> Any:
     """Check a value against a type hint: scalars, sections, tuple[X, ...], dict[str, X], and any of them or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None:
+        if value is None and type(None) in arguments:
             return None
         wanted = [argument for argument in arguments if argument is not type(None)]
         is_list = isinstance(value, list | tuple)
-        fitting = [hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list]
+        fitting = [hint for hint in wanted if hint is type(value)] or [
+            hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list
+        ]
         return _parse((fitting or wanted)[0], value, where)
     if hint is Any:
         return _plain(value, where)

@@ -18,6 +18,7 @@ from matta_core.optimization import autocast_dtype
 from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
 from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
+from matta_core.tokens import num_token_ids
 
 _HEAD_CHUNK_TOKENS = 4096
 
@@ -26,7 +27,7 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
     """Write `train/part-*.parquet`, one to one with the dataset's shards and rows. Finished shards are kept.
 
     Columns, per row of length T: top_k_ids (T-1)*k int32, top_k_log_probs (T-1)*k float16, tail_mass T-1 float16.
-    Probabilities are over the tokens of the dataset's tokenizer alone, whatever the Teacher's output adds to them.
+    Probabilities are over the token ids of the dataset's tokenizer alone, whatever the Teacher's output adds to them.
     Only the train split is scored: validation compares the sizes by their cross-entropy.
 
     Raises: UserError where the Teacher means other tokens by the dataset's ids, changes its logits after the output
@@ -38,8 +39,9 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
     _check_vocabulary(model, teacher, tokenizer)
     _check_length(model, teacher, dataset.metadata["sequence_length"])
     check_plain_head(model, teacher)
-    if config.top_k > len(tokenizer):
-        raise UserError(f"score_teacher.top_k must be at most the vocabulary's {len(tokenizer)}, got {config.top_k}")
+    vocab_size = num_token_ids(tokenizer)
+    if config.top_k > vocab_size:
+        raise UserError(f"score_teacher.top_k must be at most the vocabulary's {vocab_size}, got {config.top_k}")
     settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))
     shards = sorted((dataset.path / "train").glob("*.parquet"))
     (output / "train").mkdir(exist_ok=True)
@@ -51,7 +53,7 @@ def score_teacher(config: ScoreTeacherConfig, teacher: str | Path, dataset: Arti
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
             try:
-                _score_shard(model, shard, temporary, config, len(tokenizer), settings, device, bar.update)
+                _score_shard(model, shard, temporary, config, vocab_size, settings, device, bar.update)
             except _NotFiniteError as error:
                 raise UserError(f"teacher {teacher} {_why_not_finite(model, settings, str(error))}") from None
             temporary.rename(target)
@@ -154,10 +156,10 @@ def _check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: Pr
             f"teacher with the dataset's"
         )
     predicted = model.get_output_embeddings().weight.shape[0]
-    if predicted < len(tokenizer):
+    if predicted < (needed := num_token_ids(tokenizer)):
         raise UserError(
-            f"teacher {teacher} predicts {predicted} tokens, the dataset's tokenizer has "
-            f"{len(tokenizer)}: choose a teacher whose config.vocab_size is at least that"
+            f"teacher {teacher} predicts {predicted} tokens, the dataset's tokenizer has ids up to "
+            f"{needed - 1}: choose a teacher whose config.vocab_size is at least that"
         )
 
 

@@ -82,7 +82,10 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
         **source: Any,
     ) -> tuple[dsl.PipelineTask, Any]:
         """The report's task, and what push recorded. `renewed(task)`: what else to wait for once `task` has ended."""
-        data = step(prepare_data, config=prepare_data_config, store=store, **source).outputs["dataset"]
+        prepared = step(
+            prepare_data, config=prepare_data_config, evaluate_config=evaluate_config, store=store, **source
+        )
+        data = prepared.outputs["dataset"]
         teacher = {}
         if recipe.train_teacher:
             trained = step(train_teacher, config=train_teacher_config, store=store, dataset=data)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from matta_core.artifacts import Artifact, finish_artifact
@@ -81,10 +82,12 @@ def granularity(ta, **size):
     return resolve(ta.config, sizes)["s"]
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """<|endoftext|> and the 256 bytes: every text can be encoded, a token is a byte."""
+def byte_tokenizer(hole: int = 0) -> PreTrainedTokenizerFast:
+    """<|endoftext|> and the 256 bytes: every text can be encoded, a token is a byte. The `hole` ids from 200 on are no
+    token's."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|endoftext|>": 0} | {letter: number for number, letter in enumerate(alphabet, start=1)}
+    vocabulary = {token: number + hole * (number >= 200) for token, number in vocabulary.items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -93,14 +96,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH) -> Artifact:
+def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH, hole=0) -> Artifact:
     """A TokenizedDataset of repeated counting sequences: easy to learn, so that a loss can be seen to fall."""
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(hole)
     tokenizer.save_pretrained(path / "tokenizer")
     for split, rows in (("train", train_rows), ("validation", validation_rows)):
         (path / split).mkdir()
         starts = np.random.default_rng(len(split)).integers(1, 200, rows)
         tokens = (starts[:, None] + np.arange(length)).astype(np.int32)
+        tokens += hole * (tokens >= 200)
         for shard, part in enumerate(np.array_split(tokens, 2)):
             column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), length)
             table = pa.table({"input_ids": column})
@@ -108,7 +112,7 @@ def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENC
     (path / "stats.json").write_text(json.dumps({}))
     metadata = {
         "sequence_length": length,
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizer) + hole,
         "num_train_sequences": train_rows,
         "num_validation_sequences": validation_rows,
     }
@@ -126,3 +130,13 @@ def in_a_child(work: Callable[[], object]) -> int:
             traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def bos_tokenizer() -> PreTrainedTokenizerFast:
+    """byte_tokenizer with a <bos> of its own, id 257, that it puts before every text, as Llama's does."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    return tokenizer

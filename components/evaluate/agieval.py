@@ -40,13 +40,13 @@ def convert(task: str, source: Path, target: Path) -> Path:
     if task not in TASKS or source.suffix != ".jsonl":
         return source
     rows = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(source.read_bytes().strip().split(b"\n"), start=1):
         try:
             row = json.loads(line)
             if number == 1 and "query" in row:
                 return source
             rows.append(as_on_the_hub(row, with_passage=task != "agieval_sat_en_without_passage"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"evaluate.tasks.{task}.data_files: {source}:{number} is no row of AGIEval ({error!r}): it needs "
                 f"passage, question, options and a label among {_LETTERS}, or, as on the hub, query, choices and gold"

@@ -17,6 +17,7 @@ from typing import Any
 from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
 from matta_core.artifacts import digest_of
 from matta_core.config import BUILT_IN_TASKS
+from matta_core.errors import UserError
 
 # A slice of one document has no standard error; a hundred slices are no summary.
 _MIN_SOURCE_DOCUMENTS = 2
@@ -49,7 +50,10 @@ class EvaluationSet:
 
 
 def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
-    """Ask lm-eval for the questions of all tasks, in order of task, then index."""
+    """Ask lm-eval for the questions of all tasks, in order of task, then index.
+
+    Raises: UserError where the questions of a task are all about one document.
+    """
     questions: list[dict[str, Any]] = []
     descriptions, samples = {}, {}
     for task in tasks:
@@ -62,6 +66,13 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
         ours = [_question(task, index, requests) for index, requests in enumerate(asked)]
         for question, slices in zip(ours, _slices(task, ours, asked), strict=True):
             question["slices"] = slices
+        documents = len({question["document"] for question in ours})
+        if documents < 2:
+            limited = f"its limit of {task.limit} questions" if task.name in samples else f"its {len(ours)} questions"
+            raise UserError(
+                f"evaluate.tasks.{task.name}: {limited} are about {documents} passage, and a standard error needs 2: "
+                f"{'raise the limit' if task.name in samples else 'give it more questions'}, or leave it out"
+            )
         questions += ours
         descriptions[task.name] = {
             "metric": task.metric,
@@ -70,7 +81,7 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
             "version": task.version,
             "digest": _digest(task, asked),
             "questions": len(ours),
-            "documents": len({question["document"] for question in ours}),
+            "documents": documents,
         }
     return EvaluationSet(tasks, questions, descriptions, samples)
 

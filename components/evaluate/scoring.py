@@ -18,6 +18,7 @@ from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
 from components.evaluate.figures import summarise
 from components.evaluate.questions import EvaluationSet
 from matta_core.errors import UserError
+from matta_core.tokens import before_a_document
 
 
 @contextlib.contextmanager
@@ -37,7 +38,34 @@ def context_length(config: PreTrainedConfig) -> int:
 
 
 class _LanguageModel(HFLM):
-    """lm-eval's, for questions that were cut with another tokenizer than the model's own."""
+    """lm-eval's, with BOS as in training, and for questions that were cut with another tokenizer than the model's."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            max_length=context_length(model.config),
+            batch_size=batch_size,
+            add_bos_token=True,  # whatever the tokenizer puts before a text
+            prefix_token_id=before_a_document(tokenizer),
+        )
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
+    ) -> list[int]:
+        """As the tokenizer says. lm-eval's own leaves out the BOS of a text that begins with its letters."""
+        add = self.add_bos_token if add_special_tokens is None else add_special_tokens
+        return self.tokenizer.encode(string, add_special_tokens=add)[-(left_truncate_len or 0) :]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """The BOS is seen once and never scored: lm-eval puts one before the tokens, among which the tokenizer's would
+        stand first."""
+        self.add_bos_token = False
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self.add_bos_token = True
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Where the model's tokens merge over the cut, the whole is no longer than the context, and lm-eval has
@@ -60,13 +88,7 @@ def score(
     A model that gave any log-likelihood that is not finite has no value for the texts it wrote either: what a broken
     model writes is no answer.
     """
-    language_model = _LanguageModel(
-        pretrained=model,
-        tokenizer=tokenizer,
-        backend="causal",
-        max_length=context_length(model.config),
-        batch_size=_batch_size(model, batch_size),
-    )
+    language_model = _LanguageModel(model, tokenizer, _batch_size(model, batch_size))
     for task in evaluation_set.tasks:
         task.task.set_fewshot_seed(FEWSHOT_SEED)
     # No bootstrap: our standard errors have closed forms, and know which questions share a document.

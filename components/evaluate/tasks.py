@@ -30,6 +30,14 @@ BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
 # Lines of one document tell much the same story, so a few of each are worth more than many of some.
 LINES_PER_DOCUMENT = 8
+# Where a token is asked for: at the first of these that gives the document a question. A line that ends in a letter or
+# a digit (a lone bracket or colon is no question); in prose, where lines end in full stops, the last letter or digit
+# before them; else the end of any word.
+_ENDS = (
+    re.compile(r"[^\W_](?=\s*$)", re.MULTILINE),
+    re.compile(r"[^\W_](?=[^\w\n]*$)", re.MULTILINE),
+    re.compile(r"[^\W_](?!\w)"),
+)
 # Short documents have no line with a long context; of so many times the documents wanted, enough will have.
 DOCUMENTS_LOOKED_AT = 4
 
@@ -78,9 +86,11 @@ def write_tasks(
         for item in documents[: config.bits_per_byte_documents]
     ]
     lines = last_tokens(documents, config, tokenizer, max_length)
+    if len({line["document"] for line in lines}) < 2:
+        lines = last_tokens(sorted(read_documents(dataset)), config, tokenizer, max_length)
     more = "raise prepare_data.validation_fraction, or give more text"
     shorter = (
-        f"a question is the last word of a line after at least evaluate.last_token_context = "
+        f"a question is the end of a word after at least evaluate.last_token_context = "
         f"{config.last_token_context} tokens of its document: lower that"
     )
     for name, questions, remedy in ((BITS_PER_BYTE, whole, more), (LAST_TOKEN, lines, f"{shorter}, {more}")):
@@ -128,22 +138,23 @@ def last_tokens(
     """One line of every document, then a second of each, and so on, until there are enough."""
 
     def of_document(document: Document) -> Iterator[dict[str, str]]:
-        # A line that ends in a letter or a digit: a lone bracket or colon is no question. In prose, where every line
-        # ends in a full stop: up to the last letter or digit before it.
-        for line_end in (r"[^\W_](?=\s*$)", r"[^\W_](?=[^\w\n]*$)"):
-            if ends := [match.end() for match in re.finditer(line_end, document.text, re.MULTILINE)]:
-                break
-        ends.sort(key=lambda end: digest_of([document.digest, end]))
-        for end in ends:
-            split = split_last_token(document.text[:end], config.last_token_context, tokenizer, max_length)
-            if split:
-                context, target = split
-                yield {
-                    "document": document.digest,
-                    "source": document.source,
-                    "context": context,
-                    "target": target,
-                }
+        for kind in _ENDS:
+            ends = [match.end() for match in kind.finditer(document.text)]
+            ends.sort(key=lambda end: digest_of([document.digest, end]))
+            found = False
+            for end in ends:
+                split = split_last_token(document.text[:end], config.last_token_context, tokenizer, max_length)
+                if split:
+                    found = True
+                    context, target = split
+                    yield {
+                        "document": document.digest,
+                        "source": document.source,
+                        "context": context,
+                        "target": target,
+                    }
+            if found:
+                return
 
     rounds = itertools.zip_longest(*(itertools.islice(of_document(item), LINES_PER_DOCUMENT) for item in documents))
     lines = (line for round_of_lines in rounds for line in round_of_lines if line)

@@ -22,6 +22,7 @@ from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.pretrained import load_config, load_model, load_tokenizer
 from matta_core.progress import progress
+from matta_core.tokens import as_in_training, num_token_ids
 
 # Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
 NEW_TOKENS = 16
@@ -43,7 +44,7 @@ def evaluate_all(
     `only`: one model's part of it. `shortest_baseline`: then, the tokens that all baselines see at once.
     """
     # One tokenizer for all that were trained here, so that all see the same tokens; the Teacher shares its vocabulary.
-    tokenizer = load_tokenizer(dataset.path / "tokenizer")
+    tokenizer = as_in_training(load_tokenizer(dataset.path / "tokenizer"))
     asked = _evaluation_set(config, dataset, candidates, tokenizer, path)
     fetched = {
         size: baseline for size, baseline in baselines.items() if only is None or (baseline and baseline.name == only)
@@ -184,12 +185,12 @@ def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreT
         return tokenizer
     folder = Path(candidate.path)
     if (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(folder)
+        return as_in_training(load_tokenizer(folder))
     vocab_size = load_config(candidate.path).vocab_size
-    if vocab_size != len(tokenizer):
+    if vocab_size != num_token_ids(tokenizer):
         raise UserError(
             f"{folder} is served now and has no tokenizer, and a vocabulary of {vocab_size} tokens where the dataset's "
-            f"has {len(tokenizer)}: put its tokenizer's files beside its weights, and push that"
+            f"has {num_token_ids(tokenizer)}: put its tokenizer's files beside its weights, and push that"
         )
     return tokenizer
 

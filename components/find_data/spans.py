@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from components.prepare_data.documents import SUCCESS_FILE
+from components.prepare_data.files import SUCCESS_FILE
 from components.push.store import Store, open_store
 from components.step import say
 from matta_core.config import RetrainConfig

@@ -18,7 +18,7 @@ from components.find_data.ledger import (
     take_lease,
 )
 from components.find_data.spans import Span, is_future, newest_span, parse_span
-from components.prepare_data.documents import find_files
+from components.prepare_data.files import find_files
 from components.push.store import Store, open_store
 from components.step import disk_errors_explained, say
 from matta_core.config import PushConfig, RetrainConfig

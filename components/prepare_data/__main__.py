@@ -8,7 +8,8 @@ from matta_core.config import PrepareDataConfig
 def main() -> None:
     description = "Read documents, drop duplicates, split, tokenize, and pack into sequences: a TokenizedDataset."
     arguments = step_parser("prepare_data", description, PrepareDataConfig).parse_args()
-    prepare_data(load_recipe(arguments.recipe, arguments.set).prepare_data, output=arguments.output)
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    prepare_data(recipe.prepare_data, output=arguments.output, evaluation=recipe.evaluate)
 
 
 if __name__ == "__main__":

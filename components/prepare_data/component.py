@@ -6,8 +6,11 @@ from components.images import DATA_IMAGE
 
 
 @dsl.component(base_image=DATA_IMAGE, install_kfp_package=False)
-def prepare_data(config: str, store: str, dataset: dsl.Output[dsl.Dataset], source: str = "") -> None:
+def prepare_data(
+    config: str, evaluate_config: str, store: str, dataset: dsl.Output[dsl.Dataset], source: str = ""
+) -> None:
     """Documents to packed, fixed-length sequences of token ids. `source`, where given, takes config.source's place.
+    `evaluate_config`: for a check that what is held out is enough to evaluate on.
 
     Artifact files: train/ and validation/ (parquet, `input_ids`), validation_documents/, tokenizer/, stats.json.
     """
@@ -16,10 +19,12 @@ def prepare_data(config: str, store: str, dataset: dsl.Output[dsl.Dataset], sour
     from components.kubeflow import output_path, publish
     from components.prepare_data.step import prepare_data
     from components.step import exit_on_user_error
-    from matta_core.config import PrepareDataConfig
+    from matta_core.config import EvaluateConfig, PrepareDataConfig
 
     with exit_on_user_error():
         settings = PrepareDataConfig.from_json(config, "prepare_data")
         if source:
             settings = dataclasses.replace(settings, source=source)
-        publish(dataset, prepare_data(settings, output=output_path(store, "prepare_data", dataset.path)))
+        evaluation = EvaluateConfig.from_json(evaluate_config, "evaluate")
+        output = output_path(store, "prepare_data", dataset.path)
+        publish(dataset, prepare_data(settings, output=output, evaluation=evaluation))

@@ -19,15 +19,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from tokenizers import Tokenizer
 
-from components.prepare_data.documents import (
-    SourceFile,
-    content_hash,
-    normalise,
-    read_documents,
-    shard_counts,
-    shard_names,
-    shard_of,
-)
+from components.prepare_data.documents import content_hash, normalise, shard_counts, shard_names, shard_of
+from components.prepare_data.files import SourceFile
+from components.prepare_data.readers import read_documents
 from components.prepare_data.shards import DOCUMENTS, document_batches, pack, read_texts, sequences_schema, write_shard
 from matta_core.artifacts import write_json_atomically
 from matta_core.config import PrepareDataConfig
@@ -160,12 +154,17 @@ class WriteDocuments(beam.DoFn):
 
 
 class TokenizeShard(beam.DoFn):
-    """Shard's name -> the file of its packed sequences, and its counts. Every document ends with the eos token."""
+    """Shard's name -> the file of its packed sequences, and its counts.
+
+    Every document ends with the eos token, and begins with the BOS where there is one; where both are one token, that
+    which ends a document begins the next.
+    """
 
     def __init__(
         self,
         documents: Path,
         tokenizer_json: Path,
+        bos_token_id: int | None,
         eos_token_id: int,
         sequence_length: int,
         output: Path,
@@ -173,6 +172,7 @@ class TokenizeShard(beam.DoFn):
     ) -> None:
         self.documents = documents
         self.tokenizer_json = tokenizer_json
+        self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.sequence_length = sequence_length
         self.output = output
@@ -198,11 +198,14 @@ class TokenizeShard(beam.DoFn):
         yield {f"{split}.{count}": number for count, number in counts.items()}
 
     def _token_ids(self, path: Path, counts: Counter) -> Iterator[np.ndarray]:
+        before = [] if self.bos_token_id is None else [self.bos_token_id]
         for texts in read_texts(path):
             for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-                token_ids = np.array([*encoding.ids, self.eos_token_id], dtype=np.int32)
+                token_ids = np.array([*before, *encoding.ids, self.eos_token_id], dtype=np.int32)
                 counts["tokens"] += len(token_ids)
                 yield token_ids
+                if self.bos_token_id == self.eos_token_id:
+                    before = []
 
 
 def add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:

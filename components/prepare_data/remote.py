@@ -7,6 +7,7 @@ where it finds no credentials, and needs the clients of some twenty other servic
 
 import re
 from functools import lru_cache
+from glob import escape
 from typing import IO, NamedTuple
 
 from fsspec.utils import glob_translate
@@ -29,21 +30,36 @@ def is_remote(source: str) -> bool:
 
 def match(pattern: str) -> list[RemoteFile]:
     """The files that gs://bucket/glob matches, as a local glob does: `*` stays within a folder, `**/` is any number of
-    folders, also none.
+    folders, also none, neither matches a leading dot, and leading folders that are there as they are written are meant.
 
     Raises: UserError where there is no such bucket, or it cannot be listed.
     """
     bucket, name = _split(pattern)
     folder = re.match(r"[^*?\[]*", name)[0].rpartition("/")[0]  # as far down as no wildcard is
-    matches = re.compile(glob_translate(name)).match
     entries = _bucket(bucket).list(folder)
-    return [RemoteFile(f"{SCHEME}{bucket}/{entry.name}", entry) for entry in entries if matches(entry.name)]
+    lead, rest = _as_written(name, [entry.name for entry in entries])
+    matches = re.compile(glob_translate(f"{escape(lead)}{rest}")).match
+    asks_for_dots = re.search(r"(^|/)\.", rest)
+    return [
+        RemoteFile(f"{SCHEME}{bucket}/{entry.name}", entry)
+        for entry in entries
+        if matches(entry.name) and (asks_for_dots or not re.search(r"(^|/)\.", entry.name[len(lead) :]))
+    ]
 
 
 def open_remote(file: RemoteFile) -> IO[bytes]:
     """For reading, as it lies there: what is packed is not unpacked. It can seek. Raises where it reads: OSError,
     GoogleAPIError."""
     return _bucket(_split(file.url)[0]).open(file.entry)
+
+
+def _as_written(pattern: str, names: list[str]) -> tuple[str, str]:
+    """A pattern's longest beginning that is a folder or file as it is written, and the rest."""
+    ends = [place for place, letter in enumerate(pattern) if letter == "/"]
+    for end in sorted([*ends, len(pattern)], reverse=True):
+        if any(name == pattern[:end] or name.startswith(f"{pattern[:end]}/") for name in names):
+            return pattern[:end], pattern[end:]
+    return "", pattern
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -12,18 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from components.prepare_data.documents import (
-    SourceFile,
-    find_files,
-    fingerprint,
-    shard_counts,
-    shard_names,
-    tokenizer_files,
-)
+from components.prepare_data.documents import shard_counts, shard_names
+from components.prepare_data.files import SourceFile, find_files, fingerprint, tokenizer_files
 from components.step import run_step
 from components.step import say as say_for_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.config import PrepareDataConfig
+from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
 from matta_core.progress import progress
 
@@ -35,8 +29,13 @@ say = partial(say_for_step, "prepare_data")
 SPLITS = ("train", "validation")
 
 
-def prepare_data(config: PrepareDataConfig, *, output: str | Path) -> Artifact:
+def prepare_data(
+    config: PrepareDataConfig, *, output: str | Path, evaluation: EvaluateConfig | None = None
+) -> Artifact:
     """Make a TokenizedDataset: the same documents and settings give the same digest, with any number of workers.
+
+    `evaluation`: what will be asked of the students; it is no part of the dataset, which is finished all the same where
+    the held-out documents are not enough for it.
 
     Files: train/ and validation/ (parquet shards, one column `input_ids` of fixed length), validation_documents/
     (`source`, `text`: what was held out), tokenizer/, stats.json.
@@ -46,7 +45,12 @@ def prepare_data(config: PrepareDataConfig, *, output: str | Path) -> Artifact:
     files = find_files(config.source)
     contents = {"documents": fingerprint(files), "tokenizer": fingerprint(tokenizer_files(config.tokenizer))}
     work = partial(_work, config, files)
-    return run_step("prepare_data", "TokenizedDataset", output, config, {}, work, extra_key=contents)
+    artifact = run_step("prepare_data", "TokenizedDataset", output, config, {}, work, extra_key=contents)
+    if evaluation is not None:
+        from components.prepare_data.held_out import check_held_out
+
+        check_held_out(artifact.path, evaluation)
+    return artifact
 
 
 def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dict[str, Any]:
@@ -54,11 +58,15 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
     unfinished = path / IN_PROGRESS
     counts = _collect_documents(config, files, unfinished)
     tokenizer = _make_tokenizer(config, counts["train.documents"], unfinished, path / "tokenizer")
-    counts |= _tokenize_documents(config, tokenizer.eos_token_id, unfinished, path)
+    from matta_core.tokens import bos_token_id, num_token_ids
+
+    bos = bos_token_id(tokenizer)
+    counts |= _tokenize_documents(config, bos, tokenizer.eos_token_id, unfinished, path)
     _empty(path / "validation_documents")
     shutil.copytree(unfinished / "documents" / "validation", path / "validation_documents", dirs_exist_ok=True)
 
-    stats = _stats(counts, len(files), len(tokenizer))
+    vocab_size = num_token_ids(tokenizer)
+    stats = _stats(counts, len(files), vocab_size, None if bos is None else tokenizer.bos_token)
     write_json_atomically(unfinished / "stats.json", stats)
     (unfinished / "stats.json").replace(path / "stats.json")
     for split in SPLITS:
@@ -69,7 +77,7 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
         )
     return {
         "sequence_length": config.sequence_length,
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocab_size,
         "num_train_sequences": counts["train.sequences"],
         "num_validation_sequences": counts["validation.sequences"],
     }
@@ -112,13 +120,17 @@ def _make_tokenizer(
             tokenizer = making.train_tokenizer(texts, config.vocab_size, config.sequence_length)
         if len(tokenizer) < config.vocab_size:
             say(f"the text has only {len(tokenizer):,} tokens to learn, not {config.vocab_size:,}: going on with these")
+    if told := making.settle_bos(tokenizer, config.tokenizer, config.add_bos):
+        say(told)
     _empty(unfinished / "tokenizer")
     tokenizer.save_pretrained(unfinished / "tokenizer")
     (unfinished / "tokenizer").rename(folder)
     return tokenizer
 
 
-def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished: Path, path: Path) -> dict[str, int]:
+def _tokenize_documents(
+    config: PrepareDataConfig, bos_token_id: int | None, eos_token_id: int, unfinished: Path, path: Path
+) -> dict[str, int]:
     """Write shards of sequences; return how many tokens and sequences."""
     pipeline = _import_pipeline()
     for folder in (path / "train", path / "validation", unfinished / "sequences"):
@@ -128,6 +140,7 @@ def _tokenize_documents(config: PrepareDataConfig, eos_token_id: int, unfinished
     tokenize_shard = pipeline.TokenizeShard(
         documents=unfinished / "documents",
         tokenizer_json=path / "tokenizer" / "tokenizer.json",
+        bos_token_id=bos_token_id,
         eos_token_id=eos_token_id,
         sequence_length=config.sequence_length,
         output=path,
@@ -177,8 +190,9 @@ def _check_sequences(config: PrepareDataConfig, counts: dict[str, int]) -> None:
             )
 
 
-def _stats(counts: dict[str, int], num_files: int, vocab_size: int) -> dict[str, Any]:
-    """What stats.json holds: bytes of UTF-8 text; tokens with every document's eos; dropped ones filled no sequence."""
+def _stats(counts: dict[str, int], num_files: int, vocab_size: int, bos_token: str | None) -> dict[str, Any]:
+    """What stats.json holds: bytes of UTF-8 text; the token before every document, if any; tokens with that and every
+    document's eos; dropped ones filled no sequence."""
     stats: dict[str, Any] = {
         "files": num_files,
         "documents_read": counts["read"],
@@ -187,6 +201,7 @@ def _stats(counts: dict[str, int], num_files: int, vocab_size: int) -> dict[str,
         "documents_duplicate": _duplicates(counts),
         "documents_beyond_maximum": counts["distinct"] - _kept(counts),
         "vocab_size": vocab_size,
+        "bos_token": bos_token,
     }
     for split in SPLITS:
         names = ("documents", "bytes", "tokens", "sequences", "dropped_tokens")

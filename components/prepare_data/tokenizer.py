@@ -7,6 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 from matta_core import pretrained
 from matta_core.errors import UserError
+from matta_core.settings import spelled
+from matta_core.tokens import choose_bos
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -46,3 +48,22 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             f"name one as eos_token in its tokenizer_config.json"
         )
     return tokenizer
+
+
+def settle_bos(tokenizer: PreTrainedTokenizerFast, name: str | None, add_bos: str | bool) -> str | None:
+    """Have a tokenizer do as `prepare_data.add_bos` says (see `choose_bos`); a line to tell where it was changed.
+
+    Raises: UserError where it cannot.
+    """
+    try:
+        dropped = choose_bos(tokenizer, add_bos)
+    except ValueError as error:
+        raise UserError(
+            f"prepare_data.tokenizer = {name!r} does not fit prepare_data.add_bos = {spelled((add_bos,))}: {error}"
+        ) from None
+    if not dropped:
+        return None
+    told = " ".join(tokenizer.convert_ids_to_tokens(dropped))
+    return (
+        f"the tokenizer put {told} after every text, and does no longer: a document ends with one {tokenizer.eos_token}"
+    )

@@ -102,6 +102,7 @@ def _body(facts: Facts) -> Iterator[str]:
             ("Weights", f"{member['bytes']:,} bytes"),
             ("Compute", f"{member['flops_per_token']:,.0f} FLOPs per token"),
             *_widths(member),
+            *_beginning(facts.family),
             ("Content digest", code(facts.digest)),
             *((escape(f"{name.capitalize()} digest"), code(digest)) for name, digest in facts.lineage.items()),
             ("Teacher", f"{teacher['parameters']:,} parameters" if teacher.get("parameters") else "not evaluated"),
@@ -147,6 +148,16 @@ def _sameness(member: Mapping[str, Any]) -> str:
         "its weights equal bit for bit to the student's inside the TA, with zeros that bring every layer to the widest "
         "one's shape and change nothing but the order of sums"
     )
+
+
+def _beginning(family: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What stands before a text, as in training; families made before it was recorded do not say."""
+    if "bos_token" in family:
+        bos = family["bos_token"]
+        yield (
+            "A text begins with",
+            "nothing: there is no BOS" if bos is None else f"{code(bos)}, put there by the tokenizer",
+        )
 
 
 def _widths(member: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,15 +24,21 @@ class PrepareDataConfig(Section):
 
     source: str = setting(
         "stdlib",
-        help="'stdlib' (the running interpreter's own library), or a glob of text, .jsonl, .jsonl.gz or .parquet "
-        "files, here or on gs://; text files are one document each",
+        help="'stdlib' (the running interpreter's own library), or a glob of files, here or on gs://: .jsonl, .ndjson, "
+        ".json, .csv, .tsv and .parquet hold a document per row, any other file is one document; all may be .gz",
     )
-    text_field: str = setting("text", help="the field that holds the text, for jsonl and parquet")
+    text_field: str = setting("text", help="the field or column that holds the text, where a row is a document")
     tokenizer: str | None = setting(
         None,
         help="a Hugging Face tokenizer (name or folder); none: train a byte-level BPE on the train split",
     )
     vocab_size: int = setting(2048, low=257, high=1_000_000, unit="tokens", help="of the BPE that is trained here")
+    add_bos: str | bool = setting(
+        "auto",
+        choices=("auto", True, False),
+        help="whether the tokenizer puts its BOS before every text, here, in evaluation and where a student is served; "
+        "auto: as it does by itself. Each document has at most one, before it, and one eos after it",
+    )
     sequence_length: int = setting(128, low=2, high=131072, unit="tokens")
     validation_fraction: float = setting(0.05, above=0.0, high=0.5, help="of documents, by a hash of the text")
     max_documents: int | None = setting(None, low=2, help="keep only so many, those with the lowest hashes")

@@ -154,6 +154,27 @@ def test_a_full_disk_that_a_library_wraps_in_its_own_error_is_told_as_well(tmp_p
         run(tmp_path / "out", fills)
 
 
+@pytest.mark.parametrize(
+    "reason",
+    ["File too large", "Disk quota exceeded", "Read-only file system", "Permission denied", "No space left on device"],
+)
+@pytest.mark.parametrize("told", ["{}", "I/O error: {} (os error 27)", "[Errno 27] Error writing bytes to file: {}."])
+def test_a_disk_error_that_a_library_tells_as_text_is_told_as_well(tmp_path, reason, told):
+    def fails(path):
+        raise RuntimeError(told.format(reason))
+
+    with pytest.raises(UserError, match=rf"cannot write .*/out: {reason}\. Free space there"):
+        run(tmp_path / "out", fails)
+
+
+def test_words_of_a_disk_error_inside_another_message_are_not_taken_for_one(tmp_path):
+    def fails(path):
+        raise RuntimeError("403 Permission denied on resource project x")
+
+    with pytest.raises(RuntimeError, match="403"):
+        run(tmp_path / "out", fails)
+
+
 def test_a_directory_that_cannot_be_made_is_refused():
     with pytest.raises(UserError, match=r"cannot make the directory /proc/x.*choose another --output"):
         run("/proc/x")

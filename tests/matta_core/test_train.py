@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import TRAINING
+from support import TRAINING, make_dataset
 
 from components.score_teacher.step import score_teacher
 from components.train.step import train
@@ -316,3 +316,14 @@ def test_a_resumed_run_has_the_sizes_of_its_checkpoint_and_measures_nothing(data
     assert json.loads((resumed.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 2, 3]
     fresh = train(config, dataset.path, scores.path, output=tmp_path / "fresh")
     assert json.loads((fresh.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 1, 3]
+
+
+def test_a_model_has_room_for_the_largest_id_of_a_tokenizer_with_holes(tmp_path):
+    dataset = make_dataset(tmp_path / "holed", hole=50)
+    trained = train(dataclasses.replace(TRAINING, steps=3), dataset.path, None, output=tmp_path / "run")
+    assert json.loads((trained.path / "ta" / "config.json").read_text())["vocab_size"] == 307
+    narrow = dataclasses.replace(TRAINING, model=MODEL | {"vocab_size": 257})
+    with pytest.raises(
+        UserError, match=r"vocab_size must be at least the tokenizer's 307, its largest token id plus one"
+    ):
+        train(narrow, dataset.path, None, output=tmp_path / "narrow")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from components.evaluate.catalogue import load_tasks
 from components.evaluate.questions import build, cut_questions, length_slices, source_slices
 from matta_core.config import TaskConfig
+from matta_core.errors import UserError
 
 ROWS = [
     {"text": "the quick brown fox jumps"},
@@ -37,7 +38,7 @@ def test_the_digest_is_that_of_the_questions(tmp_path):
 
 def test_the_digest_knows_which_answer_is_right(tmp_path):
     def digest(gold):
-        rows = [{"query": "Q", "choices": ["a", "b"], "gold": [gold]}] * 2
+        rows = [{"query": query, "choices": ["a", "b"], "gold": [gold]} for query in "QR"]
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = {"agieval_sat_math": TaskConfig(data_files=str(file))}
@@ -91,7 +92,7 @@ def test_slices_are_by_length_and_by_the_rows_source(tmp_path):
 
 
 def test_a_kind_with_one_slice_is_left_out(tmp_path):
-    rows = [{"text": "five words make a line", "source": f"news.jsonl:{number}"} for number in range(3)]
+    rows = [{"text": f"five words make line {number}", "source": f"news.jsonl:{number}"} for number in range(3)]
     assert [question["slices"] for question in evaluation_set(tmp_path, rows).questions] == [{}, {}, {}]
 
 
@@ -142,3 +143,27 @@ def test_questions_longer_than_the_models_see_are_counted(tmp_path):
     for max_length in (lengths[0] - 2, lengths[0] - 1, lengths[1] - 1, lengths[2] - 2, lengths[2] - 1):
         expected = sum(length > max_length + 1 for length in lengths)
         assert cut_questions(asked, len, max_length) == {"lambada_openai": expected}
+
+
+@pytest.mark.parametrize(
+    ("passages", "limit", "message"),
+    [
+        (
+            ["one"] * 4,
+            None,
+            "its 4 questions are about 1 passage, and a standard error needs 2: give it more questions",
+        ),
+        (
+            ["one", "one", "two"],
+            2,
+            "its limit of 2 questions are about 1 passage, .*: raise the limit, or leave it out",
+        ),
+    ],
+)
+def test_questions_about_one_passage_are_refused_before_they_are_asked(tmp_path, passages, limit, message):
+    rows = [{"passage": passage, "question": f"is it {n}", "label": 0} for n, passage in enumerate(passages)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = load_tasks({"boolq": TaskConfig(data_files=str(file), limit=limit)}, tmp_path / "work")
+    with pytest.raises(UserError, match=rf"evaluate\.tasks\.boolq: {message}"):
+        build(tasks)

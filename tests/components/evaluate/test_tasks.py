@@ -119,6 +119,37 @@ def test_in_prose_the_target_is_the_word_before_the_full_stop(tmp_path, write, d
     assert all(line["target"].strip()[-1].isalnum() for line in lines)
 
 
+def test_where_only_a_title_ends_in_a_letter_the_prose_below_it_is_asked_about(
+    tmp_path, write, documents, config, tokenizer
+):
+    def prose(text, title):
+        return title + "".join(f"{line}.\n" for line in text.splitlines() if line.strip())
+
+    write(tmp_path / "data", [prose(text, "A title\n") for text in documents])
+    write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)
+    write(tmp_path / "untitled", [prose(text, "") for text in documents])
+    write_tasks(tmp_path / "untitled", tmp_path / "untitled-tasks", config, tokenizer, MAX_LENGTH)
+    assert (
+        len(lines_of(tmp_path / "tasks")) == len(lines_of(tmp_path / "untitled-tasks")) == config.last_token_documents
+    )
+
+
+def test_prose_of_one_line_is_asked_about_any_of_its_words(tmp_path, write, documents, config, tokenizer):
+    """Its only line ends in a character of several tokens."""
+    write(tmp_path / "data", [" ".join(text.split()) + " 日" for text in documents])
+    write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)
+    lines = lines_of(tmp_path / "tasks")
+    assert len({line["document"] for line in lines}) == len(documents)
+    assert all(line["target"][-1].isalnum() for line in lines)
+
+
+def test_long_documents_are_found_wherever_their_digests_stand(tmp_path, write, documents, config, tokenizer):
+    config = dataclasses.replace(config, last_token_documents=2, bits_per_byte_documents=2)
+    write(tmp_path / "data", [*(f"short {number}" for number in range(200)), *documents[:2]])
+    write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)
+    assert len({line["document"] for line in lines_of(tmp_path / "tasks")}) == 2
+
+
 def test_lines_are_spread_over_documents(tmp_path, write, documents, config, tokenizer):
     write(tmp_path / "data", documents)
     write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)

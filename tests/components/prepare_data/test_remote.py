@@ -9,7 +9,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from components.prepare_data.documents import Problem, find_files, fingerprint, read_documents
+from components.prepare_data.files import find_files, fingerprint
+from components.prepare_data.readers import Problem, read_documents
 from components.prepare_data.step import prepare_data
 from matta_core.config import PrepareDataConfig
 from matta_core.errors import UserError
@@ -28,12 +29,24 @@ def jsonl(texts):
 
 def test_a_glob_matches_the_same_names_in_a_bucket_as_on_disk(bucket, tmp_path):
     names = ("a.txt", "b/c.txt", "b/d/e.txt", "b/d/f.md", "_SUCCESS", "b/_SUCCESS", "xa.txt", "b/[odd] name.txt")
+    names += (".dot.txt", "b/.dots/e.txt", "_committed_7", "c [v2]/a.txt", "c v/a.txt", "c [v2]/[x].txt")
     for name in names:
         bucket.blob(f"docs/{name}").upload_from_string(name)
         (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "docs" / name).write_text(name)
     bucket.blob("docs/folder/").upload_from_string("")  # what a console makes of an empty folder
-    for glob in ("docs/*", "docs/*.txt", "docs/**/*.txt", "docs/**/e.*", "docs/b/**/*", "do*/a.txt", "docs/?a.txt"):
+    for glob in (
+        "docs/*",
+        "docs/*.txt",
+        "docs/**/*.txt",
+        "docs/**/e.*",
+        "docs/b/**/*",
+        "do*/a.txt",
+        "docs/?a.txt",
+        "docs/c [v2]/*",
+        "docs/c [v2]/[x].txt",
+        "docs/.*",
+    ):
         remote = [file.name.removeprefix(f"gs://{bucket.name}/") for file in find_files(f"gs://{bucket.name}/{glob}")]
         local = [file.name.removeprefix(f"{tmp_path}/") for file in find_files(f"{tmp_path}/{glob}")]
         assert remote == local, glob
@@ -55,7 +68,7 @@ def test_every_format_is_read_from_a_bucket(bucket, tmp_path):
 def test_the_fingerprint_follows_the_contents_and_needs_no_reading(bucket, monkeypatch):
     source = f"gs://{bucket.name}/docs/*"
     bucket.blob("docs/a.txt").upload_from_string("one")
-    monkeypatch.setattr("components.prepare_data.documents.open_remote", None)
+    monkeypatch.setattr("components.prepare_data.readers.open_remote", None)
     first = fingerprint(find_files(source))
     bucket.blob("docs/a.txt").upload_from_string("one")  # another generation of the same content
     assert fingerprint(find_files(source)) == first

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
+from support import bos_tokenizer
 from transformers import AutoTokenizer
 
 from components.prepare_data import component, step
@@ -17,7 +18,7 @@ from components.prepare_data.documents import content_hash, split_of
 from components.prepare_data.step import prepare_data
 from components.prepare_data.tokenizer import train_tokenizer
 from matta_core.artifacts import open_artifact
-from matta_core.config import PrepareDataConfig
+from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
 
 TEXTS = [f"document {i}: " + f"the number {i} and {i * i}, " * (i % 7 + 1) for i in range(80)]
@@ -86,7 +87,10 @@ def test_shards_hold_the_documents_in_the_order_of_their_hashes(prepared):
 def test_the_component_publishes_where_the_artifact_lies(prepared, tmp_path):
     config, artifact = prepared
     dataset = dsl.Dataset(uri=str(tmp_path / "kubeflow"))
-    component.prepare_data.python_func(config=config.to_json(), store=str(tmp_path), dataset=dataset)
+    evaluation = EvaluateConfig(last_token_context=16).to_json()
+    component.prepare_data.python_func(
+        config=config.to_json(), evaluate_config=evaluation, store=str(tmp_path), dataset=dataset
+    )
     assert dataset.uri == str(tmp_path / "kubeflow")  # Kubeflow's launcher takes no other
     assert open_artifact(dataset.path, "TokenizedDataset").path == tmp_path / f"prepare_data-{artifact.key[:16]}"
     assert dataset.metadata == {"kind": "TokenizedDataset", "digest": artifact.digest}
@@ -209,6 +213,18 @@ def test_a_corpus_too_small_for_one_sequence_is_refused(corpus, tmp_path, fracti
         prepare_data(config, output=tmp_path / "out")
 
 
+def test_documents_too_short_to_be_asked_about_are_told_before_training_and_lose_nothing(prepared, tmp_path):
+    config, whole = prepared
+    message = (
+        r"^0 of the held-out documents in .* have a word after evaluate.last_token_context = 500 tokens, .*lower that"
+    )
+    for _ in range(2):  # also where the dataset is there already
+        with pytest.raises(UserError, match=message):
+            prepare_data(config, output=tmp_path / "out", evaluation=EvaluateConfig(last_token_context=500))
+    assert open_artifact(tmp_path / "out", "TokenizedDataset").digest == whole.digest
+    prepare_data(config, output=tmp_path / "out", evaluation=EvaluateConfig(last_token_context=16))
+
+
 def test_a_changed_corpus_is_other_work(corpus, tmp_path):
     first = prepare_data(config_for(corpus), output=tmp_path / "{key}")
     assert prepare_data(config_for(corpus), output=tmp_path / "{key}").path == first.path
@@ -276,3 +292,46 @@ def test_the_command_tells_a_mistake_in_one_line_and_reuses_finished_work_withou
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: prepare_data.source = '/nowhere/*.txt' matches no file")
     assert refused.stderr.count("\n") == 1
+
+
+def documents_of(artifact, split="train"):
+    """The token ids of a split's one shard, a list per document, with what surrounds it."""
+    ids = list(chain.from_iterable(rows(artifact.path / split, "input_ids")))
+    eos = AutoTokenizer.from_pretrained(artifact.path / "tokenizer").eos_token_id
+    ends = [place for place, token in enumerate(ids) if token == eos]
+    return [ids[start + 1 : end + 1] for start, end in zip([-1, *ends], ends, strict=False)]
+
+
+@pytest.mark.parametrize("add_bos", ["auto", False])
+def test_every_document_begins_with_one_bos_where_the_tokenizer_puts_it(corpus, tmp_path, add_bos):
+    tokenizer = bos_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = config_for(corpus, tokenizer=str(tmp_path / "tokenizer"), add_bos=add_bos, num_shards=1)
+    artifact = prepare_data(config, output=tmp_path / "out")
+    ours = AutoTokenizer.from_pretrained(artifact.path / "tokenizer")
+    whole = documents_of(artifact)
+    assert len(whole) > 40
+    for ids in whole:
+        assert ids == [*ours.encode(ours.decode(ids, skip_special_tokens=True)), ours.eos_token_id]
+        assert ids.count(ours.bos_token_id) == (add_bos == "auto")
+    assert stats(artifact)["bos_token"] == ("<bos>" if add_bos == "auto" else None)
+
+
+def test_a_bos_that_ends_documents_too_stands_once_between_two(corpus, tmp_path):
+    artifact = prepare_data(config_for(corpus, add_bos=True, num_shards=1), output=tmp_path / "out")
+    ours = AutoTokenizer.from_pretrained(artifact.path / "tokenizer")
+    first, *others = documents_of(artifact)
+    assert first == [ours.bos_token_id]  # before the first document
+    assert all(len(ids) > 1 and ids.count(ours.bos_token_id) == 1 for ids in others)
+    assert ours.encode("x")[0] == ours.bos_token_id == ours.eos_token_id
+
+
+def test_a_tokenizer_without_bos_cannot_be_asked_for_one(corpus, tmp_path):
+    tokenizer = bos_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = config_for(corpus, tokenizer=str(tmp_path / "tokenizer"), add_bos=True)
+    with pytest.raises(
+        UserError, match=r"tokenizer = '.*' does not fit prepare_data.add_bos = true: it has no BOS: name"
+    ):
+        prepare_data(config, output=tmp_path / "out")

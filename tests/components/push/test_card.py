@@ -14,8 +14,8 @@ MEMBER = {"parameters": 2000, "bytes": 8000, "flops_per_token": 4000, "intermedi
 MIX = {"budget": {"parameters": 1900}, "evaluated": 12, "combinations": 81}
 
 
-def card(**member):
-    family = {"student": "s", "ta": "xl", "students": {"s": {}, "m": {}, "xl": {}}}
+def card(*, beginning=None, **member):
+    family = {"student": "s", "ta": "xl", "students": {"s": {}, "m": {}, "xl": {}}} | (beginning or {})
     results = {"tasks": {}, "models": {"m": {"tasks": {}}}, "evaluation_set": "e" * 64}
     return model_card(
         Facts(
@@ -90,3 +90,9 @@ def test_the_code_of_the_card_loads_the_very_path(location):
     loader = type("Loader", (), {"from_pretrained": staticmethod(seen.append)})
     exec(block.split("\n", 1)[1], {"AutoModelForCausalLM": loader, "AutoTokenizer": loader})
     assert seen == [location, location]
+
+
+def test_the_card_says_what_a_text_begins_with():
+    assert "A text begins with" not in card()
+    assert "| A text begins with | nothing: there is no BOS |" in card(beginning={"bos_token": None})
+    assert "| A text begins with | `<bos>`, put there by the tokenizer |" in card(beginning={"bos_token": "<bos>"})

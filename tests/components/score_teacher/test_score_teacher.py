@@ -74,6 +74,20 @@ def test_killed_between_shards_it_goes_on_with_the_next_and_ends_with_the_same_d
     assert not (resumed.path / IN_PROGRESS).exists()
 
 
+def test_ids_above_a_hole_are_scored_as_those_below(tmp_path):
+    """Its largest id is 306: a vocabulary of 257 tokens needs 307 ids, of which a padded output has more."""
+    dataset = make_dataset(tmp_path / "holed", hole=50)
+    teacher = saved(tmp_path / "padded", byte_tokenizer(hole=50), 320)
+    scores = score_teacher(config(teacher, top_k=307), dataset.path, None, output=tmp_path / "scores")
+    ids, log_probs, _, logits = scores_and_logits(dataset, scores, teacher)
+    assert ids.max() == 306
+    expected = logits[:, :307].log_softmax(-1).gather(-1, torch.from_numpy(ids.astype(np.int64)))
+    assert np.allclose(log_probs, expected.numpy(), rtol=1e-3)  # float16 keeps 11 bits
+    narrow = saved(tmp_path / "narrow", byte_tokenizer(hole=50), 257)
+    with pytest.raises(UserError, match="predicts 257 tokens, the dataset's tokenizer has ids up to 306"):
+        score_teacher(config(narrow), dataset.path, None, output=tmp_path / "none")
+
+
 def saved(folder, tokenizer, vocab_size):
     save_model(tiny_gpt2(64, vocab_size=vocab_size), tokenizer, folder)
     return folder

@@ -1,0 +1,72 @@
+"""Token ids: how many there are, and which of them a tokenizer puts around every text.
+
+One choice holds everywhere: `prepare_data.add_bos` decides whether the dataset's tokenizer puts its BOS before a text,
+and from then on the tokenizer says so itself, in training data, evaluation, and where a student is served.
+"""
+
+from transformers import PreTrainedTokenizerBase
+
+AUTO = "auto"
+
+
+def num_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest token id plus one: what a model has room for. More than `len(tokenizer)` where ids have holes."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The token ids that a tokenizer puts before and after every text."""
+    bare, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    start = next(start for start in range(len(whole) + 1) if whole[start : start + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]
+
+
+def bos_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The BOS's id, where the tokenizer puts it before every text; None where it puts nothing there."""
+    before, _ = around(tokenizer)
+    return before[0] if before else None
+
+
+def before_a_document(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that a model sees before a document's first: the BOS, or the token that ended the document before."""
+    bos, eos = bos_token_id(tokenizer), tokenizer.eos_token_id
+    if bos is not None:
+        return bos
+    return tokenizer.bos_token_id if eos is None else eos
+
+
+def choose_bos(tokenizer: PreTrainedTokenizerBase, add_bos: str | bool) -> list[int]:
+    """Have a tokenizer put its BOS before every text (True), or nothing (False), or either as it does ("auto"), and
+    nothing after it; return the ids that it put after a text until now.
+
+    It is changed only where it does otherwise, and says so itself when it is saved and loaded again.
+    Raises: ValueError where it has no BOS, or puts something else before a text.
+    """
+    before, after = around(tokenizer)
+    bos = tokenizer.bos_token_id
+    if add_bos == AUTO and before not in ([], [bos]):
+        told = " ".join(tokenizer.convert_ids_to_tokens(before))
+        raise ValueError(
+            f"it puts {told} before every text, which is not its BOS ({tokenizer.bos_token}): set add_bos to true, for "
+            f"its BOS there, or to false"
+        )
+    wanted = bool(before) if add_bos == AUTO else bool(add_bos)
+    if wanted and bos is None:
+        raise ValueError("it has no BOS: name one as bos_token in its tokenizer_config.json, or set add_bos to false")
+    if after or before != [bos] * wanted:
+        # Both the words that transformers rebuilds it from, here and at the next loading.
+        for name, value in {"add_bos_token": wanted, "add_eos_token": False}.items():
+            setattr(tokenizer, name, value)
+            tokenizer.init_kwargs[name] = value
+    assert around(tokenizer) == ([bos] * wanted, [])
+    return after
+
+
+def as_in_training(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer, for texts as prepare_data reads them: nothing follows them, and where they spell a special
+    token it is text."""
+    before, after = around(tokenizer)
+    if after:
+        choose_bos(tokenizer, before == [tokenizer.bos_token_id])
+    tokenizer.split_special_tokens = True
+    return tokenizer
