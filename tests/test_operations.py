@@ -13,6 +13,7 @@ from page_commands import blocks, commands, parsed
 
 from components.cli import DEFAULT_RECIPE
 from matta_core.config import Recipe
+from matta_core.errors import ToldToEndError
 from matta_core.settings import Section
 
 ROOT = Path(__file__).parent.parent
@@ -161,7 +162,8 @@ def test_the_recipe_in_the_page_holds_a_size():
 
 def test_the_exit_statuses_are_those_of_the_code():
     sources = "".join(file.read_text(encoding="utf-8") for file in SOURCES)
-    assert tables("status") == ["0", "1", "2", "3", "130"]
+    assert tables("status") == ["0", "1", "2", "3", "130", "143"]
     for status in ("2", "3", "130"):
         assert f"SystemExit({status})" in sources
     assert "SystemExit(0 if same else 1)" in sources
+    assert ToldToEndError("").code == 143
