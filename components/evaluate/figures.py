@@ -80,8 +80,8 @@ def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | No
 
     Student's t with one degree of freedom less than there are documents. An accuracy's is cut at 0 and 1; where all
     values are 0, or all 1, nothing varied, and it is the exact one of as many questions, right or wrong, as there are
-    documents (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the gate's
-    paired comparison, which is sharper.
+    documents (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the
+    gate's paired comparison, which is sharper.
     """
     from scipy.special import stdtrit
 
