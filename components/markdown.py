@@ -6,7 +6,7 @@ import re
 def escape(text: str) -> str:
     """In one line, without a meaning to Markdown or HTML."""
     text = re.sub(r"\s*[\r\n]\s*", " ", text)
-    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>|#~]|&(?=#?\w+;))", r"\\\1", text)
 
 
 def code(text: str) -> str:

@@ -195,7 +195,7 @@ def test_our_transformers_reads_the_config_that_it_would_have_without_the_older_
     save_model(model, byte_tokenizer(), tmp_path / "ours")
     model.save_pretrained(tmp_path / "stock")
     ours, stock = (AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("ours", "stock"))
-    assert ours == stock
+    assert ours | {"_name_or_path": ""} == stock | {"_name_or_path": ""}
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
