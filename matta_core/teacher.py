@@ -159,7 +159,7 @@ def _check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: Pr
     if predicted < (needed := num_token_ids(tokenizer)):
         raise UserError(
             f"teacher {teacher} predicts {predicted} tokens, the dataset's tokenizer has ids up to "
-            f"{needed - 1}: choose a teacher whose config.vocab_size is at least that"
+            f"{needed - 1}: choose a teacher whose config.vocab_size is at least {needed}"
         )
 
 
