@@ -7,7 +7,7 @@ from typing import Any
 
 from components.gate.step import decision_of, open_inputs
 from components.records import Decision, read_decision
-from matta_core.artifacts import MANIFEST, Artifact, open_artifact
+from matta_core.artifacts import Artifact, is_finished, open_artifact, read_manifest
 from matta_core.config import GateConfig
 from matta_core.errors import UserError
 
@@ -85,9 +85,9 @@ def _beside(made: Artifact, name: str, option: str) -> Path:
     wanted = made.inputs.get(name)
     for folder in sorted(made.path.resolve().parent.iterdir()):
         try:
-            if json.loads((folder / MANIFEST).read_text())["digest"] == wanted:
+            if is_finished(folder) and read_manifest(folder)["digest"] == wanted:
                 return folder
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except UserError:
             continue  # no artifact; what is opened in the end is checked
     raise UserError(f"{made.path} was made from the {name} with digest {wanted}, which is not beside it: give {option}")
 

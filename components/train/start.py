@@ -1,7 +1,6 @@
 """What `start_from` names: a folder, a checkpoint that train made, a name on the hub, or the Student that is served."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from components.push.store import Store, open_store
 from components.push.versions import KIND as PUSHED_MODEL
 from components.push.versions import fetch, read_pointer
 from components.step import checkpoint_identity
-from matta_core.artifacts import MANIFEST, file_digest, open_artifact
+from matta_core.artifacts import file_digest, is_finished, open_artifact, read_manifest
 from matta_core.config import PUSHED, PushConfig, TrainConfig
 from matta_core.errors import UserError
 
@@ -73,6 +72,6 @@ def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> S
 
 def _is_pushed(folder: Path) -> bool:
     try:
-        return json.loads((folder / MANIFEST).read_text())["kind"] == PUSHED_MODEL
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return is_finished(folder) and read_manifest(folder)["kind"] == PUSHED_MODEL
+    except UserError:  # another program's, of the same name
         return False
