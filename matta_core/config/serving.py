@@ -23,8 +23,7 @@ class ServingConfig(Section):
     cpu: str = setting("1", help="Kubernetes quantity, requested and allowed per replica")
     memory: str | None = setting(
         None,
-        help="Kubernetes quantity, requested and allowed per replica; none: 2Gi for the server and what the model was "
-        "measured to take",
+        help="Kubernetes quantity, requested and allowed per replica; none: 2Gi and what the model was seen to take",
     )
     gpus: int = setting(0, low=0, help="nvidia.com/gpu per replica")
     service_account: str | None = setting(None, help="of the pods: what reads gs://; none: the namespace's default")
