@@ -83,8 +83,8 @@ def improves(policy: GatePolicy, report: Report, student: str, baseline: str, ou
         by = f"by more than {amount:g}" if amount else "at all"
         why = (
             f"{task}: {_signed(outcome.difference)}; {'better' if passed else 'not shown to be better'} {by} "
-            f"(p = {outcome.p_adjusted:.2g} after correction){_too_few(outcome, amount)}"
-        )
+            f"(p = {outcome.p_adjusted:.2g} after correction)"
+        ) + _too_few(outcome, amount)
         yield check("improve", passed, why, task=task, threshold=amount, value=outcome.difference)
 
 
