@@ -7,9 +7,10 @@ out of the artifact's folder.
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Any, TypedDict
 
 from matta_core.errors import UserError
+from matta_core.json_files import parse_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -19,16 +20,27 @@ IN_PROGRESS = ".in_progress"
 # Held by the process that works in the directory, always empty; it stays, as deleting a lock's file would be a race.
 LOCK = ".lock"
 _RESERVED = (MANIFEST, REFERENCE, IN_PROGRESS, LOCK)
-_FIELDS = {
-    "kind": (str, "a text"),
-    "key": (str, "a text"),
-    "files": (dict, "an object"),
-    "inputs": (dict, "an object"),
-    "metadata": (dict, "an object"),
-    "digest": (str, "a text"),
-    "created_at": (str, "a text"),
-    "seconds": ((int, float), "a number"),
-}
+
+
+class FileEntry(TypedDict):
+    """A file's size and sha256."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """What manifest.json holds. `digest` covers all but itself and the notes `created_at` (UTC) and `seconds`."""
+
+    kind: str
+    schema_version: int
+    key: str
+    files: dict[str, FileEntry]
+    inputs: dict[str, str]
+    metadata: dict[str, Any]
+    digest: str
+    created_at: str
+    seconds: float
 
 
 def canonical_json(value: Any) -> str:
@@ -64,7 +76,7 @@ def check_relative_name(name: str, where: str) -> None:
         )
 
 
-def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
+def parse_manifest(data: bytes, where: str) -> Manifest:
     """A manifest's values: each there and of its type, its names plain and relative, its digest that of the others.
 
     `where` says where the data lay. Whatever the data are, the answer is this or the error.
@@ -78,20 +90,13 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
             f"{where} has schema version {told(schema)}, this program reads {SCHEMA_VERSION}: make it again with the "
             f"step that made it"
         )
-    for name, (kind, expected) in _FIELDS.items():
-        value = manifest.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"{where}: {name} must be {expected}, got {told(value)}: {again}")
-    for name, digest in manifest["inputs"].items():
-        if not isinstance(digest, str):
-            raise UserError(f"{where}: inputs.{told(name)} must be a text, got {told(digest)}: {again}")
+    manifest = json_object(data, where, Manifest)
     for name, file in manifest["files"].items():
         check_relative_name(name, where)
         first, *rest = folders = name.split("/")
         if first in _RESERVED or any("/".join(folders[: 1 + place]) in manifest["files"] for place in range(len(rest))):
             raise UserError(f"{where} lists {name}, which no artifact can hold as a file: {again}")
-        size = file.get("bytes") if isinstance(file, dict) else None
-        if type(size) is not int or not 0 <= size < 2**63 or not is_sha256(file.get("sha256")):
+        if file["bytes"] < 0 or not is_sha256(file["sha256"]):
             raise UserError(f"{where}: {name} must have its bytes and its sha256, got {told(file)}: {again}")
     body = {name: value for name, value in manifest.items() if name not in ("digest", "created_at", "seconds")}
     if manifest["digest"] != digest_of(body):
@@ -99,33 +104,12 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
     return manifest
 
 
-def json_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that the data are. Raises: UserError for anything else, and for what has no canonical spelling:
-    numbers that are not finite, lists in lists without end."""
+def json_object(data: bytes, where: str, shape: Any = dict[str, Any]) -> Any:
+    """The JSON object that the data are, of a shape that `json_files` knows. Raises: UserError for anything else."""
     try:
-        value = json.loads(data)
-        _check_depth(value)
-        canonical_json(value)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON ({error}): make the artifact again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where} does not hold a JSON object: make the artifact again")
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    """Raises: ValueError where a list or object lies in 100 others; we nest five deep."""
-    level = [value]
-    for _ in range(100):
-        level = [
-            child
-            for each in level
-            if isinstance(each, dict | list)
-            for child in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return
-    raise ValueError("it is nested too deeply")
+        return parse_json(data, shape)
+    except ValueError as error:
+        raise UserError(f"{where} is not to be believed: {error}; make the artifact again") from None
 
 
 def is_sha256(value: Any) -> bool:

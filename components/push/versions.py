@@ -11,14 +11,14 @@ A version without a manifest is not whole: a push that was killed, or a deletion
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from components.push.moves import is_version
 from components.push.pointer import Pointer, read_pointer
 from components.push.store import ConflictError, Store
-from matta_core.artifacts import MANIFEST, check_relative_name, digest_of, file_digest, finish_artifact, open_artifact
+from matta_core.artifacts import MANIFEST, digest_of, file_digest, finish_artifact, open_artifact
 from matta_core.errors import UserError
-from matta_core.json_files import parse_json
+from matta_core.manifest import Manifest, parse_manifest
 from matta_core.progress import progress
 
 __all__ = ["Pointer", "content_digest", "fetch", "install", "read_pointer", "version_digest"]
@@ -140,18 +140,7 @@ def stranger(store: Store, size: str, version: str) -> str | None:
     return None
 
 
-class _File(TypedDict):
-    bytes: int
-    sha256: str
-
-
-class _Manifest(TypedDict):
-    kind: str
-    key: str
-    files: dict[str, _File]
-
-
-def _read_manifest(store: Store, size: str, version: str) -> _Manifest:
+def _read_manifest(store: Store, size: str, version: str) -> Manifest:
     """Raises: UserError where a version has none, or one that is not to be believed: before a byte of it is fetched."""
     if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
@@ -164,13 +153,14 @@ def _read_manifest(store: Store, size: str, version: str) -> _Manifest:
             f"{there}"
         )
     try:
-        manifest = parse_json(found[0], _Manifest)
-        if (manifest["kind"], manifest["key"][:16]) != (KIND, version):
-            raise ValueError(f"it is of {manifest['kind']} {manifest['key'][:16]}")
-        for file in manifest["files"]:
-            check_relative_name(file, f"its {MANIFEST}")
-    except ValueError as error:
-        raise UserError(f"{_damaged(store, size, version)}: its {MANIFEST} is not to be believed: {error}") from None
+        manifest = parse_manifest(found[0], store.location(name))
+    except UserError as error:
+        raise UserError(f"{_damaged(store, size, version)}: {error}") from None
+    if (manifest["kind"], manifest["key"][:16]) != (KIND, version):
+        raise UserError(
+            f"{_damaged(store, size, version)}: its {MANIFEST} is not to be believed: it is of {manifest['kind']} "
+            f"{manifest['key'][:16]}"
+        )
     return manifest
 
 

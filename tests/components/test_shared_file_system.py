@@ -103,9 +103,9 @@ def test_a_killed_training_is_resumed_and_no_hidden_file_is_sealed(mounted, data
     whole = train(TRAINING, dataset.path, None, output=tmp_path / "whole")
 
     def killed_after_a_checkpoint():
-        import matta_core.train
+        import matta_core.checkpoints
 
-        real, saved = matta_core.train.save_state, []
+        real, saved = matta_core.checkpoints.save_state, []
 
         def save(*arguments, **options):
             real(*arguments, **options)
@@ -113,7 +113,7 @@ def test_a_killed_training_is_resumed_and_no_hidden_file_is_sealed(mounted, data
             if len(saved) == 5:
                 die()
 
-        matta_core.train.save_state = save
+        matta_core.checkpoints.save_state = save
         train(TRAINING, dataset.path, None, output=output)
 
     assert in_a_child(killed_after_a_checkpoint) == -signal.SIGKILL
