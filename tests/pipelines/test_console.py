@@ -54,6 +54,8 @@ def test_an_error_line_gives_the_message_and_the_exit_status(tmp_path):
     assert (console.error, console.exit_status) == ("x must be > 0, got 0", 2)
     console, _ = shown(tmp_path, "    diverged: training diverged in step 3\n")
     assert (console.error, console.exit_status) == ("training diverged in step 3", 3)
+    console, _ = shown(tmp_path, "    ended: told to end (SIGTERM): step 3 of 9 is saved in x\n")
+    assert (console.error, console.exit_status) == ("told to end (SIGTERM): step 3 of 9 is saved in x", 143)
     console, _ = shown(tmp_path, "    Traceback (most recent call last):\n    ZeroDivisionError\n")
     assert (console.error, console.exit_status) == (None, 1)
     assert console.tail(1) == "ZeroDivisionError"

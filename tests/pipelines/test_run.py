@@ -1,8 +1,10 @@
 """The whole pipeline under kfp.local, with the smallest settings: every step real, resumable, explained."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -77,3 +79,31 @@ def test_the_pipeline_runs_goes_on_after_a_mistake_and_reuses_what_is_finished(t
     third = run(tmp_path)
     assert third.returncode == 2
     assert "s/model.safetensors was altered" in third.stderr
+
+
+@pytest.mark.slow
+def test_told_to_end_it_passes_that_on_to_the_step_at_work_which_saves(tmp_path):
+    """`kill` of the run alone: its steps are processes of their own."""
+    settings = TINY | {"push.target": str(tmp_path / "pushed"), "train_teacher.steps": 5000}
+    settings |= {"train_teacher.checkpoint_every_steps": 10_000, "train_teacher.log_every_steps": 1}
+    command = [sys.executable, "-m", "pipelines.matta_pipeline", "run", "--recipe", str(SMOKE)]
+    command += ["--output", str(tmp_path / "run"), *(f"--set={key}={value}" for key, value in settings.items())]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    give_up_at = time.monotonic() + 900
+    folder = tmp_path / "run" / "artifacts"
+    while process.poll() is None and time.monotonic() < give_up_at:
+        if any('"step": 2,' in file.read_text() for file in folder.glob("train_teacher-*/metrics.jsonl")):
+            break
+        time.sleep(0.05)
+    process.terminate()
+    told_at = time.monotonic()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert time.monotonic() - told_at < 30
+    (saved,) = folder.glob("train_teacher-*/.in_progress/step-*")
+    assert said.splitlines()[-1] == (
+        f"ended: told to end (SIGTERM): step {int(saved.name[5:])} of 5000 is saved in {saved}; the same command "
+        f"goes on from it"
+    )
+    with (saved.parent / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process of the step is left
