@@ -41,7 +41,8 @@ def test_a_task_of_lm_eval_is_put_to_all_models_and_its_file_is_part_of_the_key(
 def test_a_task_that_writes_more_than_the_models_see_is_a_mistake(tmp_path, make_artifacts, config):
     make_artifacts(tmp_path)
     file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"question": "1+1?", "answer": "#### 2"}) + "\n")
+    rows = [{"question": f"1+{n}?", "answer": f"#### {n + 1}"} for n in (1, 2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = dataclasses.replace(config, tasks={"gsm8k": TaskConfig(data_files=str(file), num_fewshot=0)})
     with pytest.raises(UserError, match=r"evaluate.tasks.gsm8k has a model write 256 tokens, .* more than 32 at once"):
         run(tmp_path, config, "report")
