@@ -13,7 +13,7 @@ REGISTRY ?=
 REVISION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-docker images images-gpu image-data-worker test lint compile bench bench-paper-size clean
+.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 19
@@ -43,8 +43,14 @@ images-gpu: setup ## trainer and evaluator with CUDA; their tags end in -gpu (TO
 image-data-worker: setup ## Beam's worker for Dataflow, on the entrypoint of Beam's own image (BEAM_IMAGE=…)
 	$(BUILD) $(if $(BEAM_IMAGE),--beam-image $(BEAM_IMAGE)) data-worker
 
+# A test's models are tiny: a process for each core, and in it one thread.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
 test: setup ## every test that this machine can run (ARGS=… goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: setup ## those that are neither slow nor need a Docker engine: about three minutes on two cores
+	$(PYTEST) -m 'not slow and not docker' $(ARGS)
 
 lint: setup ## ruff, import-linter
 	$(BIN)/ruff check .
