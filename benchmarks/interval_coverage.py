@@ -39,7 +39,7 @@ class Differences(NamedTuple):
     unseen_loss: float = 0.0
 
     def sample(self, generator: np.random.Generator, n: int) -> PairedDocuments:
-        """Uneven weights are lognormal: of 200 documents, the longest ten have a third of all bytes."""
+        """Uneven weights are lognormal: of 200 documents, the longest ten have a quarter of all bytes."""
         differences = self.draw(generator, n)
         weights = generator.lognormal(size=n) if self.uneven else np.ones(n)
         return PairedDocuments(weights * differences, weights, self.spans)

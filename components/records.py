@@ -1,9 +1,11 @@
 """JSON that one step writes and another reads: its shape, as far as anything relies on it, and what must hold in it."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from matta_core.artifacts import check_relative_name
+from matta_core.config.sizes import SIZE_NAME
 from matta_core.json_files import read_json
 
 
@@ -88,7 +90,7 @@ def contradiction(decision: Decision) -> str | None:
 
 
 def read_family(artifact: Path) -> Family:
-    """Raises: UserError where it is none, or a student's files would lie outside of it."""
+    """Raises: UserError where it is none, a student's files would lie outside of it, or its name makes no folder."""
     return read_json(artifact / "family.json", Family, remedy="run extract_students again", check=_check_family)
 
 
@@ -104,6 +106,8 @@ def _check_intervals(decision: Decision) -> None:
 
 
 def _check_family(family: Family) -> None:
-    for member in family["students"].values():
+    for size, member in family["students"].items():
+        if not re.fullmatch(SIZE_NAME, size):  # folders below push.target are named by it
+            raise ValueError(f"no size is named {size[:60]!r}")
         for name in (member["path"], member.get("reference", member["path"])):
             check_relative_name(name, "family.json")

@@ -61,5 +61,6 @@ def parsed(command: str) -> argparse.Namespace | None:
             pytest.fail(f"the parser of {module} does not take: {command}")
         else:
             pytest.fail(f"{module} has parsed nothing")
-    load_recipe(DEFAULT_RECIPE, options.set)
+    if "set" in options:  # a benchmark has no recipe
+        load_recipe(DEFAULT_RECIPE, options.set)
     return options

@@ -1,12 +1,12 @@
 """Which models are evaluated, and where their files are."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from components.evaluate.baselines import Baseline
 from components.push.versions import content_digest
+from components.records import read_family
 from matta_core.artifacts import Artifact
 from matta_core.errors import UserError
 
@@ -27,8 +27,8 @@ class Candidate(NamedTuple):
 
 
 def family(students: Artifact) -> dict[str, Candidate]:
-    """The models of a StudentFamily, in ascending order of size."""
-    members = json.loads((students.path / "family.json").read_text())
+    """The models of a StudentFamily, in ascending order of size. Raises: UserError where it is none."""
+    members = read_family(students.path)
     if TEACHER in members["students"]:
         raise UserError(f"{students.path} has a size named 'teacher', which is the Teacher's name: rename the size")
     candidates = {}

@@ -3,7 +3,8 @@
 Kept are the newest `keep` versions of the history, and always the current one, the one before it and the pinned ones.
 Versions that no move ever named (a push that failed its validation or lost) go a day after their last file came.
 Whatever is not named as a version, or as its reference, is other people's and left alone; so is a version in whose
-folder somebody put a file.
+folder somebody put a file, and a folder named as a version that neither a move nor a reference, a push's first file,
+tells of.
 
 The order of a deletion, in which a kill at any point does no harm:
 
@@ -36,9 +37,11 @@ _STRAY_AFTER_SECONDS = 24 * 3600
 def retire(store: Store, size: str, keep: int) -> list[str]:
     """Delete what need not be kept, and finish deletions that were interrupted; return the versions deleted."""
     there = versions_there(store, size)
+    references = {entry.name for entry in store.list(f"{size}/references")}
+    begun = {version for version in there if reference_name(size, version) in references}
 
     def mark(pointer: Pointer) -> Pointer:
-        doomed = {version for version in _expendable(pointer, there, keep) if version not in pointer.retired}
+        doomed = {version for version in _expendable(pointer, there, begun, keep) if version not in pointer.retired}
         for version in sorted(doomed):
             if why := stranger(store, size, version):
                 say("push", f"{size}: {version} need not be kept, but is not deleted: {why}")
@@ -70,8 +73,8 @@ def finish_deletion(store: Store, size: str, version: str) -> None:
     change_pointer(store, size, unmark)
 
 
-def _expendable(pointer: Pointer, there: dict[str, float], keep: int) -> set[str]:
-    """Of the versions that are there (with the time of their last file), those that need not be."""
+def _expendable(pointer: Pointer, there: dict[str, float], begun: set[str], keep: int) -> set[str]:
+    """Of the versions that are there (with the time of their last file), those that need not be. `begun`: by a push."""
     newest_first = dict.fromkeys(move.version for move in reversed(pointer.history))
     newest = [version for version in newest_first if version in there][:keep]
     kept = {pointer.version, pointer.previous, *pointer.pinned, *newest}
@@ -79,5 +82,6 @@ def _expendable(pointer: Pointer, there: dict[str, float], keep: int) -> set[str
     return {
         version
         for version, updated in there.items()
-        if version not in kept and (version in newest_first or now - updated > _STRAY_AFTER_SECONDS)
+        if version not in kept
+        and (version in newest_first or (version in begun and now - updated > _STRAY_AFTER_SECONDS))
     }

@@ -71,7 +71,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
         "name": name,
         "student": family["student"],
         "evaluation_set": results["evaluation_set"],
-        "left_on": decision["left_on"],
+        "left_on": decision.get("left_on", False),  # older decisions do not say it
         "tasks": tasks,
         "students": students,
         "ta": None if ta is None else ta | {"size": family["ta"]},

@@ -147,3 +147,11 @@ def test_a_family_whose_students_lie_elsewhere_is_refused(tmp_path, key, name):
     (tmp_path / "family.json").write_text(json.dumps({"ta": "s", "students": {"s": member | {key: name}}}))
     with pytest.raises(UserError, match=r"family.json names the file .*, which is no plain relative name"):
         read_family(tmp_path)
+
+
+@pytest.mark.parametrize("size", ["../s", "/s", "", "a/s", ".", "s\n"])
+def test_a_family_whose_sizes_are_no_names_is_refused(tmp_path, size):
+    member = {"path": "s", "reference": "references/s", "parameters": 1, "bytes": 4, "flops_per_token": 2}
+    (tmp_path / "family.json").write_text(json.dumps({"ta": "s", "students": {size: member}}))
+    with pytest.raises(UserError, match=r"family.json is not to be believed: no size is named .*run extract_students"):
+        read_family(tmp_path)

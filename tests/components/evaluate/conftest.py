@@ -85,7 +85,7 @@ def make_artifacts(documents, tokenizer):
             model = tiny_gpt2(width, len(tokenizer), seed=width, max_position_embeddings=SEQUENCE_LENGTH)
             alter(name, model)
             model.save_pretrained(root / "students" / name)
-            members[name] = {"path": name, "intermediate_size": width}
+            members[name] = {"path": name, "parameters": width, "bytes": 4 * width, "flops_per_token": 2 * width}
         family = {"student": "s", "ta": "xl", "students": members}
         (root / "students" / "family.json").write_text(json.dumps(family))
         finish_artifact(root / "students", "StudentFamily", key="0" * 64, inputs={"dataset": dataset.digest})

@@ -7,10 +7,12 @@ import torch
 from support import byte_tokenizer, tiny_gpt2
 
 from components.evaluate.baselines import Baseline, fetch_all, resolve
+from components.evaluate.plan import plan_evaluation
 from components.evaluate.step import evaluate
 from components.push.pointer import move_pointer, read_pointer
 from components.push.store import open_store
 from components.push.versions import content_digest, install
+from matta_core.artifacts import finish_artifact
 from matta_core.errors import UserError
 
 
@@ -155,3 +157,12 @@ def test_a_baseline_that_sees_less_leaves_the_questions_as_they_are(
     assert report.metadata["evaluation_set"] == without.metadata["evaluation_set"]
     measured_on = json.loads((report.path / "results.json").read_text())["measured_on"]
     assert measured_on["sequence_length"] + measured_on["new_tokens"] == 14
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", "s/../../s"])
+def test_a_student_whose_files_lie_outside_of_its_family_is_not_evaluated(tmp_path, path):
+    member = {"path": path, "parameters": 1, "bytes": 4, "flops_per_token": 2}
+    (tmp_path / "family.json").write_text(json.dumps({"student": "s", "ta": "s", "students": {"s": member}}))
+    finish_artifact(tmp_path, "StudentFamily", key="0" * 64)
+    with pytest.raises(UserError, match=r"family.json names the file .*, which is no plain relative name"):
+        plan_evaluation(tmp_path, None)

@@ -215,6 +215,7 @@ def test_what_is_deleted_is_gone_with_its_reference(pushed):
 def test_a_version_that_never_was_served_is_deleted_a_day_after_its_last_file(pushed, monkeypatch):
     config, versions = pushed
     store = open_store(config.target)
+    store.write("s/references/00000000000000aa.safetensors", b"", expected=None)  # as a push does, before all else
     store.write("s/versions/00000000000000aa/config.json", b"{}", expected=None)
     assert retention.retire(store, "s", keep=9) == []
     now = time.time()

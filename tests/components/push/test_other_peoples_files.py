@@ -46,6 +46,16 @@ def test_other_peoples_files_outlive_every_deletion(served, monkeypatch):
     assert {name: store.read(name)[0] for name in OTHERS} == dict.fromkeys(OTHERS, b"kept")
 
 
+def test_a_folder_that_is_only_named_as_a_version_is_not_deleted(served, monkeypatch):
+    """16 digits: a moment to the hundredth of a second."""
+    store, versions = served
+    store.write("s/versions/2026112514302211/why.txt", b"kept", expected=None)
+    in_two_days = retention.time.time() + 48 * 3600
+    monkeypatch.setattr(retention.time, "time", lambda: in_two_days)
+    assert retention.retire(store, "s", keep=1) == [versions[0]]
+    assert store.read("s/versions/2026112514302211/why.txt")[0] == b"kept"
+
+
 def test_other_peoples_names_are_not_told_as_versions(served):
     store, versions = served
     for name in OTHERS:

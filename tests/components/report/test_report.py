@@ -152,6 +152,15 @@ def test_that_the_setting_for_a_first_push_is_left_on_stands_in_the_first_line(t
     assert tables.splitlines()[2].replace("\\", "") == f"**{headline}.**"
 
 
+def test_a_decision_from_before_that_was_noted_is_reported(tmp_path, make_run, reseal):
+    run = make_run(tmp_path)
+    decision = json.loads((run["decision"] / "decision.json").read_text())
+    del decision["left_on"]
+    reseal(run, "decision", "decision.json", decision)
+    page, _ = files_of(run, tmp_path)
+    assert "<h1>2 of 3 students blessed, 2 pushed</h1>" in page
+
+
 def test_paths_of_manifest_and_card_are_told_whole(tmp_path, make_run):
     page, tables = files_of(make_run(tmp_path), tmp_path)
     for path in ("/pushed/xl/versions/fedcba9876543210", tmp_path / "push_record" / "serving" / "xl.yaml"):
