@@ -54,7 +54,9 @@ def located(path: str | Path, overrides: list[str], option: str) -> Iterator[Non
     try:
         yield
     except UserError as error:
-        lines = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)).lines
+        lines: dict[str, int] = {}
+        with contextlib.suppress(UserError):  # a pipe (`--recipe <(...)`) is read but once
+            lines = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)).lines
         raise UserError(f"{error} ({_place(str(error), path, lines, overrides, option)})") from None
 
 

@@ -24,6 +24,7 @@ _CONSTANTS = {
 } | {"~": None}
 _INTEGERS = ((r"[-+]?[0-9]+", 10), (r"0o[0-7]+", 8), (r"0x[0-9a-fA-F]+", 16))
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+_OLD_BREAKS = "[\x85\u2028\u2029]"  # text in YAML 1.2; PyYAML ends lines there
 _NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
@@ -37,6 +38,9 @@ class Document(NamedTuple):
 def read_yaml(text: str, source: str) -> Document:
     """The one document in `text`. Raises: UserError that names the `source`, the line, and what to change."""
     not_yaml = f"{source} is not YAML in UTF-8: line"
+    if other := re.search(_OLD_BREAKS, text):
+        line = len(re.findall(r"\r\n?|\n", text[: other.start()])) + 1
+        raise UserError(f"{not_yaml} {line}: character {ord(other[0]):#x}, which ended a line before YAML 1.2")
     try:
         loader = _Loader(text)
         try:

@@ -1,12 +1,15 @@
 """The stock config of a recipe's `train.model`. Needs transformers' config classes; no torch, but for activations."""
 
+import contextlib
 import copy
 import difflib
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
@@ -16,6 +19,8 @@ from matta_core.tokens import num_token_ids
 
 _MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand
 _MAX_LAYERS = 1024
+# Of every config: what it answers with, what it was saved by, what else than a language model it is.
+_NO_SHAPE = PreTrainedConfig().to_dict().keys() - {"model_type"} | {"add_cross_attention"}
 
 
 def build_config(
@@ -40,7 +45,8 @@ def build_config(
         family.width_key: intermediate_size,
     }
     try:
-        config = AutoConfig.for_model(**(values | wanted))
+        with _rotary_warnings_raised():
+            config = AutoConfig.for_model(**(values | wanted))
     except Exception as error:  # the classes check some settings, and compute with the others whatever they are
         raise UserError(f"train.model: {family.model_type} refuses these settings: {one_line(error)}") from None
     if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
@@ -90,15 +96,57 @@ def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> Pre
         ) from None
 
 
+@contextlib.contextmanager
+def _rotary_warnings_raised() -> Iterator[None]:
+    """transformers only warns of a misspelt or impossible rotary setting, and computes with another, or fails later.
+
+    Raises: ValueError with the first warning.
+    """
+    told: list[str] = []
+    logger = logging.getLogger("transformers.modeling_rope_utils")
+    level = logger.level
+
+    def note(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        return False
+
+    logger.addFilter(note)
+    logger.setLevel(logging.WARNING)  # whatever verbosity is asked of transformers
+    try:
+        yield
+    finally:
+        logger.removeFilter(note)
+        logger.setLevel(level)
+    if told:
+        raise ValueError(told[0])
+
+
+def _check_rotary(parameters: Any, where: str) -> None:
+    """That there is such a type, and rope_theta is a base, in each group of layers; transformers checks what else there
+    is."""
+    if not isinstance(parameters, Mapping):
+        return
+    for key, value in parameters.items():
+        _check_rotary(value, f"{where}.{key}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key == "rope_theta" and not (is_number and value > 0):
+            raise UserError(f"{where}.{key} must be a number > 0, got {shown(value)}")
+        if key == "rope_type" and value not in (types := ("default", *ROPE_INIT_FUNCTIONS)):
+            raise UserError(f"{where}.{key} must be one of {', '.join(types)}, got {shown(value)}")
+
+
 def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """The recipe's settings, each of the type that the architecture's default has, and counts above zero."""
     default = AutoConfig.for_model(family.model_type)
     # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
     known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
+    known -= _NO_SHAPE
     ours = {family.width_key, "intermediate_size", *family.dropouts}
     checked = {}
     for key, value in model.items():
         where = f"train.model.{key}"
+        if key in _NO_SHAPE:
+            raise UserError(f"{where} is not set there: it is no part of a shape, and what runs needs its default")
         if key in ours:
             raise UserError(f"{where} is not set there: widths are sizes, and there is no dropout")
         if key in family.unsupported and value != getattr(default, key):
@@ -112,9 +160,11 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= high:
                 raise UserError(f"{where} must be a whole number >= 1 and <= {high}, got {shown(value)}")
         elif isinstance(usual, float):
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise UserError(f"{where} must be a number, got {shown(value)}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                raise UserError(f"{where} must be a number > 0, got {shown(value)}")
             value = float(value)
+        elif key == "rope_parameters":
+            _check_rotary(value, where)
         checked[key] = value
     if checked.get(family.activation, usual := getattr(default, family.activation)) != usual:
         from transformers.activations import ACT2FN  # needs torch

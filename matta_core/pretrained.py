@@ -96,6 +96,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
     with _errors_explained(f"cannot load a tokenizer from {name_or_path}", _GIVE_A_TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
+        tokenizer.encode("a")  # one that lacks what it is made of, such as its <unk>, may load
     # How it was loaded would be saved with it, so that HF_HUB_OFFLINE changed a model's digest.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)

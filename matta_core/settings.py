@@ -258,7 +258,8 @@ def _finite(value: Any, where: str) -> Any:
 def problem_of_path(text: str) -> str | None:
     """Why a path, or any other name, is refused wherever one is given: in a recipe, a profile, an option; or None.
 
-    `~` is nowhere the home: what a shell makes of it depends on where it stands, and a pod has another home.
+    `~` is nowhere the home: what a shell makes of it depends on where it stands, and a pod has another home. Nor is
+    `$HOME` a variable.
     """
     if not text:
         return "must not be empty: leave it out, or give it a value"
@@ -266,6 +267,8 @@ def problem_of_path(text: str) -> str | None:
         home = os.path.expanduser(text)  # noqa: PTH111 - as a shell: Path raises where there is no such user
         remedy = f"write {home}" if home != text else "write the path in full"
         return f"must be without ~, which is the home to a shell alone: {remedy}"
+    if variable := re.search(r"(?:^|/)(\$(?:[A-Za-z_]|\{)[^/]*)", text):
+        return f"must be without {variable[1]}, which is a variable to a shell alone: write the path in full"
     if any(len(name.encode(errors="surrogatepass")) > _MAX_NAME_BYTES for name in text.split("/")):
         return f"must have no name of more than {_MAX_NAME_BYTES} bytes"
     return _problem_of_text(text)

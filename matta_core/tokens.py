@@ -4,6 +4,8 @@ One choice holds everywhere: `prepare_data.add_bos` decides whether the dataset'
 and from then on the tokenizer says so itself, in training data, evaluation, and where a student is served.
 """
 
+import itertools
+
 from transformers import PreTrainedTokenizerBase
 
 AUTO = "auto"
@@ -15,8 +17,15 @@ def num_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The token ids that a tokenizer puts before and after every text."""
-    bare, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    """The token ids that a tokenizer puts before and after every text. Raises: ValueError where no text has tokens."""
+    special = set(tokenizer.all_special_ids)
+    tokens = (token for token in tokenizer.get_vocab().values() if token not in special)
+    texts = itertools.chain(["a"], (tokenizer.decode([token]) for token in tokens))
+    # Of a letter that it does not know it may make nothing.
+    text = next((text for text in texts if tokenizer.encode(text, add_special_tokens=False)), None)
+    if text is None:
+        raise ValueError("it makes no token of any text: give another tokenizer")
+    bare, whole = (tokenizer.encode(text, add_special_tokens=special) for special in (False, True))
     start = next(start for start in range(len(whole) + 1) if whole[start : start + len(bare)] == bare)
     return whole[:start], whole[start + len(bare) :]
 

@@ -50,12 +50,15 @@ def compile_pipeline(
         )
     with disk_errors_explained(path):
         make_directory(path.parent)
-        Compiler().compile(
-            pipeline,
-            str(path),
-            kubernetes_manifest_options=options,
-            kubernetes_manifest_format=kubernetes_manifest,
-        )
+        try:
+            Compiler().compile(
+                pipeline,
+                str(path),
+                kubernetes_manifest_options=options,
+                kubernetes_manifest_format=kubernetes_manifest,
+            )
+        except FileNotFoundError as error:  # a link to nowhere, /proc
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from None
 
 
 def read_documents(path: Path) -> list[dict]:

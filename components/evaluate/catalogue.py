@@ -18,7 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from components.evaluate import agieval, hub
-from components.evaluate.definitions import READERS, check_file_suffices, chosen_metric, definition, local_file
+from components.evaluate.definitions import NOT_RUN, READERS, check_file_suffices, chosen_metric, definition, local_file
 from components.step import say
 from matta_core.config import TaskConfig
 from matta_core.errors import UserError
@@ -100,9 +100,7 @@ def _load(name: str, config: TaskConfig, folder: Path, unreachable: Exception | 
     except Exception as error:  # lm-eval, datasets and the task's own code raise anything
         raise UserError(_cannot_load(name, config, settings, error, unreachable)) from error
     if getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
-        raise UserError(
-            f"evaluate.tasks.{name} shows pictures or sounds, or runs code that a model wrote: leave it out"
-        )
+        raise UserError(f"evaluate.tasks.{name} {NOT_RUN}: leave it out")
     return task
 
 

@@ -19,6 +19,8 @@ _MEANS = ("mean", "bits_per_byte")
 MEAN_BY_DEFAULT = (
     "acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "bits_per_byte", "exact_match", "likelihood",
 )  # fmt: skip
+_SHOWN = {"doc_to_image", "doc_to_audio"}
+NOT_RUN = "shows pictures or sounds, or runs code that a model wrote"
 DEFAULT_METRICS = {
     "loglikelihood": ("perplexity", "acc"),
     "loglikelihood_rolling": ("word_perplexity", "byte_perplexity", "bits_per_byte"),
@@ -39,6 +41,8 @@ def check_tasks(configs: Mapping[str, TaskConfig], *, files: bool) -> None:
     metrics, that a local file can be all their data, and, where `files`, that it is there. Raises: UserError."""
     for name, config in configs.items():
         settings = read_definition(definition(name))
+        if settings.get("unsafe_code") or _SHOWN.intersection(settings):
+            raise UserError(f"evaluate.tasks.{name} {NOT_RUN}: leave it out")
         if config.num_fewshot is not None:
             settings["num_fewshot"] = config.num_fewshot
         if config.data_files is not None:

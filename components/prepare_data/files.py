@@ -18,53 +18,14 @@ _NOT_STDLIB_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-package
 _MARKER = re.compile(rf"{SUCCESS_FILE}|_(committed|started)_.*|_(common_)?metadata|.*\.crc")
 _MARKER_FOLDERS = {"_temporary", "_delta_log", "_spark_metadata"}
 # Read as one document each, these would be taken for text, or refused as not UTF-8, which they are not meant to be.
-_NOT_READ = {
-    *(".arrow", ".feather", ".orc", ".avro", ".xls", ".xlsx", ".xlsm", ".xlsb", ".ods", ".json5", ".geojson", ".bson"),
-    *(
-        ".msgpack",
-        ".tfrecord",
-        ".tfrecords",
-        ".recordio",
-        ".lance",
-        ".h5",
-        ".hdf5",
-        ".npy",
-        ".npz",
-        ".mat",
-        ".sas7bdat",
-    ),
-    *(
-        ".dta",
-        ".sav",
-        ".rds",
-        ".pkl",
-        ".pickle",
-        ".joblib",
-        ".pt",
-        ".pth",
-        ".safetensors",
-        ".db",
-        ".sqlite",
-        ".sqlite3",
-    ),
-    *(
-        ".duckdb",
-        ".mdb",
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".odt",
-        ".rtf",
-        ".ppt",
-        ".pptx",
-        ".epub",
-        ".zip",
-        ".tar",
-        ".tgz",
-        ".7z",
-    ),
-    *(".rar", ".bz2", ".xz", ".zst", ".lz4", ".lzo", ".snappy", ".deflate", ".br", ".z"),
-}
+_KINDS_NOT_READ = """
+    .arrow .feather .orc .avro .parq .xls .xlsx .xlsm .xlsb .ods .json5 .jsonc .hjson .jsonld .geojson .ipynb
+    .bson .jsons .njson .psv .msgpack .tfrecord .tfrecords .recordio .lance .h5 .hdf5 .npy .npz .mat
+    .sas7bdat .dta .sav .rds .pkl .pickle .joblib .pt .pth .safetensors .db .sqlite .sqlite3 .duckdb .mdb .pdf
+    .doc .docx .odt .rtf .ppt .pptx .epub .zip .tar .tgz .7z .rar .bz2 .xz .lzma .lz .zst .zstd .lz4 .lzo
+    .snappy .deflate .gzip .br .z
+"""
+_NOT_READ = frozenset(_KINDS_NOT_READ.split())
 
 
 class SourceFile(NamedTuple):

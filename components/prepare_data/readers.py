@@ -52,7 +52,23 @@ def read_documents(file: SourceFile, text_field: str) -> Documents:
 
 def _read_text(file: SourceFile, text_field: str) -> Documents:
     with _open(file) as stream:
-        yield file.name, _decode(stream.read(), file.name)
+        data = stream.read()
+    content = data.removeprefix(_BYTE_ORDER_MARK)
+    text = _decode(content, file.name, len(data) - len(content))
+    if isinstance(text, str) and _holds_rows(text, text_field):
+        told = f"{file.name} holds rows of JSON, not a text: name it .jsonl, or leave it out of prepare_data.source"
+        text = Problem(told)
+    yield file.name, text
+
+
+def _holds_rows(text: str, text_field: str) -> bool:
+    """Whether a text's first line is a row, as in Spark's and Hadoop's parts, whose names have no suffix."""
+    line = text.lstrip().partition("\n")[0]
+    if not line.startswith("{"):
+        return False
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(json.loads(line).get(text_field), str)
+    return False
 
 
 def _read_lines(file: SourceFile, text_field: str) -> Documents:
@@ -99,6 +115,9 @@ def _read_table(file: SourceFile, text_field: str, delimiter: str) -> Documents:
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next((row for row in rows if row), [])
+            if isinstance(told := _decode(",".join(header).encode("utf-8", "surrogateescape"), file.name), Problem):
+                yield file.name, told
+                return
             if (problem := _column_problem(file, header, text_field)) is not None:
                 yield file.name, problem
                 return
@@ -158,9 +177,10 @@ def _decode(data: bytes, place: str, offset: int = 0) -> str | Problem:
 
 
 def _control_problem(data: bytes, place: str) -> Problem | None:
-    """Of UTF-16 without a mark, each second byte is a control character: as UTF-8 it is valid."""
+    """UTF-16 without a mark may be valid as UTF-8, but of its bytes many are control characters: the half in most
+    scripts, a tenth in Indian ones, whose first bytes are tabs and ends of lines. A text has few."""
     controls = len(data) - len(data.translate(None, _CONTROLS))
-    if 4 * controls < max(len(data), 1):
+    if controls * (20 if controls >= 5 else 4) < max(len(data), 1):
         return None
     return Problem(
         f"{place} is not text in UTF-8: {controls:,} of its {len(data):,} bytes are control characters, as in UTF-16",

@@ -1,6 +1,7 @@
 """How recipes and profiles are read: YAML 1.2's core schema, and nothing that is easily taken for something else."""
 
 import math
+import os
 import time
 
 import pytest
@@ -117,6 +118,7 @@ def test_what_is_easily_taken_for_something_else_is_refused_with_its_line(text, 
         ("a: [1", "recipe r.yaml is not YAML in UTF-8: line 1: expected ',' or ']'"),
         ("a: 1\n b: 2", "recipe r.yaml is not YAML in UTF-8: line 2: mapping values are not allowed here"),
         ("a: 1\n---\nb: 1", "recipe r.yaml is not YAML in UTF-8: line 2: but found another document"),
+        ("a: 1\nb: x\u2028c: 2", "recipe r.yaml is not YAML in UTF-8: line 2: character 0x2028, which ended a line"),
         ("a: *x", "recipe r.yaml is not YAML in UTF-8: line 1: found undefined alias 'x'"),
         ("a: &x 1\nb: &x 2", "recipe r.yaml is not YAML in UTF-8: line 2: second occurrence"),
         ("a: 1\nb: \0", "recipe r.yaml is not YAML in UTF-8: line 2: character 0x0"),
@@ -183,6 +185,15 @@ def test_a_bad_value_is_told_with_the_files_name_and_its_line(section, setting, 
     line = lines.index(f"  {setting}: {value}") + 1
     with pytest.raises(UserError, match=rf"^{message}.* \(in line {line} of {path}\)$"):
         load_recipe(path)
+
+
+def test_a_bad_value_in_a_pipe_which_is_read_but_once_is_told():
+    reading, writing = os.pipe()
+    os.write(writing, DEFAULT_RECIPE.read_bytes() + b"\nretrain: 3\n")
+    os.close(writing)
+    with pytest.raises(UserError, match=rf"^retrain must be a mapping of settings, got 3 \(in /dev/fd/{reading}\)$"):
+        load_recipe(f"/dev/fd/{reading}")
+    os.close(reading)
 
 
 def test_a_value_that_an_override_set_has_no_line_in_the_file():

@@ -131,6 +131,8 @@ def test_text_is_no_number():
         ("~", r"must be without ~, .*: write /home/me, got '~'"),
         ("~/x", r"must be without ~, .*: write /home/me/x, got '~/x'"),
         ("~nobody-of-this-name/x", r"must be without ~, .*: write the path in full"),
+        ("$HOME/x", r"must be without \$HOME, which is a variable to a shell alone: write the path in full"),
+        ("/data/${USER}/x", r"must be without \${USER}, which is a variable to a shell alone"),
         ("a" * 300, r"must have no name of more than 255 bytes, got 'aaa"),
         ("b/" * 3000, r"must have at most 4095 bytes, got 'b/b/"),
         ("a\0b", r"must be readable text, .*got 'a\\x00b'"),

@@ -1,5 +1,7 @@
 import pytest
 from support import bos_tokenizer, byte_tokenizer
+from tokenizers import Regex
+from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -28,6 +30,21 @@ def test_what_a_tokenizer_puts_around_a_text_is_found():
     assert around(with_template("<bos> $A <|endoftext|>")) == ([BOS], [EOS])
     assert (bos_token_id(byte_tokenizer()), bos_token_id(bos_tokenizer())) == (None, BOS)
     assert (before_a_document(byte_tokenizer()), before_a_document(bos_tokenizer())) == (EOS, BOS)
+
+
+def test_what_is_around_a_text_is_found_by_a_text_that_has_tokens():
+    tokenizer = bos_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Replace("a", "")
+    assert around(tokenizer) == ([BOS], [])
+    assert choose_bos(tokenizer, True) == []
+    assert tokenizer.encode("b") == [BOS, *byte_tokenizer().encode("b")]
+
+
+def test_a_tokenizer_that_makes_no_token_of_any_text_is_refused():
+    tokenizer = bos_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Replace(Regex(r"[\s\S]"), "")
+    with pytest.raises(ValueError, match="it makes no token of any text"):
+        around(tokenizer)
 
 
 @pytest.mark.parametrize("template", ["$A", "<bos> $A", "$A <|endoftext|>", "<bos> $A <|endoftext|>"])

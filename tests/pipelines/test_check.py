@@ -28,6 +28,10 @@ def recipe(*overrides, model=SHAPE, sizes="{s: 32, m: 48, xl: 64}", **changes):
     return load_recipe(overrides=[f"train.model={model}", f"train.sizes={sizes}", "gate.per_student={}", *overrides])
 
 
+def rotary(**parameters):
+    return recipe(rope_parameters={"rope_type": "default", "rope_theta": 10000.0} | parameters)
+
+
 @pytest.mark.parametrize("file", sorted(DEFAULT_RECIPE.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_of_ours_passes(file):
     check_models(load_recipe(file))
@@ -52,7 +56,15 @@ def test_every_recipe_of_ours_passes(file):
         (lambda: recipe(hidden_act=["gelu"]), r"train.model.hidden_act must be one of .*, got \['gelu'\]"),
         (lambda: recipe(model_type=["llama"]), r"train.model.model_type is required"),
         (lambda: recipe(model_type="bert"), r"model_type 'bert' is not a known family"),
-        (lambda: recipe(rms_norm_eps="small"), r"train.model.rms_norm_eps must be a number, got 'small'"),
+        (lambda: recipe(rms_norm_eps="small"), r"train.model.rms_norm_eps must be a number > 0, got 'small'"),
+        (lambda: recipe(rms_norm_eps=-1), r"train.model.rms_norm_eps must be a number > 0, got -1"),
+        (lambda: recipe(return_dict=False), r"train.model.return_dict is not set there: it is no part of a shape"),
+        (lambda: recipe(torch_dtype="float16"), r"unknown setting train.model.torch_dtype: llama has no such field$"),
+        (lambda: rotary(rope_type="nonsense"), r"train.model.rope_parameters.rope_type must be one of default, linear"),
+        (lambda: rotary(rope_theta="1e6"), r"train.model.rope_parameters.rope_theta must be a number > 0, got '1e6'"),
+        (lambda: rotary(rope_theta=-1.0), r"train.model.rope_parameters.rope_theta must be a number > 0, got -1.0"),
+        (lambda: rotary(rope_thet=5.0), r"train.model: llama refuses .*: Unrecognized keys .* {'rope_thet'}"),
+        (lambda: rotary(rope_type="linear", factor="x"), r"train.model: llama refuses .* factor field must be a float"),
         (lambda: recipe(rope_parameters=3), r"train.model: llama refuses these settings"),
         (lambda: recipe(vocab_size=300), r"train.model.vocab_size must be at least the tokenizer's 2048, got 300"),
         (
@@ -87,6 +99,10 @@ def test_every_recipe_of_ours_passes(file):
         (
             lambda: recipe("evaluate.tasks={lambada_openai: {metric: f1}}"),
             r"evaluate.tasks.lambada_openai.metric must be one of acc, got 'f1'",
+        ),
+        (
+            lambda: recipe("evaluate.tasks={humaneval: {}}"),
+            r"evaluate.tasks.humaneval shows pictures or sounds, or runs code that a model wrote: leave it out",
         ),
     ],
 )  # fmt: skip

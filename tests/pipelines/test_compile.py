@@ -186,6 +186,10 @@ def test_the_workflow_stays_small(tmp_path):
             ["compile", "--output", "pyproject.toml/x.yaml"],
             "error: cannot make the directory pyproject.toml: File exists",
         ),
+        (
+            ["compile", "--output", "/proc/x.yaml"],
+            "error: cannot write /proc/x.yaml: No such file or directory; choose",
+        ),
         (["compile", "--cluster", "nowhere.yaml"], "error: cannot read cluster profile nowhere.yaml"),
         (["compile", "--cluster-set", "store=/a"], "error: --cluster-set store=/a needs the profile that it changes"),
         (["compile", "--cluster", CPU, "--cluster-set", "x"], "error: --cluster-set takes KEY=VALUE"),

@@ -70,9 +70,9 @@ def test_what_spark_leaves_beside_the_data_is_no_document(tmp_path):
 
 
 def test_known_kinds_that_are_not_read_are_refused(tmp_path):
-    for name in ("a.txt", "b.XLSX", "c.avro", "d.jsonl.bz2", "e.tar.gz"):
+    for name in ("a.txt", "b.XLSX", "c.avro", "d.jsonl.bz2", "e.tar.gz", "f.ipynb", "g.zstd"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(UserError, match=r"cannot read .xlsx: .*b.XLSX and 3 more; convert to .jsonl, .csv or .parquet"):
+    with pytest.raises(UserError, match=r"cannot read .xlsx: .*b.XLSX and 5 more; convert to .jsonl, .csv or .parquet"):
         find_files(f"{tmp_path}/*")
     for name, kind in (("c.avro", ".avro"), ("d.jsonl.bz2", ".bz2"), ("e.tar.gz", ".tar")):
         with pytest.raises(UserError, match=rf"cannot read {kind}: .*{name}; convert"):

@@ -31,9 +31,10 @@ def test_every_format_yields_the_same_texts(tmp_path):
     pq.write_table(pa.table({"text": pa.array(TEXTS).dictionary_encode()}), tmp_path / "b.parquet")
     for name in ("a.jsonl", "a.jsonl.gz", "a.parquet", "b.parquet"):
         assert read(tmp_path / name) == TEXTS
-    (tmp_path / "a.txt").write_bytes(lines.encode())
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(lines.encode()))
-    assert read(tmp_path / "a.txt") == read(tmp_path / "a.txt.gz") == [lines]
+    whole = "".join(TEXTS)
+    (tmp_path / "a.txt").write_bytes(whole.encode())
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(whole.encode()))
+    assert read(tmp_path / "a.txt") == read(tmp_path / "a.txt.gz") == [whole]
 
 
 def test_another_field_can_hold_the_text(tmp_path):
@@ -143,7 +144,15 @@ def test_a_row_that_is_nested_too_deep_is_a_problem_of_its_own(tmp_path, name, d
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
-@pytest.mark.parametrize("text", ["Plain English text, twice.\n", "Привет всем людям"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Plain English text, twice.\n",
+        "Привет всем людям",
+        "भारत एक विशाल देश है। यहाँ अनेक भाषाएँ बोली जाती हैं",
+        "తెలుగు భాష దక్షిణ భారతదేశంలో మాట్లాడే భాష",
+    ],
+)
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
 def test_utf_16_without_a_mark_is_no_utf_8(tmp_path, name, text, encoding):
     content = text if name == "a.txt" else json.dumps({"text": text}, ensure_ascii=False)
@@ -151,6 +160,28 @@ def test_utf_16_without_a_mark_is_no_utf_8(tmp_path, name, text, encoding):
     problems = read(tmp_path / name)
     assert problems
     assert all(isinstance(problem, Problem) and problem.invalid_utf8 for problem in problems)
+
+
+def test_a_table_in_utf_16_is_no_utf_8_by_its_header(tmp_path):
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / "a.csv").write_bytes("id,text\n1,one\n".encode(encoding))
+        assert only_problem(tmp_path / "a.csv").invalid_utf8
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone")
+    assert read(tmp_path / "a.txt") == ["one"]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\xff")
+    assert only_problem(tmp_path / "a.txt").message == "a.txt is not UTF-8: byte 0xff at offset 6"
+
+
+@pytest.mark.parametrize("name", ["part-00000", "a.jsonl.bak", "a.json.1", "a.txt"])
+def test_rows_of_json_under_another_suffix_are_no_text(tmp_path, name):
+    (tmp_path / name).write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+    assert only_problem(tmp_path / name).message.startswith(f"{name} holds rows of JSON, not a text: name it .jsonl")
+    for content in ('{"name": "a setting of a program"}\n', '{\n"text": "a"}', '{"text": }', "{text}", "[" * 200_000):
+        (tmp_path / name).write_text(content)
+        assert read(tmp_path / name) == [content]
 
 
 def test_a_nul_among_letters_is_text(tmp_path):
