@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from matta_core.pretrained import load_config
+
 # This release's name for a tokenizer that is nothing but its tokenizer.json, and the one that both releases know.
 _BARE, _BARE_BEFORE = "TokenizersBackend", "PreTrainedTokenizerFast"
 
@@ -23,7 +25,7 @@ def write_older_spellings(config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
     """
     if rope := older_rope(config):
         _update(folder / "config.json", rope)
-        read = type(config).from_pretrained(folder)
+        read = load_config(folder)
         assert read.rope_parameters == config.rope_parameters, f"{folder}: {read.rope_parameters}"
     _update(folder / "tokenizer_config.json", _older_tokenizer(tokenizer, folder))
 

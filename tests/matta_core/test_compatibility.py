@@ -17,7 +17,8 @@ from components.push.release import push_version
 from components.push.store import open_store
 from components.push.versions import version_name
 from matta_core.families import FAMILIES
-from matta_core.models import load_model, load_tokenizer, save_model
+from matta_core.models import save_model
+from matta_core.pretrained import load_model, load_tokenizer
 
 READER = Path(__file__).with_name("read_checkpoints.py")
 TEXTS = [

@@ -213,8 +213,14 @@ def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
         ({"model": MODEL | {"num_attention_heads": 3}}, r"hidden_size must be divisible by num_attention_heads = 3"),
         ({"model": MODEL | {"hiden_size": 3}}, r"unknown setting train.model.hiden_size: gpt2 has no such field"),
         ({"model": MODEL | {"n_embd": 32}}, r"unknown setting train.model.n_embd"),
-        ({"model": MODEL | {"num_hidden_layers": -1}}, r"num_hidden_layers must be a whole number >= 1, got -1"),
-        ({"model": MODEL | {"hidden_size": "abc"}}, r"hidden_size must be a whole number >= 1, got 'abc'"),
+        (
+            {"model": MODEL | {"num_hidden_layers": -1}},
+            r"num_hidden_layers must be a whole number >= 1 and <= 1024, got -1",
+        ),
+        (
+            {"model": MODEL | {"hidden_size": "abc"}},
+            r"hidden_size must be a whole number >= 1 and <= 2147483647, got 'abc'",
+        ),
         ({"model": MODEL | {"activation_function": "foo"}}, r"activation_function must be one of .* got 'foo'"),
         ({"model": MODEL | {"resid_pdrop": 0.1}}, r"resid_pdrop is not set there: .*no dropout"),
         ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: widths are sizes"),

@@ -77,10 +77,12 @@ def test_agievals_prompt_is_the_published_one():
 
 
 def test_agieval_rows_as_on_the_hub_are_taken_as_they_are(tmp_path):
-    converted = agieval.as_on_the_hub(ORIGINAL)
+    rows = [ORIGINAL, ORIGINAL | {"passage": "Another story. "}]
+    converted = [agieval.as_on_the_hub(row) for row in rows]
     (tmp_path / "original").mkdir()
-    ours = load(tmp_path / "original", "agieval_sat_math", [ORIGINAL] * 2)
-    theirs = load(tmp_path, "agieval_sat_math", [{key: converted[key] for key in ("query", "choices", "gold")}] * 2)
+    ours = load(tmp_path / "original", "agieval_sat_math", rows)
+    hub_rows = [{key: row[key] for key in ("query", "choices", "gold")} for row in converted]
+    theirs = load(tmp_path, "agieval_sat_math", hub_rows)
     assert asked(ours) == asked(theirs)
 
 
