@@ -61,6 +61,5 @@ def parsed(command: str) -> argparse.Namespace | None:
             pytest.fail(f"the parser of {module} does not take: {command}")
         else:
             pytest.fail(f"{module} has parsed nothing")
-    if "set" in options:  # a benchmark has no recipe
-        load_recipe(DEFAULT_RECIPE, options.set)
+    load_recipe(DEFAULT_RECIPE, getattr(options, "set", ()))  # a benchmark has no recipe
     return options

@@ -168,12 +168,15 @@ def test_every_setting_that_is_named_exists():
                 break
 
 
-def test_the_recipe_in_the_page_holds_a_size():
-    (block,) = blocks(PAGE_FILE, "yaml")
+def test_the_recipes_in_the_page_hold_a_size_and_tell_of_a_loss_that_was_not_seen():
     import yaml
 
-    values = yaml.safe_load(DEFAULT_RECIPE.read_text()) | {"gate": yaml.safe_load(block)["gate"]}
-    assert Recipe.from_dict(values).gate.per_student["s"].max_parameters == 1
+    values = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    held, told = (
+        Recipe.from_dict(values | {"gate": yaml.safe_load(block)["gate"]}).gate for block in blocks(PAGE_FILE, "yaml")
+    )
+    assert held.per_student["s"].max_parameters == 1
+    assert told.policy.unseen_loss == {"matta_bits_per_byte": 0.5}
 
 
 def test_the_exit_statuses_are_those_of_the_code():
