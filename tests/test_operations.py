@@ -24,6 +24,7 @@ SOURCES = sorted(file for folder in ("components", "matta_core", "pipelines") fo
 VALUES = frozenset({"", "s", "m", "l", "xl", "ci", "build-7", "build-9", "yes minimum", "No space left on device"})
 EDGES = " ;:,.[]()'"
 OPEN = "\0"  # stands for a value in a pattern
+IN_A_VALUE = frozenset(string.digits + "/_.…")
 
 
 def tables(heading):
@@ -55,6 +56,17 @@ def patterns():
     return [text.split(OPEN) for text in ordered]
 
 
+@cache
+def vocabulary():
+    """All that the code's strings and the plain values say."""
+    return "\n".join([*VALUES, *(part for parts in patterns() for part in parts)])
+
+
+def words_outside_values(text):
+    """A value has no spaces and one of certain characters, or is one of a few: these words are no part of another."""
+    return [word for token in text.split() if not set(token) & IN_A_VALUE for word in re.findall("[A-Za-z]+", token)]
+
+
 def letters(text):
     return sum(character.isalpha() for character in text)
 
@@ -68,7 +80,7 @@ def is_said(text, depth=0):
     text = text.strip(EDGES)
     if is_value(text):
         return True
-    if depth > 6:
+    if depth > 6 or any(word not in vocabulary() for word in words_outside_values(text)):
         return False
     if any(has(text, *parts) and fits(text, *parts, depth=depth) for parts in patterns()):
         return True
@@ -107,7 +119,7 @@ def fits(text, first, *others, depth):
 
 def is_value(text):
     """A number, a path, a digest, a time, a task's or a file's name, a named example, or what the page leaves out."""
-    return text in VALUES or (" " not in text and bool(set(text) & set(string.digits + "/_.…")))
+    return text in VALUES or (" " not in text and bool(set(text) & IN_A_VALUE))
 
 
 def test_the_page_has_quotes_and_commands_to_check():
