@@ -32,6 +32,7 @@ from matta_core.artifacts import file_digest, flush_to_disk
 from matta_core.errors import UserError
 
 _TEMPORARY = ".tmp"
+_OURS = "matta-"
 _LOCK = ".lock"
 _LEFT_AFTER_SECONDS = 24 * 3600
 _ATTEMPTS = 100
@@ -162,11 +163,11 @@ class LocalStore:
     def _temporary(self) -> Iterator[Path]:
         folder = self.root / _TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
+        for path in folder.glob(f"{_OURS}*"):  # a file that somebody put there stays
             with contextlib.suppress(FileNotFoundError):  # another one tidies up as well, or has renamed it
                 if time.time() - path.stat().st_mtime > _LEFT_AFTER_SECONDS:
                     path.unlink()
-        descriptor, name = tempfile.mkstemp(dir=folder)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=_OURS)
         os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp's 0600 would keep a serving user out
         os.close(descriptor)
         try:

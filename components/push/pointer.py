@@ -68,8 +68,8 @@ def read_pointer(store: Store, size: str) -> Pointer | None:
         _check(pointer, size)
     except ValueError as error:
         raise UserError(
-            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error}): see which versions lie in "
-            f"{store.location(f'{size}/versions')}, delete the file, and push again"
+            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error}): put back an older state of the file, or "
+            f"delete it, which forgets what was withdrawn, and push again"
         ) from None
     return dataclasses.replace(pointer, generation=generation)
 

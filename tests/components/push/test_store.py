@@ -233,13 +233,18 @@ def test_other_kinds_of_url_are_refused():
 def test_files_that_a_killed_process_left_half_written_go_after_a_day(tmp_path, file):
     store = open_store(str(tmp_path / "pushed"))
     store.upload(file, "s/x")
-    left = tmp_path / "pushed" / ".tmp" / "left"
-    left.write_text("half")
+    folder = tmp_path / "pushed" / ".tmp"
+    with store._temporary() as temporary:  # its name, as a process that is killed leaves it
+        left, somebodys = folder / temporary.name, folder / "notes.txt"
+    for path in (left, somebodys):
+        path.write_text("half")
     store.upload(file, "s/x")
     assert left.exists()
-    os.utime(left, (time.time() - 25 * 3600,) * 2)
+    for path in (left, somebodys):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
     store.upload(file, "s/x")
     assert not left.exists()
+    assert somebodys.exists()
     assert [entry.name for entry in store.list("s")] == ["s/x"]
 
 
