@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import re
 import shlex
+import string
 from pathlib import Path
 from unittest import mock
 
@@ -22,11 +23,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """Every `python -m …` of the page's sh blocks on a line of its own, wherever in its line it stands."""
+    """Every `python -m …` of the page's sh blocks on a line of its own, wherever in its line it stands. A block's
+    variables have the values that it gives them, as in a shell."""
     found = []
     for block in blocks(page, "sh"):
+        values = dict(re.findall(r"^(\w+)=(\S+)$", block, flags=re.MULTILINE))
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(string.Template(line).safe_substitute(values), comments=True)
             for word, (python, option) in enumerate(itertools.pairwise(words)):
                 if python in PYTHONS and option == "-m":
                     found.append(shlex.join(words[word:]))
