@@ -12,22 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from matta_core.errors import UserError, one_line, some_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # seconds to import, and prepare_data loads tokenizers alone
     import torch
+    from transformers import GenerationConfig, PreTrainedModel
 
 _GIVE_A_MODEL = (
     "Give a folder with config.json and model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
@@ -50,12 +43,14 @@ _WRAPPERS = {
 }
 
 
-def load_model(name_or_path: str | Path, dtype: "torch.dtype | None" = None) -> PreTrainedModel:
+def load_model(name_or_path: str | Path, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
     """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
 
     Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or its tensors are not just those of
     the architecture that its config.json names.
     """
+    from transformers import AutoModelForCausalLM
+
     name = str(name_or_path)
     transformers_logging.disable_progress_bar()  # a step's own bar counts models
     with _errors_explained(f"cannot load a model from {name}", _GIVE_A_MODEL, name), _quiet():
@@ -80,11 +75,13 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(str(name_or_path), trust_remote_code=False)
 
 
-def load_generation_config(name_or_path: str | Path) -> GenerationConfig:
+def load_generation_config(name_or_path: str | Path) -> "GenerationConfig":
     """How a checkpoint ends and samples its texts: its generation_config.json, else what its config.json says of that.
 
     Raises: UserError where the file is damaged.
     """
+    from transformers import GenerationConfig
+
     name = str(name_or_path)
     with _errors_explained(f"cannot load generation_config.json of {name}", "Mend that file, or remove it"):
         if cached_file(name, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
@@ -103,7 +100,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _misloaded(model: PreTrainedModel, found: dict[str, Any]) -> str | None:
+def _misloaded(model: "PreTrainedModel", found: dict[str, Any]) -> str | None:
     """What the file lacks, has too much, or has in another shape, and what to do; None where all is in its place."""
     missing = sorted(found["missing_keys"])
     unexpected = sorted(name for name in found["unexpected_keys"] if not _LEFTOVERS.search(name))
@@ -131,7 +128,7 @@ def _misloaded(model: PreTrainedModel, found: dict[str, Any]) -> str | None:
     return None
 
 
-def _remedy(model: PreTrainedModel, missing: list[str], unexpected: list[str]) -> str:
+def _remedy(model: "PreTrainedModel", missing: list[str], unexpected: list[str]) -> str:
     if any(_ADAPTER.search(name) for name in unexpected):
         return _MERGE
     for part, wrapper in _WRAPPERS.items():
