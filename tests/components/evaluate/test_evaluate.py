@@ -248,7 +248,10 @@ def test_exactly_one_teacher_is_needed(finished, config, both):
 
 
 def test_a_teacher_that_is_no_checkpoint_is_named(finished, tmp_path, config):
-    with pytest.raises(UserError, match=f"cannot load a model from {tmp_path}"):
+    with pytest.raises(
+        UserError,
+        match=f"cannot load a config from {tmp_path}: .* Give a folder with config.json and model.safetensors",
+    ):
         run(finished, config, "other", teacher=str(tmp_path))
 
 

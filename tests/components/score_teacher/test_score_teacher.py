@@ -148,7 +148,9 @@ def test_a_teacher_that_gives_a_token_another_id_is_refused_with_an_example(data
 
 def test_a_teacher_that_predicts_fewer_tokens_than_it_names_is_refused(dataset, tmp_path):
     teacher = saved(tmp_path / "narrow", byte_tokenizer(), 256)
-    with pytest.raises(UserError, match=r"predicts 256 tokens, has ids up to 256: choose .* at least 257"):
+    with pytest.raises(
+        UserError, match=r"predicts 256 tokens, the dataset's tokenizer has ids up to 256: choose .* at least 257"
+    ):
         score_teacher(config(teacher), dataset.path, None, output=tmp_path / "scores")
 
 
