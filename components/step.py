@@ -5,9 +5,11 @@ output directory holds a finished artifact with the same key has nothing to do; 
 own unfinished work there and goes on with it.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import errno
+import gc
 import inspect
 import logging
 import os
@@ -36,6 +38,10 @@ from matta_core.artifacts import (
 )
 from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError
 from matta_core.settings import Section
+
+# Torch and transformers make a million objects. To look for cycles among them takes a process a second at its end, when
+# the system takes all of it back at once.
+atexit.register(gc.freeze)
 
 _DISK_ERRORS = {
     errno.ENOSPC,

@@ -10,11 +10,12 @@ from matta_core.checkpoints import Checkpoints
 from matta_core.config import TrainConfig
 from matta_core.data import Sequences
 from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.granularity import whole
 from matta_core.initialize import NESTING, agreed_over_ranks, initialize
 from matta_core.metrics import Means, MetricsLog
 from matta_core.model_config import build_config
 from matta_core.models import carry_generation, save_model
-from matta_core.nesting import cuts, live_student
+from matta_core.nesting import cuts, flops_per_token, live_student
 from matta_core.optimization import autocast_dtype
 from matta_core.optimizers import make_optimizer
 from matta_core.passes import PassSettings
@@ -88,7 +89,14 @@ def train(
         write_json_atomically(output / NESTING, nesting | {"sequence_length": sequence_length})
     distributed.wait_for_all()
     distributed.stop()
-    return {"student": config.student, "ta": config.ta, "steps": config.steps, "final": final}
+    flops = flops_per_token(ta, whole(ta.config, config.ta), sequence_length)
+    return {
+        "student": config.student,
+        "ta": config.ta,
+        "steps": config.steps,
+        "final": final,
+        "flops_per_token": flops,
+    }
 
 
 def _loop(training: Training, checkpoints: Checkpoints, log: MetricsLog | None, stop: StopSignal) -> dict[str, float]:

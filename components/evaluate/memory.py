@@ -56,6 +56,8 @@ def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 def _serve() -> None:
     """The fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so that it can fork."""
+    from transformers import PreTrainedModel  # noqa: F401 - what every child would import
+
     models, prompt_tokens, new_tokens = json.load(sys.stdin)
     transformers.logging.set_verbosity_error()
     peaks = {}

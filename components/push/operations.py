@@ -7,7 +7,7 @@ from functools import partial
 from components.push.pointer import HISTORY_LENGTH, POINTER, Pointer, change_pointer, read_pointer, withdrawal
 from components.push.release import roll_back
 from components.push.store import Store, open_store
-from components.push.validation import validate
+from components.push.validation import Queries, validate
 from components.push.versions import version_digest, versions_there
 from components.step import say
 from matta_core.config import PushConfig
@@ -48,12 +48,8 @@ def rollback(config: PushConfig, size: str, to: str | None = None) -> Pointer:
     """
     store = open_store(config.target)
     before = _pointer(store, size)
-    pointer = roll_back(
-        store,
-        size,
-        to,
-        try_out=partial(validate, config, store, size),
-    )
+    with Queries() as queries:
+        pointer = roll_back(store, size, to, try_out=partial(validate, queries, config, store, size))
     if pointer.history[-1].id == before.history[-1].id:
         say("push", f"{size}: {pointer.version} was current already")
     else:

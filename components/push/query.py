@@ -2,20 +2,31 @@
 
     HF_HUB_OFFLINE=1 python -I query.py <folder> <reference.safetensors>
 
-The reference holds input_ids (1, n) and the logits (n, vocabulary) that the model gave for them when it was made.
-`push` runs this file in a process of its own before it moves a pointer. It prints one line of JSON, {"generated",
-"max_difference", "tolerance", "peak_memory_bytes", "seconds"}; the exit status is 0 only if the model loaded,
-generated, and gave the recorded logits.
+The reference holds input_ids (1, n) and the logits (n, vocabulary) that the model gave for them when it was made. It
+prints one line of JSON, {"generated", "max_difference", "tolerance", "peak_memory_bytes", "seconds"}; the exit status
+is 0 only if the model loaded, generated, and gave the recorded logits.
+
+Without arguments it answers requests, as `push` makes them before it moves a pointer: see `serve`.
 """
 
+import atexit
+import gc
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,  # noqa: F401 - what every fork would import
+)
+
+# The end of the process need not look for cycles among all that torch and transformers made.
+atexit.register(gc.freeze)
 
 # Per unit of the largest recorded logit. Other kernels and numbers of threads add up in another order, which in float32
 # moves a logit by millionths of the largest. What this is to catch (a configuration that does not fit the weights,
@@ -70,5 +81,24 @@ def peak_memory_bytes() -> int | None:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def serve() -> None:
+    """One fresh process per model, without loading the libraries for each: this one loads them, computes nothing, and
+    forks a child per request.
+
+    A request is a line of JSON on stdin, [folder, reference, stdout, stderr], the last two being files for the
+    child. Printed are the child's process id and, when it has ended, its exit status, a line each.
+    """
+    for line in sys.stdin:
+        folder, reference, *files = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            for stream, file in enumerate(files, start=1):
+                os.dup2(os.open(file, os.O_WRONLY), stream)
+            main(folder, reference)
+            return
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:]) if sys.argv[1:] else serve()

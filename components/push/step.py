@@ -11,7 +11,7 @@ from components.push.pointer import Pointer, describe, read_pointer, withdrawal
 from components.push.release import push_version
 from components.push.retention import retire
 from components.push.store import Store, open_store
-from components.push.validation import validate
+from components.push.validation import Queries, validate
 from components.push.versions import content_digest, version_name
 from components.records import contradiction, read_decision, read_family, read_results
 from components.step import disk_errors_explained, run_step, say
@@ -76,23 +76,26 @@ def push(
         with disk_errors_explained(Path(target), "push.target"):
             store = open_store(config.target)
         record, failures = {}, {}
-        for size in facts.ascending:
-            if not facts.verdicts[size]["blessed"]:
-                reasons = dict.fromkeys(check["why"] for check in facts.verdicts[size]["checks"] if not check["passed"])
-                record[size] = _not_pushed(store, size, f"not blessed: {'; '.join(reasons)}")
-                continue
-            try:
-                with disk_errors_explained(Path(target), "push.target"):
-                    pointer = _push_one(config, store, size, facts)
-            except _WithdrawnError as error:
-                record[size] = _not_pushed(store, size, str(error))
-                continue
-            except UserError as error:
-                failures[size] = error
-                say("push", f"{size}: NOT pushed: {error}")
-                continue
-            record[size] = _hand_over(config, store, pointer, facts, path)
-            _tidy_up(config, store, size)
+        with Queries() as queries:
+            for size in facts.ascending:
+                if not facts.verdicts[size]["blessed"]:
+                    reasons = dict.fromkeys(
+                        check["why"] for check in facts.verdicts[size]["checks"] if not check["passed"]
+                    )
+                    record[size] = _not_pushed(store, size, f"not blessed: {'; '.join(reasons)}")
+                    continue
+                try:
+                    with disk_errors_explained(Path(target), "push.target"):
+                        pointer = _push_one(config, store, size, facts, queries)
+                except _WithdrawnError as error:
+                    record[size] = _not_pushed(store, size, str(error))
+                    continue
+                except UserError as error:
+                    failures[size] = error
+                    say("push", f"{size}: NOT pushed: {error}")
+                    continue
+                record[size] = _hand_over(config, store, pointer, facts, path)
+                _tidy_up(config, store, size)
         if failures:
             told = "; ".join(f"{size}: {error}" for size, error in failures.items())
             pushed = [size for size in record if record[size]["pushed"]]
@@ -155,7 +158,7 @@ def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:
             )
 
 
-def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Pointer:
+def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts, queries: Queries) -> Pointer:
     member = facts.members[size]
     if "reference" not in member:
         raise UserError(f"{facts.folder} holds no recorded logits of {size}: run extract_students again")
@@ -166,7 +169,7 @@ def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts) -> Poi
         model,
         facts.folder / member["reference"],
         may_replace=partial(_may_replace, store, size, content_digest(model)[:16], facts.judged_against(size)),
-        try_out=partial(validate, config, store, size),
+        try_out=partial(validate, queries, config, store, size),
         inputs=facts.origin,
         metadata={"size": size},
         decision=facts.decision_digest,

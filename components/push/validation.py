@@ -1,7 +1,11 @@
 """Infra validation: does a version, as it lies in the target, load and answer where only stock libraries are?"""
 
+import contextlib
+import dataclasses
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +23,7 @@ QUERY = Path(__file__).with_name("query.py")
 _POLL_SECONDS = 0.05
 
 
-def validate(config: PushConfig, store: Store, size: str, version: str) -> None:
+def validate(queries: "Queries", config: PushConfig, store: Store, size: str, version: str) -> None:
     """Load a version in a fresh process, generate, and compare its logits with the recorded ones.
 
     The process sees the files that the target holds (of an object store: a download of their own), stock
@@ -37,7 +41,7 @@ def validate(config: PushConfig, store: Store, size: str, version: str) -> None:
         elif not reference.is_file():
             raise UserError(f"{reference} is missing, so nothing says how this version should answer: push it again")
         where = store.location(version_name(size, version))
-        report = query(
+        report = queries.query(
             place,
             reference,
             where,
@@ -51,58 +55,114 @@ def validate(config: PushConfig, store: Store, size: str, version: str) -> None:
     )
 
 
-def query(
-    place: Path, reference: Path, where: str, *, timeout_seconds: float, max_memory_bytes: int | None
-) -> dict[str, Any]:
-    """Run query.py on a local folder and return its report. `where` names the model in messages.
+class Queries:
+    """A context in which models are tried out, each in a fresh process: a fork of one that loaded the libraries.
 
-    `max_memory_bytes` bounds the whole process's resident memory: Python and torch alone are about half a gigabyte.
+    That one is started by the first query, and again by the one after a query that failed.
     """
-    command = [sys.executable, "-I", str(QUERY), str(place.resolve()), str(reference.resolve())]
-    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            command,
-            cwd=empty,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-        )
-        try:
-            _watch(process, where, timeout_seconds, max_memory_bytes)
-        finally:
-            process.kill()
-            process.wait()
-        out.seek(0)
-        err.seek(0)
-        printed, complaints = out.read().decode(errors="replace"), err.read().decode(errors="replace").strip()
-    if process.returncode != 0:
-        reason = (complaints.splitlines() or [f"exit status {process.returncode}"])[-1].rstrip(".")
-        # A download is gone by now: what stays can be asked again.
-        repeat = f" To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}" if where == str(place) else ""
-        raise UserError(
-            f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved.{repeat}"
-        )
-    report = json.loads(printed.splitlines()[-1])
-    _check_memory(report["peak_memory_bytes"], where, max_memory_bytes)
-    return report
 
+    def __init__(self) -> None:
+        self._resources = contextlib.ExitStack()
+        self._process: subprocess.Popen | None = None
 
-def _watch(process: subprocess.Popen, where: str, timeout_seconds: float, max_memory_bytes: int | None) -> None:
-    """Wait for the end. Raises: UserError at the first limit that is passed."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
+    def __enter__(self) -> "Queries":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._end()
+
+    def query(
+        self, place: Path, reference: Path, where: str, *, timeout_seconds: float, max_memory_bytes: int | None
+    ) -> dict[str, Any]:
+        """Run query.py on a local folder and return its report. `where` names the model in messages.
+
+        `max_memory_bytes` bounds the whole process's resident memory: Python and torch alone are a third of a gigabyte.
+        """
+        deadline = time.monotonic() + timeout_seconds
         try:
-            process.wait(_POLL_SECONDS)
-            return
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
+            with tempfile.TemporaryDirectory() as folder:
+                files = [Path(folder, name) for name in ("out", "err")]
+                for file in files:
+                    file.touch()
+                request = [str(place.resolve()), str(reference.resolve()), *map(str, files)]
+                status = self._answer(request, _Limits(where, deadline, timeout_seconds, max_memory_bytes))
+                printed, complaints = (file.read_text(errors="replace") for file in files)
+            if status != 0:
+                complaints = complaints.strip() or self._complaints()
+                reason = (complaints.splitlines() or [f"exit status {status}"])[-1].rstrip(".")
+                # A download is gone by now: what stays can be asked again.
+                again = f" To see all of it: HF_HUB_OFFLINE=1 {sys.executable} -I {QUERY} {' '.join(request[:2])}"
                 raise UserError(
-                    f"{where} did not load and generate within push.load_timeout_seconds = {timeout_seconds:g}: the "
-                    f"pointer was not moved. Raise the limit, or look at the model"
-                ) from None
-            if max_memory_bytes is not None:
-                _check_memory(_peak_memory_bytes(process.pid), where, max_memory_bytes)
+                    f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved."
+                    f"{again if where == str(place) else ''}"
+                )
+            report = json.loads(printed.splitlines()[-1])
+            _check_memory(report["peak_memory_bytes"], where, max_memory_bytes)
+        except BaseException:
+            self._end()
+            raise
+        return report
+
+    def _answer(self, request: list[str], limits: "_Limits") -> int:
+        """The exit status of the request's process; of the one that was to fork it, where it died."""
+        process = self._started()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+        child = self._line(None, limits)
+        status = self._line(int(child), limits) if child else b""
+        return int(status) if status else process.wait() or 1
+
+    def _line(self, child: int | None, limits: "_Limits") -> bytes:
+        """What the process prints next, empty where it has ended. Raises: UserError at the first limit passed."""
+        while not select.select([self._process.stdout], [], [], _POLL_SECONDS)[0]:
+            limits.check(child)
+        return self._process.stdout.readline()
+
+    def _started(self) -> subprocess.Popen:
+        if self._process is None:
+            self._errors = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(QUERY)],
+                cwd=self._resources.enter_context(tempfile.TemporaryDirectory()),
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                bufsize=0,  # `select` must see a line that came together with the one before
+                start_new_session=True,  # to be ended together with its children
+            )
+            self._resources.callback(_end_group, self._process)
+        return self._process
+
+    def _complaints(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()
+
+    def _end(self) -> None:
+        self._process = None
+        self._resources.close()
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    with process, contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    where: str
+    deadline: float
+    timeout_seconds: float
+    max_memory_bytes: int | None
+
+    def check(self, child: int | None) -> None:
+        if time.monotonic() > self.deadline:
+            raise UserError(
+                f"{self.where} did not load and generate within push.load_timeout_seconds = "
+                f"{self.timeout_seconds:g}: the pointer was not moved. Raise the limit, or look at the model"
+            )
+        if child is not None and self.max_memory_bytes is not None:
+            _check_memory(_peak_memory_bytes(child), self.where, self.max_memory_bytes)
 
 
 def _check_memory(peak: int | None, where: str, allowed: int | None) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from components.report.figures import finite
@@ -163,24 +162,9 @@ def _teacher(model: Mapping[str, Any], tasks: Mapping[str, Any], artifacts: Mapp
         "path": folder and str(folder),
         "parameters": model.get("parameters"),
         "bytes": model.get("bytes"),
-        "flops_per_token": folder and _flops_per_token(folder, artifacts),
+        "flops_per_token": checkpoint and checkpoint.metadata["flops_per_token"],
         **measured(model, tasks),
         **dict.fromkeys(("intermediate_sizes", "compact", "mix")),
         **dict.fromkeys(("blessed", "held_because", "pushed_to", "not_pushed_because", "baseline")),
         "comparisons": [],
     }
-
-
-def _flops_per_token(folder: Path, artifacts: Mapping[str, Artifact]) -> int:
-    """As for the students, from the shapes alone: no weight is loaded."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from matta_core.granularity import whole
-    from matta_core.nesting import flops_per_token
-    from matta_core.pretrained import load_config
-
-    nesting = read(artifacts["train_teacher"], "nesting.json")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
-    return flops_per_token(model, whole(model.config, "teacher"), nesting["sequence_length"])

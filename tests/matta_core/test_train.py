@@ -58,7 +58,8 @@ def metrics(path):
 
 def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
     config = dataclasses.replace(CONFIG, steps=60)
-    rows = metrics(train(config, dataset.path, scores.path, output=tmp_path / "run").path)
+    trained = train(config, dataset.path, scores.path, output=tmp_path / "run")
+    rows = metrics(trained.path)
     first, last = rows[0], rows[-1]
     for size in config.sizes:
         assert last[f"eval/cross_entropy/{size}"] < 0.7 * first[f"eval/cross_entropy/{size}"]
@@ -81,6 +82,11 @@ def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
     )
     assert (tmp_path / "run" / "tensorboard").is_dir()
     assert not (tmp_path / "run" / IN_PROGRESS).exists()
+    ta = json.loads((trained.path / "ta" / "config.json").read_text())
+    hidden, layers, inner = ta["n_embd"], ta["n_layer"], config.sizes["xl"].intermediate_size
+    weights_used = layers * (4 * hidden * hidden + 2 * hidden * inner) + ta["vocab_size"] * hidden
+    length = dataset.metadata["sequence_length"]
+    assert trained.metadata["flops_per_token"] == 2 * weights_used + 4 * length * hidden * layers
 
 
 def test_resume_from_any_step_matches_the_uninterrupted_run(dataset, scores, tmp_path, monkeypatch):

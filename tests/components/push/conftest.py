@@ -136,7 +136,7 @@ def made(make):
 def queried(monkeypatch):
     """Models are not loaded, only noted."""
     tried = []
-    monkeypatch.setattr(step, "validate", lambda config, store, size, version: tried.append(size))
+    monkeypatch.setattr(step, "validate", lambda queries, config, store, size, version: tried.append(size))
     return tried
 
 

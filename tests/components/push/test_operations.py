@@ -23,7 +23,7 @@ Made = namedtuple("Made", "decision students evaluation")  # as in conftest.py
 @pytest.fixture
 def tried(monkeypatch):
     versions = []
-    monkeypatch.setattr(operations, "validate", lambda config, store, size, version: versions.append(version))
+    monkeypatch.setattr(operations, "validate", lambda queries, config, store, size, version: versions.append(version))
     return versions
 
 
@@ -242,7 +242,7 @@ def test_a_version_that_is_deleted_while_it_is_pushed_is_put_back_whole(
     config, versions = pushed
     store, deleted = open_store(config.target), []
 
-    def delete_once(config, store, size, version):
+    def delete_once(queries, config, store, size, version):
         if size == "s" and not deleted:
             deleted.extend(retention.retire(store, "s", keep=2))
 
@@ -259,7 +259,7 @@ def test_a_pin_that_comes_during_a_push_does_not_stop_it(pushed, make, push_to, 
     config, versions = pushed
     pins = []
 
-    def pin_once(config, store, size, version):
+    def pin_once(queries, config, store, size, version):
         if size == "s":
             pins.append(operations.pin(config, "s", versions[0]))
 

@@ -112,7 +112,7 @@ def test_a_damaged_version_is_named_by_push_and_by_fetch(target, made, make, pus
 def test_a_student_that_fails_does_not_keep_the_others_from_being_pushed(
     target, made, push_to, monkeypatch, tmp_path, capsys
 ):
-    def fail_for_s(config, store, size, version):
+    def fail_for_s(queries, config, store, size, version):
         if size == "s":
             raise UserError("it does not load")
 
@@ -141,7 +141,7 @@ def test_a_family_without_recorded_logits_is_refused(made, push_to, queried, tmp
     facts = step._Facts(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
     facts.members = family["students"]
     with pytest.raises(UserError, match=r"holds no recorded logits of s: run extract_students again"):
-        step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts)
+        step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts, None)
 
 
 def step_kinds():
@@ -163,7 +163,7 @@ def test_a_target_that_cannot_be_written_is_named_with_the_setting(made, push_to
 def test_a_push_that_fails_leaves_the_record_of_the_one_before(made, push_to, queried, tmp_path, monkeypatch):
     record = push_to(tmp_path / "pushed", made, tmp_path / "record")
 
-    def fails(config, store, size, facts):
+    def fails(config, store, size, facts, queries):
         raise UserError("the disk is full")
 
     monkeypatch.setattr(step, "_push_one", fails)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from components.push import validation
 from components.push.operations import rollback
 from components.push.pointer import read_pointer
 from components.push.store import open_store
-from components.push.validation import query
+from components.push.validation import Queries
 from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact
 from matta_core.config import ExtractStudentsConfig, PushConfig
@@ -23,7 +24,24 @@ from matta_core.errors import UserError
 from matta_core.granularity import whole
 from matta_core.models import save_model
 
+QUERY = validation.QUERY
 LIMITS = {"timeout_seconds": 120.0, "max_memory_bytes": None}
+
+
+def query(*arguments, **limits):
+    with Queries() as queries:
+        return queries.query(*arguments, **limits)
+
+
+def stand_in(folder, main):
+    """A query.py whose `main(folder, reference)` is another."""
+    path = folder / "stand_in.py"
+    path.write_text(
+        f"import json, os, pathlib, runpy, sys\nserve = runpy.run_path({str(QUERY)!r})['serve']\n"
+        f"def main(folder, reference):\n{textwrap.indent(textwrap.dedent(main), '    ')}\n"
+        f"serve.__globals__['main'] = main\nserve()\n"
+    )
+    return path
 
 
 def write_real_model(folder, reference, seed=0):
@@ -66,6 +84,30 @@ def test_what_extraction_wrote_and_recorded_passes(dataset, tmp_path):
     member = json.loads((family.path / "family.json").read_text())["students"]["s"]
     report = query(family.path / member["path"], family.path / member["reference"], "s", **LIMITS)
     assert report["max_difference"] < report["tolerance"] / 100
+
+
+@pytest.mark.slow
+def test_models_are_tried_out_in_processes_of_their_own_that_share_only_the_libraries(tmp_path, monkeypatch):
+    """One that dies takes nothing with it; one that spoils its process spoils no other's."""
+    main = """
+        spoilt, json.spoilt = hasattr(json, "spoilt"), True
+        if pathlib.Path(folder).name == "dies":
+            os.kill(os.getpid(), 9)
+        sys.stderr.write(f"of {folder}")
+        print(json.dumps({"pid": os.getpid(), "parent": os.getppid(), "spoilt": spoilt, "peak_memory_bytes": 1}))
+        """
+    monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, main))
+    with Queries() as queries:
+        first, second = (queries.query(tmp_path / name, tmp_path, name, **LIMITS) for name in ("first", "second"))
+        with pytest.raises(UserError, match=r"^it does not load and generate in a fresh process: exit status -9\. "):
+            queries.query(tmp_path / "dies", tmp_path, "it", **LIMITS)
+        third = queries.query(tmp_path / "third", tmp_path, "third", **LIMITS)
+    assert len({report["pid"] for report in (first, second, third)}) == 3
+    assert first["parent"] == second["parent"] != third["parent"], "after a failure the process is another one"
+    assert not any(report["spoilt"] for report in (first, second, third))
+    for pid in (first["parent"], third["parent"]):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_the_process_imports_nothing_of_ours():
@@ -114,13 +156,12 @@ def test_the_peak_of_a_process_is_read_while_it_runs_and_not_its_parents():
 def test_a_failed_validation_moves_no_pointer_and_the_version_stays_for_the_next_push(
     target, made, push_to, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(validation, "QUERY", tmp_path / "fail.py")
-    (tmp_path / "fail.py").write_text("import sys; sys.exit('out of luck')")
+    monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, "sys.exit('out of luck')"))
     with pytest.raises(UserError, match=r"s: .*fresh process: out of luck\. .*xl: .*out of luck"):
         push_to(target, made, tmp_path / "record")
     store = open_store(target)
     assert read_pointer(store, "s") is None
-    (tmp_path / "fail.py").write_text("print('" + json.dumps(passed()) + "')")
+    monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, f"print({json.dumps(passed())!r})"))
     push_to(target, made, tmp_path / "record")
     assert read_pointer(store, "s") is not None
 
@@ -135,15 +176,13 @@ def test_the_process_gets_the_files_of_the_target_and_the_logits_recorded_at_ext
     """Stand-in for query.py: it writes down what it was given."""
     seen = tmp_path / "seen"
     seen.mkdir()
-    monkeypatch.setattr(validation, "QUERY", tmp_path / "note.py")
-    (tmp_path / "note.py").write_text(
-        "import os, pathlib, sys\n"
-        "folder, reference = map(pathlib.Path, sys.argv[1:])\n"
-        "weights = (folder / 'model.safetensors').read_text()\n"
-        f"note = pathlib.Path({str(seen)!r}, weights.split()[-1])\n"
-        "note.write_text('|'.join([str(folder), weights, reference.read_text(), os.getcwd(), sys.executable]))\n"
-        f"print({json.dumps(passed())!r})\n"
-    )
+    note = f"""
+        weights, logits = pathlib.Path(folder, "model.safetensors").read_text(), pathlib.Path(reference).read_text()
+        note = pathlib.Path({str(seen)!r}, weights.split()[-1])
+        note.write_text("|".join([folder, weights, logits, os.getcwd(), sys.executable]))
+        print({json.dumps(passed())!r})
+        """
+    monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, note))
     push_to(target, made, tmp_path / "record")
     for size in ("s", "xl"):
         folder, weights, logits, directory, python = (seen / size).read_text().split("|")

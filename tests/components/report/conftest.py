@@ -88,30 +88,23 @@ def check_of(check, passed=True, threshold=None, value=None, why="as asked", tas
     }
 
 
-def build_run(
-    folder, *, teacher_config=None, sizes=SIZES, bits=BITS, tasks=TASKS, served=("s", "xl"), slices=("json",)
-):
+def build_run(folder, *, teacher_flops=None, sizes=SIZES, bits=BITS, tasks=TASKS, served=("s", "xl"), slices=("json",)):
     """The artifacts of a run by the names of report's parameters: m is not blessed, `served` sizes have a baseline."""
     made = {}
 
-    def artifact(name, kind, files, inputs=(), seconds=1.0):
+    def artifact(name, kind, files, inputs=(), seconds=1.0, metadata=None):
         path = folder / name
         for file, content in files.items():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             (path / file).write_text(content if isinstance(content, str) else json.dumps(content))
         digests = {source: made[source].digest for source in inputs}
-        made[name] = finish_artifact(path, kind, key=name, inputs=digests, seconds=seconds)
+        made[name] = finish_artifact(path, kind, key=name, inputs=digests, seconds=seconds, metadata=metadata)
 
     artifact("dataset", "TokenizedDataset", {"stats.json": {}}, seconds=20.0)
-    if teacher_config is not None:
-        nesting = {"sequence_length": 32}
-        files = {
-            "ta/config.json": teacher_config.to_json_string(),
-            "ta/model.safetensors": "x" * 1000,
-            "nesting.json": nesting,
-            "metrics.jsonl": "",
-        }
-        artifact("teacher_checkpoint", "MattaCheckpoint", files, ["dataset"], seconds=100.0)
+    if teacher_flops is not None:
+        files = {"ta/model.safetensors": "x" * 1000, "metrics.jsonl": ""}
+        metadata = {"flops_per_token": teacher_flops}
+        artifact("teacher_checkpoint", "MattaCheckpoint", files, ["dataset"], seconds=100.0, metadata=metadata)
     rows = [
         {"step": step}
         | {f"eval/cross_entropy/{size}": 3 + n / 9 + 4 * math.exp(-step / 150) for n, size in enumerate(sizes)}
