@@ -34,7 +34,7 @@ class StopSignal:
             self._end()
 
     def _end(self) -> None:
-        raise ToldToEndError("told to end (SIGTERM): the same command goes on from what is saved")
+        raise ToldToEndError("told to end (SIGTERM): the same command goes on from the last checkpoint, if there is one")
 
 
 @contextlib.contextmanager

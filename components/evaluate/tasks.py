@@ -79,7 +79,7 @@ def write_tasks(
             f"evaluate.last_token_context must be <= {max_length}, the tokens that all models can see at once, "
             f"got {config.last_token_context}"
         )
-    wanted = max(config.last_token_documents, config.bits_per_byte_documents)
+    wanted = max(config.last_token_questions, config.bits_per_byte_documents)
     documents = heapq.nsmallest(DOCUMENTS_LOOKED_AT * wanted, read_documents(dataset))
     whole = [
         {"document": item.digest, "source": item.source, "text": cut(item.text, config.bits_per_byte_characters)}
@@ -158,7 +158,7 @@ def last_tokens(
 
     rounds = itertools.zip_longest(*(itertools.islice(of_document(item), LINES_PER_DOCUMENT) for item in documents))
     lines = (line for round_of_lines in rounds for line in round_of_lines if line)
-    return list(itertools.islice(lines, config.last_token_documents))
+    return list(itertools.islice(lines, config.last_token_questions))
 
 
 def split_last_token(

@@ -29,8 +29,8 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     warnings = []
     if left_on:
         warnings.append(
-            f"gate.without_baseline is left on bless_on_thresholds, though {', '.join(served)} is served: a size of "
-            f"which nothing is, be it new or its pointer lost, is blessed without a comparison. Take the setting out"
+            f"gate.without_baseline is left on bless_on_thresholds, though something is served under {', '.join(served)}: "
+            f"a size that is new, or whose pointer was lost, is blessed without a comparison. Take the setting out"
         )
     for place, name in enumerate(names):
         baseline = report.baseline_of(name)

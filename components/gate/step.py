@@ -82,7 +82,7 @@ def _in_short(verdict: Mapping[str, Any]) -> str:
     if failed:
         more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
         return f"NOT blessed: {failed[0]}{more}"
-    compared = _verdicts(verdict["comparisons"]) if verdict["baseline"] else "nothing else served to compare with"
+    compared = _verdicts(verdict["comparisons"]) if verdict["baseline"] else "no other version is served to compare with"
     return f"blessed, {len(verdict['checks'])} checks passed; {compared}"
 
 

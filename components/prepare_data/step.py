@@ -135,8 +135,10 @@ def _tokenize_documents(
     pipeline = _import_pipeline()
     for folder in (path / "train", path / "validation", unfinished / "sequences"):
         _empty(folder)
-    names = shard_names(shard_counts(config.num_shards, config.validation_fraction))
-    say(f"tokenizing into {len(names):,} shards")
+    counts = shard_counts(config.num_shards, config.validation_fraction)
+    names = shard_names(counts)
+    told = " and ".join(f"{count:,} of {split}" for split, count in counts.items())
+    say(f"tokenizing into {len(names):,} shards, {told}")
     tokenize_shard = pipeline.TokenizeShard(
         documents=unfinished / "documents",
         tokenizer_json=path / "tokenizer" / "tokenizer.json",

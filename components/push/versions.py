@@ -5,7 +5,7 @@
 <target>/<size>/references/<version>.safetensors  recorded input_ids and logits, against which a load is checked
 <target>/<size>/current.json                   the pointer (see `pointer.py`)
 
-A version without a manifest is not whole: a push that was killed, or a deletion. The next push of it goes on.
+A version without a manifest is not whole: a push that was killed, or a deletion. The next push of the same version completes it.
 """
 
 import tempfile

@@ -25,7 +25,7 @@ class TaskConfig(Section):
 class EvaluateConfig(Section):
     """Tasks and sample sizes of the evaluation."""
 
-    last_token_documents: int = setting(200, low=2, unit="lines", help="of the last-token task, few of each document")
+    last_token_questions: int = setting(200, low=2, unit="questions", help="of the last-token task, a line each")
     last_token_context: int = setting(96, low=8, unit="tokens", help="of context, at least, before the last token")
     bits_per_byte_documents: int = setting(32, low=2, unit="documents", help="of the validation split")
     bits_per_byte_characters: int = setting(

@@ -32,7 +32,7 @@ TINY = {
     "train.eval_every_steps": 4,
     "gate.policy.maximum": "{matta_bits_per_byte: 20}",
     "gate.policy.min_documents": 2,
-    "evaluate.last_token_documents": 10,
+    "evaluate.last_token_questions": 10,
     "evaluate.bits_per_byte_documents": 2,
 }
 FOREIGN_ID = 61234

@@ -157,7 +157,7 @@ def test_told_where_nothing_is_at_risk_it_ends_at_once(dataset, whole, tmp_path,
     import matta_core.train as module
 
     Moments(monkeypatch, module, name).at = 1
-    with pytest.raises(ToldToEndError, match=r"told to end \(SIGTERM\): the same command goes on from what is saved"):
+    with pytest.raises(ToldToEndError, match=r"told to end \(SIGTERM\): the same command goes on from the last checkpoint, if there is one"):
         train(CONFIG, dataset.path, None, output=tmp_path / "run")
     monkeypatch.undo()
     assert_same_run(train(CONFIG, dataset.path, None, output=tmp_path / "run").path, whole.path)

@@ -35,7 +35,7 @@ TINY = {
     "train.eval_every_steps": 4,
     "train_teacher.warmup_steps": 1,
     "train.warmup_steps": 1,
-    "evaluate.last_token_documents": 10,
+    "evaluate.last_token_questions": 10,
     "gate.policy": "{maximum: {matta_bits_per_byte: 20}, non_inferior: {matta_bits_per_byte: 20}, min_documents: 4}",
 }
 

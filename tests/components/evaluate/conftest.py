@@ -18,7 +18,7 @@ SEQUENCE_LENGTH = 32
 @pytest.fixture(scope="session")
 def config():
     return EvaluateConfig(
-        last_token_documents=20,
+        last_token_questions=20,
         last_token_context=12,
         bits_per_byte_documents=6,
         bits_per_byte_characters=300,

@@ -81,7 +81,7 @@ class Run:
         self.output = root / output
         recipe = root / f"{output}.yaml"
         sizes = {
-            "last_token_documents": 20,
+            "last_token_questions": 20,
             "last_token_context": 12,
             "bits_per_byte_documents": 6,
             "bits_per_byte_characters": 300,

@@ -101,7 +101,7 @@ def test_targets_are_words_at_line_ends_with_enough_context(tmp_path, write, doc
     write(tmp_path / "data", documents)
     write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)
     lines = lines_of(tmp_path / "tasks")
-    assert len(lines) == config.last_token_documents
+    assert len(lines) == config.last_token_questions
     texts = set(documents)
     for line in lines:
         shown, _ = scored_by_lm_eval(tokenizer, line["context"], line["target"])
@@ -130,7 +130,7 @@ def test_where_only_a_title_ends_in_a_letter_the_prose_below_it_is_asked_about(
     write(tmp_path / "untitled", [prose(text, "") for text in documents])
     write_tasks(tmp_path / "untitled", tmp_path / "untitled-tasks", config, tokenizer, MAX_LENGTH)
     assert (
-        len(lines_of(tmp_path / "tasks")) == len(lines_of(tmp_path / "untitled-tasks")) == config.last_token_documents
+        len(lines_of(tmp_path / "tasks")) == len(lines_of(tmp_path / "untitled-tasks")) == config.last_token_questions
     )
 
 
@@ -144,7 +144,7 @@ def test_prose_of_one_line_is_asked_about_any_of_its_words(tmp_path, write, docu
 
 
 def test_long_documents_are_found_wherever_their_digests_stand(tmp_path, write, documents, config, tokenizer):
-    config = dataclasses.replace(config, last_token_documents=2, bits_per_byte_documents=2)
+    config = dataclasses.replace(config, last_token_questions=2, bits_per_byte_documents=2)
     write(tmp_path / "data", [*(f"short {number}" for number in range(200)), *documents[:2]])
     write_tasks(tmp_path / "data", tmp_path / "tasks", config, tokenizer, MAX_LENGTH)
     assert len({line["document"] for line in lines_of(tmp_path / "tasks")}) == 2
