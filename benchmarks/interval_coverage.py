@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from components.common.parser import CommandParser
 from components.gate.comparison import PairedDocuments
-from components.parser import CommandParser
 
 ROUNDS = 2000
 DOCUMENTS = (20, 50, 200)

@@ -22,19 +22,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from components.cli import load_recipe, path_option, run_command
-from components.parser import CommandParser
-from matta_core.config import TrainConfig
+from components.common.command_line import load_recipe, path_option, run_command
+from components.common.parser import CommandParser
+from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
-from matta_core.extract import certify, extract_student
-from matta_core.granularity import Granularity, resolve
 from matta_core.model_config import build_config
-from matta_core.models import build_model
-from matta_core.nesting import cuts, live_student, num_parameters
-from matta_core.optimization import autocast_dtype, learning_rate
-from matta_core.optimizers import make_optimizer
-from matta_core.passes import Batch, PassSettings, TeacherTargets, joint_backward
-from matta_core.training_step import sizes_of_step
+from matta_core.nesting.size import Granularity, resolve
+from matta_core.nesting.slices import cuts, live_student, num_parameters
+from matta_core.recipe import TrainConfig
+from matta_core.students.extract import certify, extract_student
+from matta_core.training.learning_rate import autocast_dtype, learning_rate
+from matta_core.training.optimizers import make_optimizer
+from matta_core.training.passes import Batch, PassSettings, TeacherTargets, joint_backward
+from matta_core.training.step import sizes_of_step
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
 LIMIT_GIB = 16.0

@@ -15,8 +15,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.images import CODE_DIGEST_LABEL, LOCAL_TAG, code_digest, image_name
-from components.parser import CommandParser
+from components.common.images import CODE_DIGEST_LABEL, LOCAL_TAG, code_digest, image_name
+from components.common.parser import CommandParser
 
 ROOT = Path(__file__).parent.parent
 TARGETS = ("data", "trainer", "evaluator", "data-worker")

@@ -1,109 +1,83 @@
-"""The checkpoints of one run, over all of its ranks: what it goes on from, and what it saves."""
+"""Building, checking and saving stock transformers models."""
 
-import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
-from matta_core import distributed
-from matta_core.config import TrainConfig
-from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError, some_of
-from matta_core.granularity import Granularity
-from matta_core.models import build_model, non_finite
-from matta_core.nesting import cuts
-from matta_core.optimizers import ModelOptimizer, make_optimizer
-from matta_core.training_state import (
-    DamagedStateError,
-    load_state,
-    read_state,
-    save_state,
-    state_folder,
-    state_folders,
-    tensors_of,
-)
-from matta_core.training_step import Training
-
-logger = logging.getLogger(__name__)
+from matta_core.compatibility import write_older_spellings
+from matta_core.errors import UserError, some_of
+from matta_core.pretrained import load_config, load_generation_config
 
 
-class Checkpoints:
-    """Those below a folder. `step`: so many steps are in the newest good one; 0 where there is none."""
+def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A model with the architecture's own random initialisation, a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.step = 0
 
-    def resume(
-        self, config: TrainConfig, model_config: PreTrainedConfig, device: torch.device
-    ) -> tuple[PreTrainedModel, ModelOptimizer, dict[str, Granularity]] | None:
-        """TA, optimizer and sizes of the newest one that is whole and this run's; None where there is none yet.
+@torch.no_grad()
+def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
+    """That logits are the output head applied to the final hidden states, from which they are rebuilt here.
 
-        Raises: UserError where there are some, and all are damaged.
-        """
-        problems = []
-        for folder in state_folders(self._folder):
-            try:
-                state = read_state(folder)
-                if state.sizes.keys() != config.sizes.keys():
-                    raise DamagedStateError(f"{folder} is of other sizes than the recipe's")
-                ta = build_model(model_config, config.seed).to(device)
-                optimizer = make_optimizer(ta, config, cuts(ta, state.sizes.values()))
-                load_state(state, ta, optimizer)
-            except DamagedStateError as error:
-                logger.warning("%s: going on from the checkpoint before it", error)
-                problems.append(str(error))
-                continue
-            self.step = state.step
-            break
-        # A volume may show the ranks different files for a while.
-        leaders = torch.tensor(self.step, device=device)
-        distributed.copy_from_leader([leaders])
-        if leaders.item() != self.step:
-            raise RuntimeError(
-                f"rank {distributed.rank()} finds a checkpoint of step {self.step} in {self._folder}, rank 0 one of "
-                f"step {leaders.item()}: run the same command again"
-            )
-        if self.step:
-            return ta, optimizer, dict(state.sizes)
-        if problems:
-            raise UserError(
-                f"every checkpoint in {self._folder} is damaged: delete the folder, and the run begins anew "
-                f"({'; '.join(problems)})"
-            )
-        return None
-
-    def save(self, step: int, training: Training) -> None:
-        """In all ranks: rank 0 writes the state after `step` steps, unless that is what was resumed from or saved last.
-
-        Raises: TrainingDivergedError, in every rank, where a weight or the optimizer's state is not finite.
-        """
-        if step == self.step:
-            return
-        state = [*training.ta.named_parameters(), *tensors_of(training.optimizer).items()]
-        broken = non_finite(state)
-        anywhere = torch.tensor(float(len(broken)), device=training.device)
-        distributed.sum_over_ranks([anywhere])
-        if anywhere.item():
-            where = some_of(broken) if broken else "another rank"
-            raise TrainingDivergedError(f"training diverged in step {step}: it left NaN or infinity in {where}")
-        if distributed.rank() == 0:
-            save_state(self._folder, step, training.ta, training.optimizer, training.granularities)
-        self.step = step
-
-    def save_and_end(self, step: int, training: Training) -> NoReturn:
-        """In all ranks, after one was told to end. Raises: ToldToEndError, once the state is saved."""
-        self.save(step, training)
-        distributed.wait_for_all()  # torchrun ends the others when the first one does
-        distributed.stop()
-        saved = f"is saved in {state_folder(self._folder, step)}" if step else "is the beginning"
-        raise ToldToEndError(
-            f"told to end (SIGTERM): step {step} of {training.config.steps} {saved}; the same command goes on from it"
+    Raises: UserError where they are capped, scaled or otherwise changed (Gemma 2, Granite, Cohere).
+    """
+    was_training = model.training
+    model.eval()
+    input_ids = (torch.arange(4, device=model.device) % model.config.get_text_config().vocab_size)[None]
+    theirs = model(input_ids=input_ids, use_cache=False).logits.float()
+    states = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    ours = model.get_output_embeddings()(states).float()
+    model.train(was_training)
+    # The same operations on the same numbers: a few last bits at most.
+    allowed = 4 * torch.finfo(states.dtype).eps * ours.abs().max()
+    if (difference := (theirs - ours).abs().max()) > allowed:
+        raise UserError(
+            f"{name_or_path} ({model.config.model_type}) changes its logits after the output head, by up to "
+            f"{difference:.3g} on four tokens: MatTA rebuilds them by the head alone, so that its losses would be "
+            f"wrong. Take a model without logit capping or scaling"
         )
 
-    def last_good(self) -> str:
-        """In words, for who must go back to it."""
-        if not self.step:
-            return "no checkpoint was written before it"
-        return f"the last good checkpoint is kept in {state_folder(self._folder, self.step)}"
+
+@torch.no_grad()
+def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of those that hold NaN or infinity. One device synchronisation for all."""
+    floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        return []
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floating]).tolist()
+    return [name for (name, _), whole in zip(floating, finite, strict=True) if not whole]
+
+
+def check_finite(model: PreTrainedModel, what: str) -> None:
+    """Raises: UserError that names `what` and the weights, where some are NaN or infinite."""
+    if names := non_finite(model.named_parameters()):
+        raise UserError(
+            f"{what} holds NaN or infinity in {some_of(names)}: it was damaged, or diverged when it was trained. Take "
+            f"another checkpoint"
+        )
+
+
+def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
+    """How the checkpoint that a training starts from ends and samples its texts: its generation_config.json, and the
+    token ids of its config.json but for those that `chosen`, the recipe's train.model, sets. Students inherit both."""
+    theirs, generation = load_config(start_from), load_generation_config(start_from)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if key not in chosen and getattr(theirs, key, None) is not None:
+            setattr(model.config, key, getattr(theirs, key))
+        if key in chosen or getattr(generation, key) is None:
+            setattr(generation, key, getattr(model.config, key))
+    model.generation_config = generation
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A plain Hugging Face checkpoint with its tokenizer, which older releases read as well."""
+    disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_older_spellings(model.config, tokenizer, folder)

@@ -13,8 +13,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
-from matta_core.granularity import Granularity, head_size, whole
-from matta_core.settings import shown
+from matta_core.nesting.size import Granularity, head_size, whole
+from matta_core.recipe.settings import shown
 from matta_core.tokens import num_token_ids
 
 _MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact
-from matta_core.config import ScoreTeacherConfig
+from matta_core.checkpoints import check_plain_head, non_finite
 from matta_core.errors import UserError, some_of
-from matta_core.models import check_plain_head, non_finite
-from matta_core.optimization import autocast_dtype
-from matta_core.passes import PassSettings, TeacherTargets, top_k_scores
 from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
+from matta_core.recipe import ScoreTeacherConfig
 from matta_core.tokens import num_token_ids
+from matta_core.training.learning_rate import autocast_dtype
+from matta_core.training.passes import PassSettings, TeacherTargets, top_k_scores
 
 _HEAD_CHUNK_TOKENS = 4096
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from components.cli import located
-from matta_core.config import Recipe
+from components.common.command_line import located
 from matta_core.errors import UserError
-from pipelines.cluster import ClusterProfile
+from matta_core.recipe import Recipe
+from pipelines.kubeflow.cluster import ClusterProfile
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:

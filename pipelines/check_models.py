@@ -5,16 +5,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.cli import run_command
+from components.common.command_line import run_command
 from components.evaluate.definitions import check_tasks
-from matta_core.config import Recipe, TrainConfig
 from matta_core.errors import UserError
-from matta_core.settings import errors_of_section
+from matta_core.recipe import Recipe, TrainConfig
+from matta_core.recipe.settings import errors_of_section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from matta_core.granularity import Granularity
+    from matta_core.nesting.size import Granularity
 
 # A vocabulary of unknown size, for a shape that is only looked at.
 _UNKNOWN = 1
@@ -71,8 +71,8 @@ def _shape(
     train: TrainConfig, vocabulary: int | None, sequence_length: int
 ) -> tuple["PreTrainedConfig", "dict[str, Granularity]"]:
     """The TA's config, and all its sizes."""
-    from matta_core.granularity import resolve
     from matta_core.model_config import build_config, student_config
+    from matta_core.nesting.size import resolve
 
     width = train.sizes[train.ta].intermediate_size
     config = build_config(train.model, width, None, sequence_length)
@@ -93,7 +93,7 @@ def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dic
     import torch
     from transformers import AutoModelForCausalLM
 
-    from matta_core.mix_n_match import space_of
+    from matta_core.students.mix import space_of
 
     with torch.device("meta"):
         ta = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -18,9 +18,9 @@ from components.report.component import report
 from components.score_teacher.component import score_teacher
 from components.train.component import train
 from components.train_teacher.component import train_teacher
-from matta_core.config import PUSHED, Recipe
-from pipelines.cluster import ClusterProfile
-from pipelines.placement import launch_config, place
+from matta_core.recipe import PUSHED, Recipe
+from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.kubeflow.placement import launch_config, place
 
 # They read or change what is served, or say what was done: never taken from Kubeflow's cache. Our own keys know of what
 # is served.

@@ -7,8 +7,8 @@ python -m pipelines.matta_pipeline schedule --recipe my.yaml --cluster my_cluste
     --name nightly --cron '0 3 * * *'
 """
 
-from components.cli import run_command
-from components.parser import CommandParser
+from components.common.command_line import run_command
+from components.common.parser import CommandParser
 from pipelines.commands import compile, run, schedule, submit  # noqa: A004 - the commands' names
 
 

@@ -4,8 +4,8 @@ import os.path
 from collections.abc import Iterator
 from pathlib import Path
 
-from matta_core.config import PrepareDataConfig, Recipe
-from pipelines.cluster import ClusterProfile
+from matta_core.recipe import PrepareDataConfig, Recipe
+from pipelines.kubeflow.cluster import ClusterProfile
 
 
 def models_named(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The names of the DAG's steps, in order. Imports nothing heavy."""
 
-from matta_core.config import Recipe
+from matta_core.recipe import Recipe
 
 STEPS = (
     "prepare_data",

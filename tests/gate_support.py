@@ -9,7 +9,7 @@ import numpy as np
 from components.gate.decision import decide
 from components.gate.evaluation import read_report
 from matta_core.artifacts import digest_of, finish_artifact, open_artifact
-from matta_core.config import GateConfig
+from matta_core.recipe import GateConfig
 
 BITS, TOKEN = "matta_bits_per_byte", "matta_last_token"
 SIZES = {"s": 1000, "m": 2000, "l": 4000}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from components.cli import DEFAULT_RECIPE, load_recipe
-from pipelines.cluster import load_cluster
-from pipelines.compile import compile_pipeline, read_documents
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.compile import compile_pipeline, read_documents
 
 PROFILES = Path("pipelines/clusters")
 GOLDEN = Path(__file__).parent / "pipelines" / "golden"

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from components.cli import DEFAULT_RECIPE, load_recipe
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
 
 PYTHONS = ("python", ".venv/bin/python")
 

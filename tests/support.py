@@ -15,9 +15,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from matta_core.artifacts import Artifact, finish_artifact
-from matta_core.config import LossConfig, SizeConfig, TrainConfig
 from matta_core.families import family_of
-from matta_core.granularity import intermediate_size, resolve
+from matta_core.nesting.size import intermediate_size, resolve
+from matta_core.recipe import LossConfig, SizeConfig, TrainConfig
 
 SEQUENCE_LENGTH = 16
 

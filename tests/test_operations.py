@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from page_commands import blocks, commands, parsed
 
-from components.cli import DEFAULT_RECIPE
-from matta_core.config import Recipe
+from components.common.command_line import DEFAULT_RECIPE
 from matta_core.errors import ToldToEndError
-from matta_core.settings import Section
+from matta_core.recipe import Recipe
+from matta_core.recipe.settings import Section
 
 ROOT = Path(__file__).parent.parent
 PAGE_FILE = ROOT / "docs" / "operations.md"

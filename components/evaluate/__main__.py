@@ -1,9 +1,9 @@
 """The command of evaluate: `python -m components.evaluate --help`."""
 
-from components.cli import load_recipe, path_option, run_command, step_parser
+from components.common.command_line import load_recipe, path_option, run_command, step_parser
 from components.evaluate.plan import read_plan
 from components.evaluate.step import evaluate
-from matta_core.config import EvaluateConfig
+from matta_core.recipe import EvaluateConfig
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from components.push.store import open_store
-from components.push.versions import fetch, read_pointer, version_digest
+from components.common.served.versions import fetch, read_pointer, version_digest
+from components.common.storage.store import open_store
 from matta_core.errors import UserError
 
 

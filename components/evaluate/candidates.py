@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from components.common.records import read_family
+from components.common.served.versions import content_digest
 from components.evaluate.baselines import Baseline
-from components.push.versions import content_digest
-from components.records import read_family
 from matta_core.artifacts import Artifact
 from matta_core.errors import UserError
 

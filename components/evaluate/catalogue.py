@@ -17,11 +17,11 @@ from lm_eval.api.task import Task
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from components.common.step_runner import say
 from components.evaluate import agieval, hub
 from components.evaluate.definitions import NOT_RUN, READERS, check_file_suffices, chosen_metric, definition, local_file
-from components.step import say
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 # Which examples a prompt of several shots holds depends on it; lm-eval's own choice.
 FEWSHOT_SEED = 1234

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -26,11 +26,11 @@ def evaluate(
     """
     import json
 
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.evaluate.plan import EvaluationPlan
     from components.evaluate.step import evaluate
-    from components.kubeflow import output_path, publish, received
-    from components.step import exit_on_user_error
-    from matta_core.config import EvaluateConfig, PushConfig, ScoreTeacherConfig
+    from matta_core.recipe import EvaluateConfig, PushConfig, ScoreTeacherConfig
 
     with exit_on_user_error():
         artifact = evaluate(

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # Of metrics whose definition names no aggregation, those that lm-eval registers as a mean over questions; and what a

@@ -11,7 +11,7 @@ import datasets.config
 from huggingface_hub import constants
 from huggingface_hub.utils import HfHubHTTPError, http_backoff, httpx
 
-from components.step import say
+from components.common.step_runner import say
 
 
 @contextlib.contextmanager

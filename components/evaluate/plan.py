@@ -4,13 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.common.served.versions import version_name
+from components.common.storage.store import open_store
 from components.evaluate.baselines import Baseline, resolve
 from components.evaluate.candidates import TEACHER, family
-from components.push.store import open_store
-from components.push.versions import version_name
 from matta_core.artifacts import open_artifact
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.recipe.settings import Section
 
 
 @dataclass(frozen=True)

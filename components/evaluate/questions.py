@@ -16,8 +16,8 @@ from typing import Any
 
 from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
 from matta_core.artifacts import digest_of
-from matta_core.config import BUILT_IN_TASKS
 from matta_core.errors import UserError
+from matta_core.recipe import BUILT_IN_TASKS
 
 # A slice of one document has no standard error; a hundred slices are no summary.
 _MIN_SOURCE_DOCUMENTS = 2

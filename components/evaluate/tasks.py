@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from components.evaluate.catalogue import EvaluationTask
 from matta_core.artifacts import digest_of
-from matta_core.config import BUILT_IN_TASKS, EvaluateConfig
 from matta_core.errors import UserError
+from matta_core.recipe import BUILT_IN_TASKS, EvaluateConfig
 
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from components.common.step_runner import say
 from components.evaluate import catalogue, questions, scoring, tasks
 from components.evaluate.baselines import Baseline, fetch_all
 from components.evaluate.candidates import Candidate, baseline_candidates
 from components.evaluate.figures import summarise
 from components.evaluate.memory import peak_memory_bytes
 from components.evaluate.speed import TURNS_BYTES, latency
-from components.step import say
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.config import EvaluateConfig
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.pretrained import load_config, load_model, load_tokenizer
 from matta_core.progress import progress
+from matta_core.recipe import EvaluateConfig
 from matta_core.tokens import as_in_training, num_token_ids
 
 # Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.

@@ -1,8 +1,8 @@
 """The command of the extraction step: `python -m components.extract_students --help`."""
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.extract_students.step import extract_students
-from matta_core.config import ExtractStudentsConfig
+from matta_core.recipe import ExtractStudentsConfig
 
 
 def main() -> None:

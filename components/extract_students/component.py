@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAINER_IMAGE
+from components.common.images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -18,10 +18,10 @@ def extract_students(
     Artifact files: one folder per size and mix, a plain Hugging Face checkpoint with its tokenizer; references/, what
     each answers; family.json; with `compact`, compact/, those whose widths differ by layer without padding.
     """
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.extract_students.step import extract_students
-    from components.kubeflow import output_path, publish, received
-    from components.step import exit_on_user_error
-    from matta_core.config import ExtractStudentsConfig
+    from matta_core.recipe import ExtractStudentsConfig
 
     with exit_on_user_error():
         settings = ExtractStudentsConfig.from_json(config, "extract_students")

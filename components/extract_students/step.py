@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import run_step, say
+from components.common.step_runner import run_step, say
 from matta_core.artifacts import Artifact, open_artifact
-from matta_core.config import ExtractStudentsConfig
-from matta_core.config.extraction import amount
 from matta_core.errors import UserError
+from matta_core.recipe import ExtractStudentsConfig
+from matta_core.recipe.extraction import amount
 
 
 def extract_students(
@@ -29,7 +29,7 @@ def extract_students(
         raise UserError(f"{checkpoint} was trained on another dataset than {dataset}: give the one it was trained on")
 
     def work(path: Path) -> Mapping[str, Any]:
-        from matta_core.extract import extract_students as run_extraction
+        from matta_core.students.extract import extract_students as run_extraction
 
         metadata = run_extraction(config, inputs["checkpoint"], inputs["dataset"], path)
         for name, student in json.loads((path / "family.json").read_text())["students"].items():

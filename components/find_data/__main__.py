@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.find_data.step import find_data, finish, give_up, renew, status
 from matta_core.artifacts import open_artifact
-from matta_core.config import RetrainConfig
 from matta_core.errors import UserError
+from matta_core.recipe import RetrainConfig
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import DATA_IMAGE
+from components.common.images import DATA_IMAGE
 
 
 @dsl.component(base_image=DATA_IMAGE, install_kfp_package=False)
@@ -11,9 +11,9 @@ def find_data(config: str, push_config: str, name: str, run: str, scheduled_time
 
     One output, as kfp.local resolves no condition on one of several.
     """
+    from components.common.step_runner import exit_on_user_error
     from components.find_data.step import find_data
-    from components.step import exit_on_user_error
-    from matta_core.config import PushConfig, RetrainConfig
+    from matta_core.recipe import PushConfig, RetrainConfig
 
     with exit_on_user_error():
         found = find_data(
@@ -29,9 +29,9 @@ def find_data(config: str, push_config: str, name: str, run: str, scheduled_time
 @dsl.component(base_image=DATA_IMAGE, install_kfp_package=False)
 def renew_lease(config: str, push_config: str, name: str, run: str, source: str) -> None:
     """Take the run's lease again; fail, naming the other run, where that is at work by now."""
+    from components.common.step_runner import exit_on_user_error
     from components.find_data.step import renew, span_of
-    from components.step import exit_on_user_error
-    from matta_core.config import PushConfig, RetrainConfig
+    from matta_core.recipe import PushConfig, RetrainConfig
 
     with exit_on_user_error():
         settings = RetrainConfig.from_json(config, "retrain")
@@ -44,11 +44,11 @@ def record_span(
     config: str, push_config: str, name: str, run: str, source: str, record: dsl.Input[dsl.Artifact]
 ) -> None:
     """Note that the span was processed, and give back the lease, once push is through."""
+    from components.common.kubeflow import received
+    from components.common.step_runner import exit_on_user_error
     from components.find_data.step import finish, span_of
-    from components.kubeflow import received
-    from components.step import exit_on_user_error
     from matta_core.artifacts import open_artifact
-    from matta_core.config import PushConfig, RetrainConfig
+    from matta_core.recipe import PushConfig, RetrainConfig
 
     with exit_on_user_error():
         settings = RetrainConfig.from_json(config, "retrain")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.find_data.ledger import (
+from components.common.served.ledger import (
     LEDGER,
     describe,
     read_entry,
@@ -17,12 +17,12 @@ from components.find_data.ledger import (
     renew_lease,
     take_lease,
 )
-from components.find_data.spans import Span, is_future, newest_span, parse_span
-from components.prepare_data.files import find_files
-from components.push.store import Store, open_store
-from components.step import disk_errors_explained, say
-from matta_core.config import PushConfig, RetrainConfig
+from components.common.served.spans import Span, is_future, newest_span, parse_span
+from components.common.step_runner import disk_errors_explained, say
+from components.common.storage.files import find_files
+from components.common.storage.store import Store, open_store
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig, RetrainConfig
 
 
 @dataclass(frozen=True)

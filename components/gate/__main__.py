@@ -1,9 +1,9 @@
 """The command of the gate: `python -m components.gate --help`."""
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.gate.explain import explained, replay
 from components.gate.step import decision_of, gate, open_inputs
-from matta_core.config import GateConfig
+from matta_core.recipe import GateConfig
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.gate.evaluation import Report
 from components.gate.policy import tasks_asked
-from matta_core.config import GateConfig, GatePolicy
+from matta_core.recipe import GateConfig, GatePolicy
 
 Check = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -15,10 +15,10 @@ def gate(
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Decide which students are good enough to serve. Artifact file: decision.json."""
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.gate.step import gate
-    from components.kubeflow import output_path, publish, received
-    from components.step import exit_on_user_error
-    from matta_core.config import GateConfig
+    from matta_core.recipe import GateConfig
 
     with exit_on_user_error():
         settings = GateConfig.from_json(config, "gate")

@@ -8,8 +8,8 @@ from components.gate.checks import Check
 from components.gate.evaluation import Report
 from components.gate.hypotheses import compare, described, plan, slices_of
 from components.gate.policy import asks_quality, check_directions, effective_policy
-from matta_core.config import GateConfig, GatePolicy
 from matta_core.errors import UserError
+from matta_core.recipe import GateConfig, GatePolicy
 
 
 def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -29,8 +29,9 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     warnings = []
     if left_on:
         warnings.append(
-            f"gate.without_baseline is left on bless_on_thresholds, though something is served under {', '.join(served)}: "
-            f"a size that is new, or whose pointer was lost, is blessed without a comparison. Take the setting out"
+            f"gate.without_baseline is left on bless_on_thresholds, though something is served under "
+            f"{', '.join(served)}: a size that is new, or whose pointer was lost, is blessed without a comparison. "
+            f"Take the setting out"
         )
     for place, name in enumerate(names):
         baseline = report.baseline_of(name)

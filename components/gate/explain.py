@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.common.records import Decision, read_decision
 from components.gate.step import decision_of, open_inputs
-from components.records import Decision, read_decision
 from matta_core.artifacts import Artifact, is_finished, open_artifact, read_manifest
-from matta_core.config import GateConfig
 from matta_core.errors import UserError
+from matta_core.recipe import GateConfig
 
 
 def replay(decision: str | Path, evaluation: str | Path | None, students: str | Path | None) -> tuple[list[str], bool]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.gate.comparison import RESAMPLES, holm
 from components.gate.evaluation import Report
-from matta_core.config import GatePolicy
+from matta_core.recipe import GatePolicy
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from components.gate.evaluation import Report
-from matta_core.config import GateConfig, GatePolicy
 from matta_core.errors import UserError
+from matta_core.recipe import GateConfig, GatePolicy
 
 # A kind of documents that is one in eight of all is among so many in 39 of 40 draws (components/gate/intervals.py).
 MIN_DOCUMENTS = 30

@@ -7,7 +7,7 @@ from components.gate.checks import Check, check
 from components.gate.evaluation import Report
 from components.gate.hypotheses import Hypothesis, Outcome, slices_of
 from components.gate.policy import asks_comparison
-from matta_core.config import GateConfig, GatePolicy
+from matta_core.recipe import GateConfig, GatePolicy
 
 Outcomes = Mapping[Hypothesis, Outcome]
 

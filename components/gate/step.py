@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.records import Decision, read_decision
-from components.step import run_step, say
+from components.common.records import Decision, read_decision
+from components.common.step_runner import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
-from matta_core.config import GateConfig
+from matta_core.artifacts.json_files import read_json
 from matta_core.errors import UserError
-from matta_core.json_files import read_json
+from matta_core.recipe import GateConfig
 
 
 def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
@@ -82,7 +82,9 @@ def _in_short(verdict: Mapping[str, Any]) -> str:
     if failed:
         more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
         return f"NOT blessed: {failed[0]}{more}"
-    compared = _verdicts(verdict["comparisons"]) if verdict["baseline"] else "no other version is served to compare with"
+    compared = (
+        _verdicts(verdict["comparisons"]) if verdict["baseline"] else "no other version is served to compare with"
+    )
     return f"blessed, {len(verdict['checks'])} checks passed; {compared}"
 
 

@@ -1,6 +1,6 @@
 """The command of merge_evaluations: `python -m components.merge_evaluations --help`."""
 
-from components.cli import run_command, step_parser
+from components.common.command_line import run_command, step_parser
 from components.merge_evaluations.step import merge_evaluations
 
 

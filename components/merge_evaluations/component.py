@@ -4,7 +4,7 @@ from typing import List  # noqa: UP035 - kfp reads this spelling
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -14,9 +14,9 @@ def merge_evaluations(
     report: dsl.Output[dsl.Artifact],
 ) -> None:
     """One EvaluationReport of the parts that evaluate made, one model in each. Artifact files: as evaluate's."""
-    from components.kubeflow import output_path, publish, received
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.merge_evaluations.step import merge_evaluations
-    from components.step import exit_on_user_error
 
     with exit_on_user_error():
         output = output_path(store, "merge_evaluations", report.path)

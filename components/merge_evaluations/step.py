@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.common.step_runner import run_step
 from components.evaluate.baselines import Baseline
 from components.evaluate.plan import model_names
-from components.step import run_step
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.recipe.settings import Section
 
 
 @dataclass(frozen=True)

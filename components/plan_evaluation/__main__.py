@@ -1,8 +1,8 @@
 """The command of plan_evaluation: `python -m components.plan_evaluation --help`."""
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
+from components.common.step_runner import disk_errors_explained, make_directory
 from components.evaluate.plan import plan_evaluation
-from components.step import disk_errors_explained, make_directory
 
 
 def main() -> None:

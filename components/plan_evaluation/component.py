@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -12,10 +12,10 @@ def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTu
     "Plan", [("plan", str), ("models", list)]
 ):
     """Read once what is served: the pods that evaluate one of `models` each all compare with the same."""
+    from components.common.kubeflow import received
+    from components.common.step_runner import exit_on_user_error
     from components.evaluate.plan import plan_evaluation
-    from components.kubeflow import received
-    from components.step import exit_on_user_error
-    from matta_core.config import PushConfig
+    from matta_core.recipe import PushConfig
 
     with exit_on_user_error():
         made = plan_evaluation(received(students), PushConfig.from_json(push_config, "push").target)

@@ -1,8 +1,8 @@
 """python -m components.prepare_data: documents to packed, fixed-length sequences, and a tokenizer."""
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.prepare_data.step import prepare_data
-from matta_core.config import PrepareDataConfig
+from matta_core.recipe import PrepareDataConfig
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import DATA_IMAGE
+from components.common.images import DATA_IMAGE
 
 
 @dsl.component(base_image=DATA_IMAGE, install_kfp_package=False)
@@ -16,10 +16,10 @@ def prepare_data(
     """
     import dataclasses
 
-    from components.kubeflow import output_path, publish
+    from components.common.kubeflow import output_path, publish
+    from components.common.step_runner import exit_on_user_error
     from components.prepare_data.step import prepare_data
-    from components.step import exit_on_user_error
-    from matta_core.config import EvaluateConfig, PrepareDataConfig
+    from matta_core.recipe import EvaluateConfig, PrepareDataConfig
 
     with exit_on_user_error():
         settings = PrepareDataConfig.from_json(config, "prepare_data")

@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from components.prepare_data.shards import read_texts
-from matta_core.config import EvaluateConfig
 from matta_core.errors import UserError
+from matta_core.recipe import EvaluateConfig
 
 _WORD_END = re.compile(r"[^\W_](?!\w)")
 

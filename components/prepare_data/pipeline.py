@@ -19,12 +19,12 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from tokenizers import Tokenizer
 
+from components.common.storage.files import SourceFile
 from components.prepare_data.documents import content_hash, normalise, shard_counts, shard_names, shard_of
-from components.prepare_data.files import SourceFile
 from components.prepare_data.readers import read_documents
 from components.prepare_data.shards import DOCUMENTS, document_batches, pack, read_texts, sequences_schema, write_shard
 from matta_core.artifacts import write_json_atomically
-from matta_core.config import PrepareDataConfig
+from matta_core.recipe import PrepareDataConfig
 
 PROBLEMS_SHOWN = 3
 

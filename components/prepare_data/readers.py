@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.api_core.exceptions import GoogleAPIError
 
-from components.prepare_data.files import SourceFile, printable, suffix
-from components.prepare_data.remote import open_remote
+from components.common.storage.files import SourceFile, printable, suffix
+from components.common.storage.remote import open_remote
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r"))

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from components.common.step_runner import run_step
+from components.common.step_runner import say as say_for_step
+from components.common.storage.files import SourceFile, find_files, fingerprint, tokenizer_files
 from components.prepare_data.documents import shard_counts, shard_names
-from components.prepare_data.files import SourceFile, find_files, fingerprint, tokenizer_files
-from components.step import run_step
-from components.step import say as say_for_step
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
 from matta_core.progress import progress
+from matta_core.recipe import EvaluateConfig, PrepareDataConfig
 
 if TYPE_CHECKING:
     from tqdm import tqdm

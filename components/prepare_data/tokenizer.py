@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from matta_core import pretrained
 from matta_core.errors import UserError
-from matta_core.settings import spelled
+from matta_core.recipe.settings import spelled
 from matta_core.tokens import choose_bos
 
 END_OF_TEXT = "<|endoftext|>"

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from components.cli import DEFAULT_RECIPE, load_recipe, run_command, step_parser
+from components.common.command_line import DEFAULT_RECIPE, load_recipe, run_command, step_parser
+from components.common.step_runner import disk_errors_explained
 from components.push import operations
 from components.push.step import push
-from components.step import disk_errors_explained
-from matta_core.config import PushConfig
+from matta_core.recipe import PushConfig
 
 _INPUTS = {
     "decision": "a GateDecision, made by gate",

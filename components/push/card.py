@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
+from components.common.markdown import code, escape
 from components.evaluate.figures import interval_95
-from components.markdown import code, escape
-from matta_core.config.extraction import amount
+from matta_core.recipe.extraction import amount
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -18,10 +18,10 @@ def push(
 
     Artifact files: push.json; per pushed size serving/, a KServe manifest, and cards/, a model card.
     """
-    from components.kubeflow import output_path, publish, received
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.push.step import push
-    from components.step import exit_on_user_error
-    from matta_core.config import PushConfig
+    from matta_core.recipe import PushConfig
 
     with exit_on_user_error():
         settings = PushConfig.from_json(config, "push")

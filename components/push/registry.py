@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matta_core.config import PushConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 
 def check_registry(config: PushConfig) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from components.push.store import Store
-from components.push.versions import version_name
-from matta_core.config import ServingConfig
+from components.common.served.versions import version_name
+from components.common.storage.store import Store
+from matta_core.recipe import ServingConfig
 
 # What KServe gives its Hugging Face runtime where nothing is said (its config/runtimes/kserve-huggingfaceserver.yaml):
 # taken as what the server needs beside a model.

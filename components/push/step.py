@@ -5,19 +5,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.common.records import contradiction, read_decision, read_family, read_results
+from components.common.served.moves import is_version
+from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
+from components.common.served.release import push_version
+from components.common.served.retention import retire
+from components.common.served.versions import content_digest, version_name
+from components.common.step_runner import disk_errors_explained, run_step, say
+from components.common.storage.store import Store, open_store
 from components.push import card, registry, serving
-from components.push.moves import is_version
-from components.push.pointer import Pointer, describe, read_pointer, withdrawal
-from components.push.release import push_version
-from components.push.retention import retire
-from components.push.store import Store, open_store
 from components.push.validation import Queries, validate
-from components.push.versions import content_digest, version_name
-from components.records import contradiction, read_decision, read_family, read_results
-from components.step import disk_errors_explained, run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
-from matta_core.config import PushConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 _OF_A_PUSHED_STUDENT = (
     "version",
@@ -40,7 +40,7 @@ def push(
     *,
     output: str | Path,
 ) -> Artifact:
-    """Push every blessed student to `config.target`; `components.push.versions` says what lies there.
+    """Push every blessed student to `config.target`; `components.common.served.versions` says what lies there.
 
     Each student on its own, in ascending order of size: its files into an immutable version, checked by checksum;
     that version loaded and queried in a fresh process; the pointer moved; versions that need not be kept deleted. A

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from components.push.store import Store
-from components.push.versions import fetch, reference_name, version_name
-from components.step import say
-from matta_core.config import PushConfig
+from components.common.served.versions import fetch, reference_name, version_name
+from components.common.step_runner import say
+from components.common.storage.store import Store
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 QUERY = Path(__file__).with_name("query.py")
 _POLL_SECONDS = 0.05

@@ -4,7 +4,7 @@ import json
 
 from rich.console import Console
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.report.step import report
 from components.report.table import pushed_lines, summary_table
 

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import EVALUATOR_IMAGE
+from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
@@ -29,10 +29,10 @@ def report(
     import json
     import shutil
 
-    from components.kubeflow import output_path, publish, received
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.report.step import report as report_step
     from components.report.summary import scalars
-    from components.step import exit_on_user_error
 
     with exit_on_user_error():
         artifact = report_step(

@@ -20,7 +20,7 @@ from components.report.figures import (
 )
 from components.report.summary import Summary, figure
 from components.report.table import decode_seconds, named_models
-from matta_core.config.extraction import amount
+from matta_core.recipe.extraction import amount
 
 MOST_SLICES = 12  # of one kind are shown: those of the most documents
 LENGTHS = ("short", "medium", "long")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matta_core.config import BUILT_IN_TASKS
+from matta_core.recipe import BUILT_IN_TASKS
 
 UNKNOWN = "–"  # noqa: RUF001 - a dash for what is not known or does not apply
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from components.markdown import code, escape
+from components.common.markdown import code, escape
 from components.report.details import Column, Grid
 from components.report.figures import duration
 from components.report.sections import SectionOfReport, headline, held_lines

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.step import run_step
+from components.common.step_runner import run_step
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.errors import UserError
-from matta_core.settings import Section, setting
+from matta_core.recipe.settings import Section, setting
 
 
 @dataclass(frozen=True)

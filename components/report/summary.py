@@ -6,7 +6,7 @@ from typing import Any
 
 from components.report.figures import finite
 from matta_core.artifacts import Artifact
-from matta_core.json_files import read_json
+from matta_core.artifacts.json_files import read_json
 
 Summary = dict[str, Any]
 Curves = dict[str, list[tuple[int, float]]]

@@ -1,8 +1,8 @@
 """The command of the scoring step: `python -m components.score_teacher --help`."""
 
-from components.cli import load_recipe, run_command, step_parser
+from components.common.command_line import load_recipe, run_command, step_parser
 from components.score_teacher.step import score_teacher
-from matta_core.config import ScoreTeacherConfig
+from matta_core.recipe import ScoreTeacherConfig
 
 
 def main() -> None:

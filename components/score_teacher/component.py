@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAINER_IMAGE
+from components.common.images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -14,10 +14,10 @@ def score_teacher(
     teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
 ) -> None:
     """Score the training data with the Teacher. Artifact files: train/part-*.parquet."""
-    from components.kubeflow import output_path, publish, received
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.step_runner import exit_on_user_error
     from components.score_teacher.step import score_teacher
-    from components.step import exit_on_user_error
-    from matta_core.config import ScoreTeacherConfig
+    from matta_core.recipe import ScoreTeacherConfig
 
     with exit_on_user_error():
         settings = ScoreTeacherConfig.from_json(config, "score_teacher")

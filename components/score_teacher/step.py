@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import checkpoint_identity, run_step
+from components.common.step_runner import checkpoint_identity, run_step
 from matta_core.artifacts import Artifact, open_artifact
-from matta_core.config import ScoreTeacherConfig
 from matta_core.errors import UserError
+from matta_core.recipe import ScoreTeacherConfig
 
 
 def score_teacher(

@@ -1,9 +1,9 @@
 """The command of the training step: `python -m components.train --help`."""
 
-from components.cli import load_recipe, run_command, step_parser
-from components.train.launch import LAUNCH_HELP, LaunchConfig
+from components.common.command_line import load_recipe, run_command, step_parser
+from components.common.launching.config import LAUNCH_HELP, LaunchConfig
 from components.train.step import train
-from matta_core.config import TrainConfig
+from matta_core.recipe import TrainConfig
 
 
 def main() -> None:

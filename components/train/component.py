@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAINER_IMAGE
+from components.common.images import TRAINER_IMAGE
 
 
 @dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
@@ -19,14 +19,14 @@ def train(
     """Train the TA with its nested students.
 
     Artifact files: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
-    `launch_config`: where the ranks run, components.train.launch.LaunchConfig as JSON; empty: in this process.
+    `launch_config`: where the ranks run, LaunchConfig of components.common.launching as JSON; empty: in this process.
     `push_config`: where the Student lies that `start_from: pushed` names.
     """
-    from components.kubeflow import output_path, publish, received
-    from components.step import exit_on_user_error
-    from components.train.launch import LaunchConfig
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.launching.config import LaunchConfig
+    from components.common.step_runner import exit_on_user_error
     from components.train.step import train
-    from matta_core.config import PushConfig, TrainConfig
+    from matta_core.recipe import PushConfig, TrainConfig
 
     with exit_on_user_error():
         settings = TrainConfig.from_json(config, "train")

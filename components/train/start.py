@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.push.store import Store, open_store
-from components.push.versions import KIND as PUSHED_MODEL
-from components.push.versions import fetch, read_pointer
-from components.step import checkpoint_identity
+from components.common.served.versions import KIND as PUSHED_MODEL
+from components.common.served.versions import fetch, read_pointer
+from components.common.step_runner import checkpoint_identity
+from components.common.storage.store import Store, open_store
 from matta_core.artifacts import file_digest, is_finished, open_artifact, read_manifest
-from matta_core.config import PUSHED, PushConfig, TrainConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PUSHED, PushConfig, TrainConfig
 
 
 class Start(NamedTuple):

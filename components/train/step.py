@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.step import disk_errors_explained, keyed_path, run_step, say, step_key
-from components.train.heartbeat import end_with_the_step
-from components.train.launch import LaunchConfig, launch
+from components.common.launching.config import LaunchConfig, launch
+from components.common.launching.heartbeat import end_with_the_step
+from components.common.step_runner import disk_errors_explained, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
-from matta_core.config import PushConfig, TrainConfig
 from matta_core.errors import UserError
-from matta_core.stopping import on_sigterm
+from matta_core.recipe import PushConfig, TrainConfig
+from matta_core.training.stopping import on_sigterm
 
 
 def train(
@@ -44,7 +44,7 @@ def train(
         start = start_of(config, push_config, step)
 
         def work(path: Path) -> Mapping[str, Any]:
-            from matta_core.train import train as run_training
+            from matta_core.training.loop import train as run_training
 
             located = start.located(config, path / IN_PROGRESS)
             metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop)

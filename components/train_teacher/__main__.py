@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from components.cli import load_recipe, run_command, step_parser
-from components.train.launch import LAUNCH_HELP, LaunchConfig
+from components.common.command_line import load_recipe, run_command, step_parser
+from components.common.launching.config import LAUNCH_HELP, LaunchConfig
 from components.train_teacher.step import train_teacher
-from matta_core.config import TrainConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TrainConfig
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from components.train.launch import LaunchConfig
+from components.common.launching.config import LaunchConfig
 from components.train.step import train
 from matta_core.artifacts import Artifact
-from matta_core.config import TrainConfig
-from matta_core.settings import errors_of_section
+from matta_core.recipe import TrainConfig
+from matta_core.recipe.settings import errors_of_section
 
 
 def train_teacher(

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from components.cli import load_recipe, path_option
+from components.common.command_line import load_recipe, path_option
 from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_recipe_options
 
@@ -24,14 +24,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from pipelines.check import checked
-    from pipelines.cluster import load_cluster
+    from pipelines.kubeflow.cluster import load_cluster
 
     recipe = load_recipe(args.recipe, args.set)
     if args.cluster is None and args.cluster_set:
         raise UserError(f"--cluster-set {args.cluster_set[0]} needs the profile that it changes: give --cluster")
     cluster = load_cluster(args.cluster, args.cluster_set) if args.cluster else None
     with checked(args, recipe, cluster):  # meanwhile kfp is imported, which takes as long
-        from pipelines.compile import compile_pipeline
+        from pipelines.kubeflow.compile import compile_pipeline
         from pipelines.paths import out_of_reach
     compile_pipeline(recipe, cluster, args.output, kubernetes_manifest=args.kubernetes_manifest)
     for reason in out_of_reach(recipe, cluster) if cluster else ():

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipelines.client import Client
+    from pipelines.kubeflow.client import Client
 
 
 @contextlib.contextmanager
 def connected(args: argparse.Namespace, usual_namespace: str | None = None) -> Iterator["Client"]:
     """A client by the options of `add_kubeflow_options`; its errors end the command with one line and their status."""
-    from pipelines.client import connect
-    from pipelines.kubeflow_errors import KubeflowError, errors_explained
+    from pipelines.kubeflow.client import connect
+    from pipelines.kubeflow.errors import KubeflowError, errors_explained
 
     try:
         client = connect(

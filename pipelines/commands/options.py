@@ -2,11 +2,11 @@
 
 import argparse
 
-from components.cli import DEFAULT_RECIPE, path_option
+from components.common.command_line import DEFAULT_RECIPE, path_option
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """--recipe and --set, read by `components.cli.load_recipe`."""
+    """--recipe and --set, read by `components.common.command_line.load_recipe`."""
     parser.add_argument("--recipe", type=path_option, default=DEFAULT_RECIPE, help="a YAML file (default: the demo's)")
     parser.add_argument(
         "--set",
@@ -18,7 +18,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cluster_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """--cluster and --cluster-set, read by `pipelines.cluster.load_cluster`."""
+    """--cluster and --cluster-set, read by `pipelines.kubeflow.cluster.load_cluster`."""
     parser.add_argument(
         "--cluster", type=path_option, required=required, help="a profile, for instance pipelines/clusters/one_gpu.yaml"
     )

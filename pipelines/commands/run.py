@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from components.cli import load_recipe, path_option
-from components.step import disk_errors_explained
+from components.common.command_line import load_recipe, path_option
+from components.common.step_runner import disk_errors_explained
 from pipelines.commands.options import add_recipe_options
 
 
@@ -22,8 +22,8 @@ def main(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, args.set)
     with checked(args, recipe):
-        from pipelines.local_run import StepFailedError, run_locally, show_results
-        from pipelines.retraining import scheduled
+        from pipelines.local.retraining import scheduled
+        from pipelines.local.run import StepFailedError, run_locally, show_results
     output = args.output or Path("runs") / recipe.name
     try:
         with disk_errors_explained(output), scheduled(recipe, output) as due:

@@ -44,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from pipelines.commands.kubeflow import connected
-    from pipelines.schedule import delete, pause, resume
+    from pipelines.kubeflow.schedule import delete, pause, resume
 
     if args.name is not None:
         _put(args)
@@ -64,14 +64,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _put(args: argparse.Namespace) -> None:
-    from components.cli import load_recipe
+    from components.common.command_line import load_recipe
     from pipelines.check import checked
-    from pipelines.cluster import load_cluster
     from pipelines.commands.kubeflow import connected
     from pipelines.commands.submit import check_cluster
-    from pipelines.cron import six_fields
-    from pipelines.schedule import Timing, put_schedule, read_time
-    from pipelines.submit import experiment_id, make_package, upload
+    from pipelines.kubeflow.cluster import load_cluster
+    from pipelines.kubeflow.cron import six_fields
+    from pipelines.kubeflow.schedule import Timing, put_schedule, read_time
+    from pipelines.kubeflow.submit import experiment_id, make_package, upload
 
     for option in ("cron", "cluster"):
         if getattr(args, option) is None:
@@ -104,12 +104,12 @@ def _put(args: argparse.Namespace) -> None:
         print(f"link      {client.recurring_run_link(schedule.recurring_run_id)}")
 
 
-def _show(client) -> None:  # noqa: ANN001 - pipelines.client is imported late
+def _show(client) -> None:  # noqa: ANN001 - pipelines.kubeflow.client is imported late
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from pipelines.schedule import is_enabled, schedules
+    from pipelines.kubeflow.schedule import is_enabled, schedules
 
     listed = schedules(client)
     if not listed:

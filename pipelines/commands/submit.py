@@ -10,8 +10,8 @@ from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_kubeflow_options, add_recipe_options
 
 if TYPE_CHECKING:
-    from matta_core.config import Recipe
-    from pipelines.cluster import ClusterProfile
+    from matta_core.recipe import Recipe
+    from pipelines.kubeflow.cluster import ClusterProfile
 
 POLL_SECONDS = 10.0
 EXIT_STATUSES = """\
@@ -43,9 +43,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from components.cli import load_recipe
+    from components.common.command_line import load_recipe
     from pipelines.check import checked
-    from pipelines.cluster import load_cluster
+    from pipelines.kubeflow.cluster import load_cluster
 
     if args.timeout is not None and not (args.wait and args.timeout > 0):
         raise UserError(f"--timeout must be > 0 seconds and goes with --wait, got {args.timeout:g}")
@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> None:
     check_cluster(recipe, cluster)
     with checked(args, recipe, cluster):
         from pipelines.commands.kubeflow import connected
-        from pipelines.follow import WaitTimeoutError, follow
-        from pipelines.submit import make_package, start_run, unique_run_name, upload
+        from pipelines.kubeflow.follow import WaitTimeoutError, follow
+        from pipelines.kubeflow.submit import make_package, start_run, unique_run_name, upload
     name = args.run_name or unique_run_name(recipe.name)
     experiment = args.experiment or recipe.name
     where = f"look for a run named {name} before you repeat this"

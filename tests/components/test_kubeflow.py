@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support import TRAINING
 
-from components.kubeflow import publish, received
+from components.common.kubeflow import publish, received
 from components.train_teacher.component import train_teacher
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError

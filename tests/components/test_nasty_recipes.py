@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from nasty_settings import overrides_of, parsed_or_told, quickly, texts_of
 
-from components.cli import DEFAULT_RECIPE, load_recipe
-from matta_core.config import Recipe
-from matta_core.settings import Section
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
+from matta_core.recipe import Recipe
+from matta_core.recipe.settings import Section
 
 RECIPES = DEFAULT_RECIPE.parent
 MORE = [

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from json_documents import changed_texts
 
-from components.find_data.ledger import LEDGER, read_entry, take_lease
-from components.find_data.spans import parse_span
+from components.common.records import contradiction, read_decision, read_family
+from components.common.served.ledger import LEDGER, read_entry, take_lease
+from components.common.served.pointer import move_pointer, read_pointer, withdrawal
+from components.common.served.spans import parse_span
+from components.common.storage.store import open_store
 from components.gate.explain import explained
-from components.push.pointer import move_pointer, read_pointer, withdrawal
-from components.push.store import open_store
-from components.records import contradiction, read_decision, read_family
 from matta_core.errors import UserError
 
 COMPARISON = {

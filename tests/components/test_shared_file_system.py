@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from support import TRAINING, in_a_child
 
-from components.push.store import open_store
-from components.step import run_step
+from components.common.step_runner import run_step
+from components.common.storage.store import open_store
 from components.train.step import train
 from matta_core.artifacts import IN_PROGRESS, MANIFEST, file_digest, open_artifact, read_manifest
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.recipe.settings import Section
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def test_a_killed_training_is_resumed_and_no_hidden_file_is_sealed(mounted, data
     whole = train(TRAINING, dataset.path, None, output=tmp_path / "whole")
 
     def killed_after_a_checkpoint():
-        import matta_core.checkpoints
+        import matta_core.training.checkpoints
 
-        real, saved = matta_core.checkpoints.save_state, []
+        real, saved = matta_core.training.checkpoints.save_state, []
 
         def save(*arguments, **options):
             real(*arguments, **options)
@@ -113,7 +113,7 @@ def test_a_killed_training_is_resumed_and_no_hidden_file_is_sealed(mounted, data
             if len(saved) == 5:
                 die()
 
-        matta_core.checkpoints.save_state = save
+        matta_core.training.checkpoints.save_state = save
         train(TRAINING, dataset.path, None, output=output)
 
     assert in_a_child(killed_after_a_checkpoint) == -signal.SIGKILL

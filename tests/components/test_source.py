@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support import TRAINING
 
-from components import source
-from components.source import closure, closure_digest
+from components.common import source
+from components.common.source import closure, closure_digest
 
-REPOSITORY = Path(source.__file__).parents[1]
+REPOSITORY = Path(source.__file__).parents[2]
 
 
 def names(module, root, packages):
@@ -133,11 +133,11 @@ def keys(root, monkeypatch):
 @pytest.mark.parametrize(
     ("edited", "changed"),
     [
-        ("matta_core/train.py", {"train"}),
+        ("matta_core/training/loop.py", {"train"}),
         ("matta_core/teacher.py", {"score_teacher"}),
-        ("matta_core/passes.py", {"score_teacher", "train", "extract_students"}),
-        ("components/push/store.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
-        ("components/push/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),
+        ("matta_core/training/passes.py", {"score_teacher", "train", "extract_students"}),
+        ("components/common/storage/store.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
+        ("components/common/served/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),
         ("components/push/query.py", {"push"}),
         ("components/push/operations.py", set()),
         ("components/evaluate/figures.py", {"evaluate", "merge_evaluations", "push", "report"}),
@@ -146,9 +146,9 @@ def keys(root, monkeypatch):
         ("components/train/component.py", set()),
         ("components/push/__main__.py", set()),
         ("pipelines/dag.py", set()),
-        ("matta_core/settings.py", set(STEPS)),
-        ("components/step.py", set(STEPS)),
-        ("components/push/local.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
+        ("matta_core/recipe/settings.py", set(STEPS)),
+        ("components/common/step_runner.py", set(STEPS)),
+        ("components/common/storage/local.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
     ],
 )
 def test_an_edit_changes_the_keys_of_the_steps_that_use_the_file_and_no_others(copied, monkeypatch, edited, changed):
@@ -165,7 +165,7 @@ def test_every_module_that_a_step_has_loaded_at_its_end_was_followed(dataset, tm
     """Against Python's own account, of a step that imports lazily."""
     code = (
         "import sys\n"
-        "from components.train.step import train; from matta_core.config import TrainConfig\n"
+        "from components.train.step import train; from matta_core.recipe import TrainConfig\n"
         "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], None, output=sys.argv[3])\n"
         "ours = [m for n, m in sys.modules.items() if n.split('.')[0] in ('components', 'matta_core', 'pipelines')]\n"
         "print(*(module.__file__ for module in ours if module.__file__), sep='\\n')\n"
@@ -174,5 +174,5 @@ def test_every_module_that_a_step_has_loaded_at_its_end_was_followed(dataset, tm
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert result.returncode == 0, result.stderr
     loaded = {Path(line) for line in result.stdout.splitlines() if line.startswith("/")}
-    assert REPOSITORY / "matta_core/passes.py" in loaded
+    assert REPOSITORY / "matta_core/training/passes.py" in loaded
     assert loaded <= set(closure(REPOSITORY / STEPS["train"]))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from components.cli import load_recipe
-from components.step import exit_on_user_error, run_step
+from components.common.command_line import load_recipe
+from components.common.step_runner import exit_on_user_error, run_step
 from matta_core.artifacts import IN_PROGRESS, open_artifact
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.settings import Section, setting
+from matta_core.recipe.settings import Section, setting
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def test_our_own_bugs_keep_their_traceback():
 
 
 def test_a_code_change_changes_the_key(tmp_path, monkeypatch):
-    from components import step
+    from components.common import step_runner as step
 
     before = run(tmp_path / "w-{key}")
     monkeypatch.setattr(step, "closure_digest", lambda module: "another")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pytest
 from support import in_a_child
 
-from components.step import run_step
+from components.common.step_runner import run_step
 from matta_core.artifacts import IN_PROGRESS, open_artifact
 from matta_core.errors import UserError
-from matta_core.settings import Section
+from matta_core.recipe.settings import Section
 
 # Each in one file more than the other, and of the same name once a file and once a folder.
 FIRST = {"record.json": "1", "cards/s.md": "of the first", "both": "a file", "cards/gone.md": "x"}

@@ -7,8 +7,8 @@ import time
 import pytest
 import yaml
 
-from components.cli import DEFAULT_RECIPE, load_recipe
-from components.yaml_file import read_yaml
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
+from components.common.yaml_file import read_yaml
 from matta_core.errors import UserError
 
 

@@ -5,7 +5,7 @@ import os
 import docker
 import pytest
 
-from components.images import CODE_DIGEST_LABEL, DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE, code_digest
+from components.common.images import CODE_DIGEST_LABEL, DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE, code_digest
 
 IMAGES = (DATA_IMAGE, TRAINER_IMAGE, EVALUATOR_IMAGE)
 

@@ -5,10 +5,10 @@ import os
 import pytest
 from kfp import dsl, local
 
-from components.cli import load_recipe
-from components.images import DATA_IMAGE
+from components.common.command_line import load_recipe
+from components.common.images import DATA_IMAGE
 from matta_core.errors import UserError
-from pipelines import docker_run
+from pipelines.local import docker as docker_run
 
 pytestmark = pytest.mark.docker
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.images import DATA_IMAGE
+from components.common.images import DATA_IMAGE
 from containers.build import build, build_client
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]

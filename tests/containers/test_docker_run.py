@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from components.cli import DEFAULT_RECIPE
-from components.images import DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE
+from components.common.command_line import DEFAULT_RECIPE
+from components.common.images import DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 from kfp.dsl.python_component import PythonComponent
 from packaging.utils import canonicalize_name
 
-from components.images import CODE_DIGEST_LABEL, DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE, code_digest
+from components.common.images import CODE_DIGEST_LABEL, DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE, code_digest
 
 pytestmark = pytest.mark.docker
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from components.cli import load_recipe
+from components.common.command_line import load_recipe
 from matta_core.errors import UserError
-from pipelines import docker_run
-from pipelines.docker_mounts import Mounts, local_paths, mounts_of
+from pipelines.local import docker as docker_run
+from pipelines.local.mounts import Mounts, local_paths, mounts_of
 
 
 def recipe_of(tmp_path, **settings):

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from support import TRAINING, make_dataset
 
 from components.train.step import train
-from matta_core import training_step
 from matta_core.artifacts import IN_PROGRESS, digest_of, file_digest
-from matta_core.config import OptimizerConfig
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.training_state import DamagedStateError, read_state
+from matta_core.recipe import OptimizerConfig
+from matta_core.training import step as training_step
+from matta_core.training.state import DamagedStateError, read_state
 
 CONFIG = dataclasses.replace(TRAINING, steps=6)
 
@@ -264,6 +264,6 @@ def test_a_step_synchronises_with_the_device_once(dataset, tmp_path, monkeypatch
         counts.append(waits[before:])
         return done
 
-    monkeypatch.setattr("matta_core.train.train_step", counted)
+    monkeypatch.setattr("matta_core.training.loop.train_step", counted)
     train(CONFIG, dataset.path, None, output=tmp_path / "run")
     assert counts == [["tolist"]] * CONFIG.steps

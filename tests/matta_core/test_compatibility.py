@@ -12,12 +12,12 @@ import transformers
 from support import byte_tokenizer, tiny_model
 from transformers import AutoConfig, AutoTokenizer, GemmaTokenizer, LlamaTokenizer
 
-from components.push.pointer import read_pointer
-from components.push.release import push_version
-from components.push.store import open_store
-from components.push.versions import version_name
+from components.common.served.pointer import read_pointer
+from components.common.served.release import push_version
+from components.common.served.versions import version_name
+from components.common.storage.store import open_store
+from matta_core.checkpoints import save_model
 from matta_core.families import FAMILIES
-from matta_core.models import save_model
 from matta_core.pretrained import load_model, load_tokenizer
 
 READER = Path(__file__).with_name("read_checkpoints.py")

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.cli import DEFAULT_RECIPE
-from matta_core.config import EvaluateConfig, GateConfig, LossConfig, PrepareDataConfig, Recipe, TrainConfig
+from components.common.command_line import DEFAULT_RECIPE
 from matta_core.errors import UserError
+from matta_core.recipe import EvaluateConfig, GateConfig, LossConfig, PrepareDataConfig, Recipe, TrainConfig
 
 RECIPES = sorted(DEFAULT_RECIPE.parent.glob("*.yaml"))
 MINIMAL = {

@@ -9,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from matta_core.errors import UserError
-from matta_core.extract import extract_student
 from matta_core.families import FAMILIES
-from matta_core.granularity import resolve, whole
-from matta_core.nesting import flops_per_token, live_student, num_parameters, student_parameters, take
+from matta_core.nesting.size import resolve, whole
+from matta_core.nesting.slices import flops_per_token, live_student, num_parameters, student_parameters, take
 from matta_core.pretrained import load_model
+from matta_core.students.extract import extract_student
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 EXAMPLES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_gpt2, tiny_model, widths
 
-from matta_core.config import SizeConfig
 from matta_core.errors import UserError
-from matta_core.granularity import Granularity, resolve, spread_out, why_not_nested
+from matta_core.nesting.size import Granularity, resolve, spread_out, why_not_nested
+from matta_core.recipe import SizeConfig
 
 LLAMA = tiny_model("llama", num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2).config
 

@@ -8,16 +8,16 @@ import torch
 from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, granularity, make_dataset, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from matta_core.config import ScoreTeacherConfig, SizeConfig
-from matta_core.data import Sequences
+from matta_core.beginning.start import grow, initialize
+from matta_core.checkpoints import build_model, check_plain_head
 from matta_core.errors import UserError
-from matta_core.extract import extract_student
 from matta_core.families import FAMILIES
-from matta_core.initialize import grow, initialize
 from matta_core.model_config import build_config
-from matta_core.models import build_model, check_plain_head
-from matta_core.nesting import live_student
+from matta_core.nesting.slices import live_student
+from matta_core.recipe import ScoreTeacherConfig, SizeConfig
+from matta_core.students.extract import extract_student
 from matta_core.teacher import score_teacher
+from matta_core.training.data import Sequences
 
 VOCABULARY = len(byte_tokenizer())
 SLIDING, FULL = "sliding_attention", "full_attention"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from json_documents import changed
 
-from matta_core import json_files
+from matta_core.artifacts import json_files
+from matta_core.artifacts.json_files import parse_json, read_json
 from matta_core.errors import UserError
-from matta_core.json_files import parse_json, read_json
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.cli import describe
-from matta_core.config import LossConfig, Schedule
+from components.common.command_line import describe
 from matta_core.errors import UserError
+from matta_core.recipe import LossConfig, Schedule
 
 
 def parsed(**values):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matta_core.losses import (
+from matta_core.objectives.divergences import (
     IGNORED,
     align,
     cross_entropy,

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_gpt2, tiny_model, widths
 
-from matta_core.config import MixConfig, SizeConfig
 from matta_core.errors import UserError
-from matta_core.granularity import resolve
-from matta_core.mix_n_match import mix, prefill_seconds, space_of
-from matta_core.nesting import flops_per_token, num_parameters
-from matta_core.width_search import WidthSearch
+from matta_core.nesting.size import resolve
+from matta_core.nesting.slices import flops_per_token, num_parameters
+from matta_core.recipe import MixConfig, SizeConfig
+from matta_core.students.mix import mix, prefill_seconds, space_of
+from matta_core.students.search import WidthSearch
 
 SAMPLE = torch.arange(64).reshape(4, 16) % 50
 SIZES = {"s": 8, "m": 16, "xl": 32}
@@ -127,7 +127,7 @@ def test_a_budget_of_time_is_kept_by_what_is_measured(monkeypatch):
     def clock(_ta, size, _sample):
         return real[size.intermediate_sizes]
 
-    monkeypatch.setattr("matta_core.mix_n_match.prefill_seconds", clock)
+    monkeypatch.setattr("matta_core.students.mix.prefill_seconds", clock)
     found = mixed(ta, sizes, MixConfig(prefill_seconds=2.5))
     assert found.cost == real[found.granularity.intermediate_sizes] <= 2.5
     assert found.evaluated <= 9  # a second search goes on from what the first one scored

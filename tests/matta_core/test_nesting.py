@@ -4,12 +4,12 @@ import pytest
 import torch
 from support import byte_tokenizer, granularity, tiny_gpt2, tiny_model
 
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
-from matta_core.extract import certify, extract_student
 from matta_core.families import FAMILIES, family_of
-from matta_core.granularity import whole
-from matta_core.models import save_model
-from matta_core.nesting import Part, cuts, live_student, region, slices, take
+from matta_core.nesting.size import whole
+from matta_core.nesting.slices import Part, cuts, live_student, region, slices, take
+from matta_core.students.extract import certify, extract_student
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 

@@ -11,10 +11,10 @@ from support import TRAINING, tiny_gpt2
 from torch import nn
 
 from components.train.step import train
-from matta_core.config import OptimizerConfig, TrainConfig
 from matta_core.errors import UserError
-from matta_core.optimizers import block_indices, hidden_matrices, make_optimizer
-from matta_core.training_state import DamagedStateError, load_state, read_state, save_state
+from matta_core.recipe import OptimizerConfig, TrainConfig
+from matta_core.training.optimizers import block_indices, hidden_matrices, make_optimizer
+from matta_core.training.state import DamagedStateError, load_state, read_state, save_state
 
 NAMES = ("adamw", "shampoo", "soap", "muon")
 # The sizes 8 and 32 of neurons, GPT-2's q, k and v, and its heads of 8. Conv1D: weights are (in, out).

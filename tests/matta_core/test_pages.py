@@ -8,10 +8,10 @@ import pytest
 import yaml
 from page_commands import blocks
 
-from matta_core.config import TrainConfig
 from matta_core.families import FAMILIES, Family
-from matta_core.granularity import resolve
 from matta_core.model_config import build_config
+from matta_core.nesting.size import resolve
+from matta_core.recipe import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -46,7 +46,7 @@ def test_every_name_on_the_page_exists(page, at_least):
 
 def test_a_name_that_does_not_exist_is_found_out():
     with pytest.raises(AttributeError, match=r"slicez"):
-        found("matta_core.nesting.slicez")
+        found("matta_core.nesting.slices.slicez")
 
 
 def test_the_page_lists_every_family():

@@ -7,10 +7,16 @@ import torch
 import torch.nn.functional as F
 from support import granularity, tiny_gpt2
 
-from matta_core.config import LossConfig, Schedule
-from matta_core.losses import align, cross_entropy, divergence_named, top_k_divergence, vocabulary_divergence
-from matta_core.nesting import live_student
-from matta_core.passes import Batch, PassSettings, cross_entropy_sum, joint_backward, top_k_scores
+from matta_core.nesting.slices import live_student
+from matta_core.objectives.divergences import (
+    align,
+    cross_entropy,
+    divergence_named,
+    top_k_divergence,
+    vocabulary_divergence,
+)
+from matta_core.recipe import LossConfig, Schedule
+from matta_core.training.passes import Batch, PassSettings, cross_entropy_sum, joint_backward, top_k_scores
 
 LOSS = LossConfig(
     ta_weight=0.7, cross_entropy_weight=0.4, teacher_weight=0.6, hidden_state_weight=0.3, loss_temperature=2.0

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from support import byte_tokenizer, tiny_model
 
 import matta_core
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
-from matta_core.models import save_model
 from matta_core.pretrained import load_config, load_model, load_tokenizer
 
 ROOT = Path(matta_core.__file__).parent.parent
@@ -250,7 +250,7 @@ def test_code_of_a_checkpoint_is_never_run_nor_asked_about(saved, tmp_path, monk
 
 
 # Files that must do without us, as they show or test that stock transformers is enough.
-STOCK = {"components/push/query.py", "matta_core/export.py", "matta_core/pretrained.py"}
+STOCK = {"components/push/query.py", "matta_core/students/compact.py", "matta_core/pretrained.py"}
 LOADS = {"from_pretrained", "from_config"}
 
 

@@ -18,7 +18,7 @@ from support import TRAINING, make_dataset
 from components.train.step import train
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import ToldToEndError
-from matta_core.stopping import on_sigterm
+from matta_core.training.stopping import on_sigterm
 
 CONFIG = dataclasses.replace(
     TRAINING, sizes={"s": 8, "m": 16, "xl": 32}, steps=20, micro_batch_size=2, checkpoint_every_steps=1000,
@@ -112,7 +112,7 @@ def ended_at(moments, call, dataset, output):
 def test_told_in_the_middle_of_a_step_it_leaves_the_step_and_saves_what_was_before_it(
     dataset, whole, tmp_path, monkeypatch
 ):
-    from matta_core import training_step as module
+    from matta_core.training import step as module
 
     passes = Moments(monkeypatch, module, "joint_backward")
     said = ended_at(passes, 4 * 7 + 2, dataset, tmp_path / "run")  # four micro-batches a step: the second of step 8
@@ -127,7 +127,7 @@ def test_told_in_the_middle_of_a_step_it_leaves_the_step_and_saves_what_was_befo
 
 @pytest.mark.parametrize("evaluation", [0, 2, 4], ids=["the first", "one between", "the last"])
 def test_told_in_the_middle_of_an_evaluation_it_makes_it_anew(dataset, whole, tmp_path, monkeypatch, evaluation):
-    from matta_core import training_step as module
+    from matta_core.training import step as module
 
     forwards = Moments(monkeypatch, module, "cross_entropy_sum")
     sizes, batches = 3, 3
@@ -140,7 +140,7 @@ def test_told_in_the_middle_of_an_evaluation_it_makes_it_anew(dataset, whole, tm
 
 
 def test_told_while_it_saves_it_finishes_that(dataset, whole, tmp_path, monkeypatch):
-    from matta_core import checkpoints as module
+    from matta_core.training import checkpoints as module
 
     saves = Moments(monkeypatch, module, "save_state")
     config = dataclasses.replace(CONFIG, checkpoint_every_steps=3)
@@ -154,10 +154,13 @@ def test_told_while_it_saves_it_finishes_that(dataset, whole, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["build_config", "save_model"])
 def test_told_where_nothing_is_at_risk_it_ends_at_once(dataset, whole, tmp_path, monkeypatch, name):
-    import matta_core.train as module
+    import matta_core.training.loop as module
 
     Moments(monkeypatch, module, name).at = 1
-    with pytest.raises(ToldToEndError, match=r"told to end \(SIGTERM\): the same command goes on from the last checkpoint, if there is one"):
+    with pytest.raises(
+        ToldToEndError,
+        match=r"told to end \(SIGTERM\): the same command goes on from the last checkpoint, if there is one",
+    ):
         train(CONFIG, dataset.path, None, output=tmp_path / "run")
     monkeypatch.undo()
     assert_same_run(train(CONFIG, dataset.path, None, output=tmp_path / "run").path, whole.path)

@@ -20,11 +20,11 @@ from components.score_teacher.step import score_teacher
 from components.train.step import train
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
-from matta_core.config import LossConfig, Schedule, ScoreTeacherConfig, SizeConfig
-from matta_core.data import rows_of_step
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.optimization import learning_rate
-from matta_core.training_step import sizes_of_step
+from matta_core.recipe import LossConfig, Schedule, ScoreTeacherConfig, SizeConfig
+from matta_core.training.data import rows_of_step
+from matta_core.training.learning_rate import learning_rate
+from matta_core.training.step import sizes_of_step
 
 MODEL = TRAINING.model
 CONFIG = dataclasses.replace(
@@ -125,7 +125,7 @@ def test_resume_after_sigkill_matches_the_uninterrupted_run(dataset, scores, tmp
     whole = train(config, dataset.path, scores.path, output=tmp_path / "whole")
     script = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from components.train.step import train; from matta_core.config import TrainConfig\n"
+        "from components.train.step import train; from matta_core.recipe import TrainConfig\n"
         "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n"
     )
     output = tmp_path / "killed"
@@ -154,7 +154,7 @@ def torchrun(processes, config, dataset, scores, output):
     script = output.parent / "run_training.py"
     script.write_text(
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from components.train.step import train; from matta_core.config import TrainConfig\n"
+        "from components.train.step import train; from matta_core.recipe import TrainConfig\n"
         "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
@@ -186,7 +186,7 @@ def test_two_micro_batches_train_like_one_batch(dataset, scores, tmp_path):
 
 
 def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_good_checkpoint(dataset, scores, tmp_path, monkeypatch):
-    from matta_core import training_step as module
+    from matta_core.training import step as module
 
     real = module.joint_backward
     calls = iter(range(100))
@@ -322,7 +322,7 @@ def test_a_resumed_run_has_the_sizes_of_its_checkpoint_and_measures_nothing(data
         sizes={"s": SizeConfig(intermediate_size=8, num_hidden_layers=3), "xl": SizeConfig(intermediate_size=32)},
     )
     with monkeypatch.context() as patch:  # what importance measured when the run began
-        patch.setattr("matta_core.granularity.spread_out", lambda _layers: [0, 3, 2, 1])
+        patch.setattr("matta_core.nesting.size.spread_out", lambda _layers: [0, 3, 2, 1])
         killed_after(5, config, dataset, scores, tmp_path / "killed", monkeypatch)
     resumed = train(config, dataset.path, scores.path, output=tmp_path / "killed")
     assert json.loads((resumed.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 2, 3]

@@ -8,7 +8,7 @@ from support import TRAINING
 
 from components.extract_students.step import extract_students
 from components.train.step import train
-from matta_core.config import ExtractStudentsConfig, LossConfig, SizeConfig
+from matta_core.recipe import ExtractStudentsConfig, LossConfig, SizeConfig
 
 LLAMA_LIKE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
 HEADS_AND_DEPTH = {

@@ -5,7 +5,7 @@ import sys
 import pytest
 from kfp_server import KubeflowServer, serving
 
-from components.cli import DEFAULT_RECIPE, run_command
+from components.common.command_line import DEFAULT_RECIPE, run_command
 from pipelines.check_models import check_models
 
 PROFILE = DEFAULT_RECIPE.parent.parent / "clusters" / "cpu.yaml"
@@ -17,13 +17,13 @@ def impatient(monkeypatch, tmp_path):
     from kfp.client import Client
 
     import pipelines.check
-    import pipelines.client
     import pipelines.commands.submit
+    import pipelines.kubeflow.client
 
-    patience = pipelines.client.Patience(
+    patience = pipelines.kubeflow.client.Patience(
         connect_seconds=2, read_seconds=0.5, attempts=3, backoff_seconds=0.02, longest_wait_seconds=0.3
     )
-    monkeypatch.setattr(pipelines.client, "PATIENCE", patience)
+    monkeypatch.setattr(pipelines.kubeflow.client, "PATIENCE", patience)
     # In this process, which has torch at hand; in one of its own: test_check.py.
     monkeypatch.setattr(pipelines.check, "check", lambda recipe, cluster=None: check_models(recipe))
     monkeypatch.setattr(pipelines.commands.submit, "POLL_SECONDS", 0.01)
@@ -49,10 +49,10 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="session")
 def package(recipe, tmp_path_factory):
     """That recipe, compiled for a cluster of CPUs."""
-    import pipelines.submit
-    from pipelines.cluster import load_cluster
+    import pipelines.kubeflow.submit
+    from pipelines.kubeflow.cluster import load_cluster
 
-    return pipelines.submit.make_package(recipe, [], load_cluster(PROFILE), tmp_path_factory.mktemp("package"))
+    return pipelines.kubeflow.submit.make_package(recipe, [], load_cluster(PROFILE), tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture
@@ -97,16 +97,16 @@ def submit_compiling(command, host):
 @pytest.fixture
 def schedule(command, host, package, monkeypatch):
     """Run schedule; the demo's package, compiled once for all tests."""
-    import pipelines.submit
+    import pipelines.kubeflow.submit
 
-    monkeypatch.setattr(pipelines.submit, "make_package", lambda *_: package)
+    monkeypatch.setattr(pipelines.kubeflow.submit, "make_package", lambda *_: package)
     return lambda *arguments: command("schedule", "--host", host, *arguments)
 
 
 @pytest.fixture
 def submit(submit_compiling, package, monkeypatch):
     """As submit_compiling, with the demo's package, compiled once for all tests."""
-    import pipelines.submit
+    import pipelines.kubeflow.submit
 
-    monkeypatch.setattr(pipelines.submit, "make_package", lambda *_: package)
+    monkeypatch.setattr(pipelines.kubeflow.submit, "make_package", lambda *_: package)
     return submit_compiling

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from nasty_settings import fragments, quickly
 from support import byte_tokenizer
 
-from components.cli import DEFAULT_RECIPE, load_recipe
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
 from pipelines.check import check
 from pipelines.check_models import check_models, needs_torch, vocabulary_of
-from pipelines.cluster import load_cluster
+from pipelines.kubeflow.cluster import load_cluster
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"
 COMMAND = [sys.executable, "-m", "pipelines.matta_pipeline"]

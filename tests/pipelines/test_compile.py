@@ -10,12 +10,12 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.cli import DEFAULT_RECIPE, load_recipe
-from components.train.launch import LaunchConfig
-from pipelines.cluster import load_cluster
-from pipelines.compile import version_name
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
+from components.common.launching.config import LaunchConfig
 from pipelines.dag import build_pipeline
-from pipelines.placement import launch_config, pod_of
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.compile import version_name
+from pipelines.kubeflow.placement import launch_config, pod_of
 from pipelines.steps import STEPS, steps_of
 
 CPU = "pipelines/clusters/cpu.yaml"

@@ -1,6 +1,6 @@
 import io
 
-from pipelines.console import Console
+from pipelines.local.console import Console
 
 KFP_LINES = """05:00:00.000 - INFO - Executing task 'train'
     [KFP Executor 2026-11-24 05:00:00,000 INFO]: Looking for component `train`

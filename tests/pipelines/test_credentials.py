@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kfp_server import KubeflowServer, serving
 
 from matta_core.errors import UserError
-from pipelines.client import connect
+from pipelines.kubeflow.client import connect
 
 
 @pytest.fixture

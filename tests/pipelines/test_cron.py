@@ -3,7 +3,7 @@
 import pytest
 
 from matta_core.errors import UserError
-from pipelines.cron import six_fields
+from pipelines.kubeflow.cron import six_fields
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from kfp_server import Fault, KubeflowServer, driver, frame, loop, serving, step
 from kfp_server.runs import WORKFLOW, node_id
 
-from pipelines.failures import failures
+from pipelines.kubeflow.failures import failures
 
 LOG = "".join(f"line {number} [é]\n" for number in range(100))
 EXECUTOR = f"{WORKFLOW}(0).root(0).train(0).executor"

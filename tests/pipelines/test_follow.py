@@ -11,14 +11,14 @@ import kfp_server_api
 import pytest
 from kfp_server import Fault, frame, loop, step
 
-import pipelines.follow
-import pipelines.submit
-from pipelines.client import connect
-from pipelines.cluster import load_cluster
-from pipelines.follow import follow
-from pipelines.submit import start_run, upload
+import pipelines.kubeflow.follow
+import pipelines.kubeflow.submit
+from pipelines.kubeflow.client import connect
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.follow import follow
+from pipelines.kubeflow.submit import start_run, upload
 
-PROFILE = Path(pipelines.submit.__file__).parent / "clusters" / "cpu.yaml"
+PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 
 
 def test_wait_tells_each_change_and_ends_with_0_when_the_run_succeeded(submit, kubeflow):
@@ -112,7 +112,7 @@ def test_control_c_leaves_the_run_going_and_says_so(submit, kubeflow, monkeypatc
         raise KeyboardInterrupt
 
     # Not time.sleep itself: a slow machine's retries sleep, too.
-    monkeypatch.setattr(pipelines.follow, "time", SimpleNamespace(**{**vars(time), "sleep": interrupted}))
+    monkeypatch.setattr(pipelines.kubeflow.follow, "time", SimpleNamespace(**{**vars(time), "sleep": interrupted}))
     status, _, error = submit("--wait")
     (run,) = kubeflow.runs.values()
     assert status == 130
@@ -131,7 +131,7 @@ def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(submit, kubeflo
 
 
 def test_a_server_that_stays_away_ends_the_wait_with_5(submit, kubeflow, monkeypatch):
-    monkeypatch.setattr(pipelines.follow, "_SECONDS_WITHOUT_SERVER", 0.3)
+    monkeypatch.setattr(pipelines.kubeflow.follow, "_SECONDS_WITHOUT_SERVER", 0.3)
     kubeflow.faults = [Fault("GET", "/runs/", "status", status=503, times=10_000)]
     status, said, error = submit("--wait")
     assert status == 5

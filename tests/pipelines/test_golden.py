@@ -10,8 +10,8 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.train.launch import LaunchConfig
-from pipelines.cluster import load_cluster
+from components.common.launching.config import LaunchConfig
+from pipelines.kubeflow.cluster import load_cluster
 
 # backend/src/crd/kubernetes/v2beta1 of kubeflow/pipelines: an API server prunes or refuses other fields.
 PIPELINE_FIELDS = {"displayName", "description"}

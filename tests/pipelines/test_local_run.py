@@ -6,8 +6,8 @@ import pytest
 from kfp import local
 
 import pipelines.dag
-import pipelines.local_run
-from components.cli import DEFAULT_RECIPE, load_recipe
+import pipelines.local.run
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def run(tmp_path, monkeypatch):
             yield local.SubprocessRunner(use_venv=False), lambda: problems
 
         monkeypatch.setattr(pipelines.dag, "build_pipeline", lambda recipe: pipeline)
-        monkeypatch.setattr(pipelines.local_run, "_runner", runner)
+        monkeypatch.setattr(pipelines.local.run, "_runner", runner)
         recipe = load_recipe(DEFAULT_RECIPE, [f"push.target={tmp_path}/pushed"])
-        return pipelines.local_run.run_locally(recipe, tmp_path / "run")
+        return pipelines.local.run.run_locally(recipe, tmp_path / "run")
 
     return call
 
@@ -36,13 +36,13 @@ ENDED = "the container of prepare_data ended with status 2"
 
 
 def test_a_failure_that_kfp_did_not_see_is_the_steps_own_message(run):
-    with pytest.raises(pipelines.local_run.StepFailedError, match="the file is not UTF-8") as failed:
+    with pytest.raises(pipelines.local.run.StepFailedError, match="the file is not UTF-8") as failed:
         run(LOST, [ENDED], "error: the file is not UTF-8")
     assert failed.value.exit_status == 2
 
 
 def test_a_step_that_said_nothing_is_told_by_how_its_container_ended(run):
-    with pytest.raises(pipelines.local_run.StepFailedError, match=rf"{ENDED}\n+The whole log: ") as failed:
+    with pytest.raises(pipelines.local.run.StepFailedError, match=rf"{ENDED}\n+The whole log: ") as failed:
         run(LOST, [ENDED], "")
     assert failed.value.exit_status == 1
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from nasty_settings import overrides_of, parsed_or_told, quickly, texts_of
 
-from components.cli import DEFAULT_RECIPE
-from pipelines.cluster import load_cluster
+from components.common.command_line import DEFAULT_RECIPE
+from pipelines.kubeflow.cluster import load_cluster
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from components.cli import DEFAULT_RECIPE, load_recipe
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
-from pipelines.cluster import load_cluster
-from pipelines.local_run import run_locally
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.local.run import run_locally
 from pipelines.paths import is_path, out_of_reach
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"

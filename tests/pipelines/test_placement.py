@@ -3,10 +3,10 @@
 import pytest
 from kfp import compiler, dsl
 
+from components.common.launching.config import LaunchConfig
 from components.train.component import train
-from components.train.launch import LaunchConfig
-from pipelines.cluster import load_cluster
-from pipelines.placement import launch_config, place
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.placement import launch_config, place
 
 
 def gke(*overrides):

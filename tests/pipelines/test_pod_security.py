@@ -9,10 +9,10 @@ from golden_files import compile_golden
 from pod_security import violations
 from step_pods import check, pods_of
 
-from components.train.launch import LaunchConfig
-from components.train.manifest import trainjob_manifest
-from pipelines.cluster import load_cluster
-from pipelines.placement import launch_config
+from components.common.launching.config import LaunchConfig
+from components.common.launching.manifest import trainjob_manifest
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.placement import launch_config
 
 RESTRICTED = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipelines.client import connect
-from pipelines.kubeflow_errors import KubeflowError
-from pipelines.release import check_release
+from pipelines.kubeflow.client import connect
+from pipelines.kubeflow.errors import KubeflowError
+from pipelines.kubeflow.release import check_release
 
 # What the API server's sources answer, release by release, and what else may be found at an address.
 NEW_ENOUGH = [

@@ -16,15 +16,15 @@ from kfp.compiler import Compiler
 from page_commands import blocks, commands
 from support import byte_tokenizer
 
-from components.cli import DEFAULT_RECIPE, load_recipe
-from components.find_data.ledger import read_entry, take_lease
-from components.find_data.spans import parse_span
-from components.push.store import open_store
-from matta_core.config import RetrainConfig
+from components.common.command_line import DEFAULT_RECIPE, load_recipe
+from components.common.served.ledger import read_entry, take_lease
+from components.common.served.spans import parse_span
+from components.common.storage.store import open_store
 from matta_core.errors import UserError
-from pipelines.cluster import load_cluster
+from matta_core.recipe import RetrainConfig
 from pipelines.dag import build_pipeline
-from pipelines.retraining import scheduled
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.local.retraining import scheduled
 
 RECIPES = DEFAULT_RECIPE.parent
 TINY = {
@@ -135,8 +135,8 @@ def test_a_failed_run_gives_its_lease_back_and_leaves_its_span_to_be_processed(r
 def killed_run(recipe_file, tmp_path):
     """A run in tmp_path/run that is killed while it holds the lease."""
     script = (
-        "import os, sys; from pathlib import Path; from components.cli import load_recipe\n"
-        "from pipelines.retraining import scheduled\n"
+        "import os, sys; from pathlib import Path; from components.common.command_line import load_recipe\n"
+        "from pipelines.local.retraining import scheduled\n"
         "with scheduled(load_recipe(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])): os.kill(os.getpid(), 9)\n"
     )
     command = [sys.executable, "-c", script, str(recipe_file), str(tmp_path / "run"), *settings(tmp_path)]

@@ -9,7 +9,7 @@ import time
 import pytest
 from transformers import AutoModelForCausalLM
 
-from components.cli import DEFAULT_RECIPE
+from components.common.command_line import DEFAULT_RECIPE
 
 SMOKE = DEFAULT_RECIPE.parent / "smoke.yaml"
 TINY = {

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from kfp_server import KubeflowServer, serving
 
-import pipelines.submit
-from pipelines.schedule import Timing, read_time
+import pipelines.kubeflow.submit
+from pipelines.kubeflow.schedule import Timing, read_time
 
-PROFILE = Path(pipelines.submit.__file__).parent / "clusters" / "cpu.yaml"
+PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 NIGHTLY, WEEKLY = Timing("0 0 3 * * *"), Timing("0 0 3 * * 0")
 
 
@@ -130,7 +130,7 @@ def test_a_time_without_an_offset_is_utc():
 
 
 def test_in_a_namespace_of_several_only_its_own_schedules_count(impatient, command, package, monkeypatch):
-    monkeypatch.setattr(pipelines.submit, "make_package", lambda *_: package)
+    monkeypatch.setattr(pipelines.kubeflow.submit, "make_package", lambda *_: package)
     server = KubeflowServer(multi_user=True)
     with serving(server) as host:
         for namespace in ("ada", "bob"):

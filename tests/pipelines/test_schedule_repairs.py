@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from kfp_server import Fault
 
-import pipelines.submit
+import pipelines.kubeflow.submit
 from matta_core.errors import UserError
-from pipelines.client import connect
-from pipelines.cluster import load_cluster
-from pipelines.kubeflow_errors import KubeflowError, errors_explained
-from pipelines.schedule import Timing, put_schedule
-from pipelines.submit import experiment_id, upload
+from pipelines.kubeflow.client import connect
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.errors import KubeflowError, errors_explained
+from pipelines.kubeflow.schedule import Timing, put_schedule
+from pipelines.kubeflow.submit import experiment_id, upload
 
-PROFILE = Path(pipelines.submit.__file__).parent / "clusters" / "cpu.yaml"
+PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 NIGHTLY, WEEKLY = Timing("0 0 3 * * *"), Timing("0 0 3 * * 0")
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from kfp_server import KubeflowServer, serving
 
-import pipelines.follow
-import pipelines.submit
+import pipelines.kubeflow.follow
+import pipelines.kubeflow.submit
 
-PROFILE = Path(pipelines.submit.__file__).parent / "clusters" / "cpu.yaml"
+PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 
 
 def test_a_version_is_uploaded_once_per_content_and_each_submission_starts_a_run(submit, kubeflow, host):

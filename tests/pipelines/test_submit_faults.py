@@ -8,13 +8,13 @@ import kfp_server_api
 import pytest
 from kfp_server import Fault
 
-import pipelines.follow
-import pipelines.submit
-from pipelines.client import connect
-from pipelines.cluster import load_cluster
-from pipelines.submit import start_run, upload
+import pipelines.kubeflow.follow
+import pipelines.kubeflow.submit
+from pipelines.kubeflow.client import connect
+from pipelines.kubeflow.cluster import load_cluster
+from pipelines.kubeflow.submit import start_run, upload
 
-PROFILE = Path(pipelines.submit.__file__).parent / "clusters" / "cpu.yaml"
+PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 
 
 LOST = [

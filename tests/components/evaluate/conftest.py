@@ -10,7 +10,7 @@ from support import tiny_gpt2
 
 from components.prepare_data.tokenizer import train_tokenizer
 from matta_core.artifacts import finish_artifact
-from matta_core.config import EvaluateConfig
+from matta_core.recipe import EvaluateConfig
 
 SEQUENCE_LENGTH = 32
 

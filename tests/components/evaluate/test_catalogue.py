@@ -10,8 +10,8 @@ from components.evaluate import agieval
 from components.evaluate.catalogue import EvaluationTask, load_tasks
 from components.evaluate.definitions import DEFAULT_METRICS, MEAN_BY_DEFAULT, check_tasks, definition, read_definition
 from components.evaluate.questions import build
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "eval"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the tasks' own files are not at {SHARED}")

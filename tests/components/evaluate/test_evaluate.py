@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from components.common.served.versions import content_digest
 from components.evaluate import scoring
 from components.evaluate.figures import summarise
 from components.evaluate.step import evaluate
-from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 
@@ -229,7 +229,7 @@ def test_a_student_that_is_broken_has_no_figure_and_the_others_do(tmp_path, make
 
 def test_finished_work_is_reused_without_loading_torch(finished, config):
     code = (
-        "import sys; from components.evaluate.step import evaluate; from matta_core.config import EvaluateConfig;"
+        "import sys; from components.evaluate.step import evaluate; from matta_core.recipe import EvaluateConfig;"
         f"r = {str(finished)!r}; config = EvaluateConfig.from_json({config.to_json()!r});"
         "evaluate(config, r + '/dataset', r + '/students', teacher_checkpoint=r + '/teacher',"
         "push_target=r + '/pushed', output=r + '/report');"

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from components.evaluate.step import evaluate
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 
 def run(root, config, output):

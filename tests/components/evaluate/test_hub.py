@@ -24,8 +24,8 @@ import yaml
 from huggingface_hub import constants
 
 from components.evaluate import agieval, catalogue, hub, questions
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared" / "data" / "eval"

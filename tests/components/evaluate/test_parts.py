@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from support import tiny_gpt2
 
+from components.common.served.pointer import move_pointer, read_pointer
+from components.common.served.versions import content_digest, install
+from components.common.storage.store import open_store
 from components.evaluate import work
 from components.evaluate.plan import EvaluationPlan, plan_evaluation
 from components.evaluate.step import evaluate
 from components.merge_evaluations.step import merge_evaluations
-from components.push.pointer import move_pointer, read_pointer
-from components.push.store import open_store
-from components.push.versions import content_digest, install
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 

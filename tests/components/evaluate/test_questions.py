@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from components.evaluate.catalogue import load_tasks
 from components.evaluate.questions import build, cut_questions, length_slices, source_slices
-from matta_core.config import TaskConfig
 from matta_core.errors import UserError
+from matta_core.recipe import TaskConfig
 
 ROWS = [
     {"text": "the quick brown fox jumps"},

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from components.evaluate.catalogue import load_tasks
 from components.evaluate.questions import build
 from components.evaluate.scoring import _LanguageModel, score
-from matta_core.config import TaskConfig
+from matta_core.recipe import TaskConfig
 from matta_core.tokens import as_in_training, choose_bos
 
 CHOICES = ["(A)no", "(B)yes", "(C)perhaps"]

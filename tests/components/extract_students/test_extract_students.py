@@ -8,13 +8,13 @@ from support import byte_tokenizer, granularity, tiny_gpt2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.extract_students.step import extract_students
-from matta_core import extract
 from matta_core.artifacts import Artifact, finish_artifact, is_finished
-from matta_core.config import ExtractStudentsConfig, MixConfig
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
-from matta_core.granularity import Granularity, whole
-from matta_core.models import save_model
-from matta_core.nesting import live_student
+from matta_core.nesting.size import Granularity, whole
+from matta_core.nesting.slices import live_student
+from matta_core.recipe import ExtractStudentsConfig, MixConfig
+from matta_core.students import extract
 
 # Names whose alphabetical order is not that of their widths.
 SIZES = {"small": 8, "medium": 16, "large": 32}

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from components.find_data.ledger import read_entry
+from components.common.served.ledger import read_entry
+from components.common.storage.store import open_store
 from components.find_data.step import find_data, finish, give_up, renew, span_of, status
-from components.push.store import open_store
 from matta_core.artifacts import finish_artifact
-from matta_core.config import PushConfig, Recipe, RetrainConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig, Recipe, RetrainConfig
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from components.find_data import spans
-from components.find_data.spans import newest_span, parse_span, time_digits
-from components.push.store import open_store
-from matta_core.config import RetrainConfig
+from components.common.served import spans
+from components.common.served.spans import newest_span, parse_span, time_digits
+from components.common.storage.store import open_store
 from matta_core.errors import UserError
+from matta_core.recipe import RetrainConfig
 
 
 @pytest.fixture

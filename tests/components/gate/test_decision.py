@@ -7,8 +7,8 @@ import pytest
 from gate_support import BITS, TOKEN, Evaluation, check_of, failed
 
 from components.gate.policy import MIN_DOCUMENTS, effective_policy
-from matta_core.config import GateConfig
 from matta_core.errors import UserError
+from matta_core.recipe import GateConfig
 
 ALL = ["s", "m", "l"]
 

@@ -13,8 +13,8 @@ from components.gate.component import gate as component
 from components.gate.explain import replay
 from components.gate.step import gate
 from matta_core.artifacts import finish_artifact, open_artifact
-from matta_core.config import GateConfig
 from matta_core.errors import UserError
+from matta_core.recipe import GateConfig
 
 CONFIG = GateConfig.from_dict(
     {

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from components.prepare_data.files import find_files, fingerprint, tokenizer_files
+from components.common.storage.files import find_files, fingerprint, tokenizer_files
 from matta_core.errors import UserError
 
 

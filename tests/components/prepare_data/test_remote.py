@@ -9,11 +9,11 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from components.prepare_data.files import find_files, fingerprint
+from components.common.storage.files import find_files, fingerprint
 from components.prepare_data.readers import Problem, read_documents
 from components.prepare_data.step import prepare_data
-from matta_core.config import PrepareDataConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PrepareDataConfig
 
 TEXTS = [f"document {i}: " + f"the number {i} and {i * i}, " * (i % 7 + 1) for i in range(80)]
 

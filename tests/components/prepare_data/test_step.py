@@ -18,8 +18,8 @@ from components.prepare_data.documents import content_hash, split_of
 from components.prepare_data.step import prepare_data
 from components.prepare_data.tokenizer import train_tokenizer
 from matta_core.artifacts import open_artifact
-from matta_core.config import EvaluateConfig, PrepareDataConfig
 from matta_core.errors import UserError
+from matta_core.recipe import EvaluateConfig, PrepareDataConfig
 
 TEXTS = [f"document {i}: " + f"the number {i} and {i * i}, " * (i % 7 + 1) for i in range(80)]
 
@@ -255,7 +255,7 @@ def test_a_killed_process_loses_nothing(prepared, tmp_path):
     config, whole = prepared
     program = (
         "import sys; from components.prepare_data.step import prepare_data; "
-        "from matta_core.config import PrepareDataConfig; "
+        "from matta_core.recipe import PrepareDataConfig; "
         "prepare_data(PrepareDataConfig.from_json(sys.argv[1]), output=sys.argv[2])"
     )
     for sign in (".in_progress/documents/train", "train"):

@@ -5,11 +5,11 @@ from collections import namedtuple
 
 import pytest
 
+from components.common.served.pointer import read_pointer
+from components.common.storage.store import open_store
 from components.push import step
-from components.push.pointer import read_pointer
-from components.push.store import open_store
 from matta_core.artifacts import finish_artifact
-from matta_core.config import PushConfig
+from matta_core.recipe import PushConfig
 
 SIZES = {"s": 1000, "m": 2000, "xl": 4000}
 

@@ -8,11 +8,11 @@ import signal
 import pytest
 from support import in_a_child
 
+from components.common.served.pointer import read_pointer
+from components.common.served.retention import retire
+from components.common.served.versions import content_digest, fetch, versions_there
+from components.common.storage.store import open_store
 from components.push import step
-from components.push.pointer import read_pointer
-from components.push.retention import retire
-from components.push.store import open_store
-from components.push.versions import content_digest, fetch, versions_there
 
 # The third push deletes the first one's version: 2 are the current and its previous.
 SETTINGS = {"keep_versions": 2}

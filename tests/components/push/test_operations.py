@@ -10,12 +10,13 @@ from collections import namedtuple
 
 import pytest
 
-from components.push import operations, retention, step
-from components.push.pointer import HISTORY_LENGTH, move_pointer, read_pointer, withdrawal
-from components.push.store import open_store
-from components.push.versions import content_digest, fetch, versions_there
-from matta_core.config import PushConfig
+from components.common.served import retention
+from components.common.served.pointer import HISTORY_LENGTH, move_pointer, read_pointer, withdrawal
+from components.common.served.versions import content_digest, fetch, versions_there
+from components.common.storage.store import open_store
+from components.push import operations, step
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 Made = namedtuple("Made", "decision students evaluation")  # as in conftest.py
 
@@ -287,7 +288,7 @@ def test_pins_of_what_is_not_there_and_unpins_of_what_is_not_pinned_are_refused(
 
 
 def test_the_history_keeps_the_newest_moves_when_it_is_full(tmp_path, monkeypatch):
-    from components.push import pointer
+    from components.common.served import pointer
 
     monkeypatch.setattr(pointer, "HISTORY_LENGTH", 3)
     store, before = open_store(str(tmp_path)), None

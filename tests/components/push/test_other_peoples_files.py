@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from components.push import operations, retention
-from components.push.pointer import read_pointer
-from components.push.store import open_store
-from components.push.versions import content_digest, fetch, versions_there
+from components.common.served import retention
+from components.common.served.pointer import read_pointer
+from components.common.served.versions import content_digest, fetch, versions_there
+from components.common.storage.store import open_store
+from components.push import operations
 from matta_core.artifacts import digest_of
-from matta_core.config import PushConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 OTHERS = (
     "s/versions/notes/why.txt",

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.common.served.pointer import read_pointer
+from components.common.served.versions import content_digest, fetch, version_digest, versions_there
+from components.common.storage.store import open_store
 from components.push import step
-from components.push.pointer import read_pointer
-from components.push.store import open_store
-from components.push.versions import content_digest, fetch, version_digest, versions_there
 from matta_core.artifacts import digest_of, files_of, open_artifact
-from matta_core.config import PushConfig, ServingConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig, ServingConfig
 
 
 def record_of(artifact):

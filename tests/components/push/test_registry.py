@@ -11,10 +11,10 @@ from mr_openapi.models.model_version_create import ModelVersionCreate
 from mr_openapi.models.registered_model_create import RegisteredModelCreate
 from pydantic import ValidationError
 
-from components.push.pointer import read_pointer
-from components.push.store import open_store
-from matta_core.config import PushConfig
+from components.common.served.pointer import read_pointer
+from components.common.storage.store import open_store
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 API = "/api/model_registry/v1"
 

@@ -8,11 +8,11 @@ import yaml
 from huggingface_hub import ModelCard
 from support import byte_tokenizer, tiny_gpt2
 
+from components.common.storage.store import open_store
 from components.push import serving
-from components.push.store import open_store
-from matta_core.config import ServingConfig
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
-from matta_core.models import save_model
+from matta_core.recipe import ServingConfig
 
 VERSION, DIGEST = "0123456789abcdef", "0123456789abcdef" * 4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import in_a_child
 
-from components.push.store import ConflictError, open_store
+from components.common.storage.store import ConflictError, open_store
 
 SWAPS = 60
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from components.push.store import ConflictError, open_store
+from components.common.storage.store import ConflictError, open_store
 from matta_core.errors import UserError
 
 
@@ -169,7 +169,7 @@ def test_a_write_whose_answer_was_lost_is_no_conflict(gcs_target, monkeypatch):
 
 
 def test_an_upload_in_several_requests_arrives_whole(gcs_target, tmp_path, monkeypatch):
-    from components.push import gcs
+    from components.common.storage import gcs
 
     monkeypatch.setattr(gcs, "_CHUNK_BYTES", 2**18)
     file = tmp_path / "large"
@@ -210,7 +210,7 @@ def test_a_missing_bucket_is_named(gcs_server, file, tmp_path, use):
 def test_a_server_that_does_not_answer_is_told_in_one_line(monkeypatch):
     from google.api_core.retry import Retry
 
-    from components.push import gcs
+    from components.common.storage import gcs
 
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     monkeypatch.setattr(gcs, "DEFAULT_RETRY", Retry(predicate=lambda error: False))

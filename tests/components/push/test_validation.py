@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import byte_tokenizer, granularity, tiny_gpt2
 
+from components.common.served.pointer import read_pointer
+from components.common.served.versions import content_digest
+from components.common.storage.store import open_store
 from components.extract_students.step import extract_students
 from components.push import validation
 from components.push.operations import rollback
-from components.push.pointer import read_pointer
-from components.push.store import open_store
 from components.push.validation import Queries
-from components.push.versions import content_digest
 from matta_core.artifacts import finish_artifact
-from matta_core.config import ExtractStudentsConfig, PushConfig
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
-from matta_core.granularity import whole
-from matta_core.models import save_model
+from matta_core.nesting.size import whole
+from matta_core.recipe import ExtractStudentsConfig, PushConfig
 
 QUERY = validation.QUERY
 LIMITS = {"timeout_seconds": 120.0, "max_memory_bytes": None}

@@ -12,15 +12,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from components.push import operations, pointer, step
-from components.push.moves import replay
-from components.push.pointer import read_pointer, withdrawal
-from components.push.release import push_version, roll_back
-from components.push.retention import retire
-from components.push.store import open_store
-from components.push.versions import content_digest, versions_there
-from matta_core.config import PushConfig
+from components.common.served import pointer
+from components.common.served.moves import replay
+from components.common.served.pointer import read_pointer, withdrawal
+from components.common.served.release import push_version, roll_back
+from components.common.served.retention import retire
+from components.common.served.versions import content_digest, versions_there
+from components.common.storage.store import open_store
+from components.push import operations, step
 from matta_core.errors import UserError
+from matta_core.recipe import PushConfig
 
 
 class Served:

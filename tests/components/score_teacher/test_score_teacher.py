@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from components.score_teacher.step import score_teacher
 from matta_core.artifacts import IN_PROGRESS
-from matta_core.config import ScoreTeacherConfig
+from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
-from matta_core.models import save_model
 from matta_core.pretrained import load_model
+from matta_core.recipe import ScoreTeacherConfig
 
 VOCABULARY = 257
 

@@ -1,9 +1,9 @@
 import pytest
 from trainjob_cluster import cluster as running_cluster
 
-from components.train.launch import LaunchConfig, VolumeClaim
-from components.train.manifest import trainjob_manifest
-from components.train.trainjob import run_trainjob
+from components.common.launching.config import LaunchConfig, VolumeClaim
+from components.common.launching.manifest import trainjob_manifest
+from components.common.launching.trainjob import run_trainjob
 
 NAME = "matta-train-0123456789abcdef"
 COMMAND = ["components.train", "--config", "{}"]

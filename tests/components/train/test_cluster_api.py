@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.train.cluster_api import RBAC_MANIFEST, TrainJobs
+from components.common.launching.cluster_api import RBAC_MANIFEST, TrainJobs
 from matta_core.errors import UserError
 
 NAME = "matta-train-0123456789abcdef"

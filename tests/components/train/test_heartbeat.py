@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.train.heartbeat import HEARTBEAT_VARIABLE, end_with_the_step, heartbeat
+from components.common.launching.heartbeat import HEARTBEAT_VARIABLE, end_with_the_step, heartbeat
 from matta_core.errors import UserError
 
 RANK = """

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from components.common.launching.config import LaunchConfig, launch
+from components.common.launching.ranks import RankLog, failure_in
 from components.train.component import train as wrapper
-from components.train.launch import LaunchConfig, launch
-from components.train.ranks import RankLog, failure_in
 from matta_core.errors import TrainingDivergedError, UserError
 
 # What torchrun of torch 2.13 prints where rank 1 of 4 was killed, and torch's own traceback before it.
@@ -122,5 +122,7 @@ def test_the_wrapper_takes_it_as_one_json_string_and_by_default_trains_in_its_ow
 
 
 def test_the_compiler_needs_neither_torch_nor_a_cluster_client_for_it():
-    code = "import sys, components.train.launch; print({'torch', 'kubernetes', 'kubeflow'} & set(sys.modules))"
+    code = (
+        "import sys, components.common.launching.config; print({'torch', 'kubernetes', 'kubeflow'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

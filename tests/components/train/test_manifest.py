@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
-from components.train.launch import LaunchConfig, SecretVariable, VolumeClaim
-from components.train.manifest import Owner, trainjob_manifest
+from components.common.launching.config import LaunchConfig, SecretVariable, VolumeClaim
+from components.common.launching.manifest import Owner, trainjob_manifest
 
 FULL = LaunchConfig(
     nodes=3,

@@ -6,17 +6,17 @@ import json
 import pytest
 from support import TRAINING
 
+from components.common.launching.config import LaunchConfig
+from components.common.served.pointer import move_pointer, read_pointer
+from components.common.served.versions import content_digest, install
+from components.common.storage.store import open_store
 from components.extract_students.step import extract_students
-from components.push.pointer import move_pointer, read_pointer
-from components.push.store import open_store
-from components.push.versions import content_digest, install
-from components.train.launch import LaunchConfig
 from components.train.start import start_of
 from components.train.step import train
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
-from matta_core.config import PUSHED, ExtractStudentsConfig, PushConfig, SizeConfig
 from matta_core.errors import UserError
+from matta_core.recipe import PUSHED, ExtractStudentsConfig, PushConfig, SizeConfig
 
 FIRST = dataclasses.replace(TRAINING, steps=30, eval_every_steps=30)
 # The next TA is wider and deeper; s is what it was.

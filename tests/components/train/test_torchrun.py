@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from support import TRAINING
 from trainjob_cluster import NAMESPACE
 
-from components.train.launch import LaunchConfig, VolumeClaim
-from components.train.torchrun import run_torchrun
+from components.common.launching.config import LaunchConfig, VolumeClaim
+from components.common.launching.torchrun import run_torchrun
 from components.train_teacher.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import UserError

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from components.train.manifest import Owner
+from components.common.launching.manifest import Owner
 from matta_core.errors import TrainingDivergedError, UserError
 
 NAME = "matta-train-0123456789abcdef"

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.common.launching.config import LaunchConfig, VolumeClaim
+from components.common.launching.heartbeat import heartbeat
 from components.score_teacher.step import score_teacher
 from components.train.component import train
-from components.train.heartbeat import heartbeat
-from components.train.launch import LaunchConfig, VolumeClaim
 from components.train_teacher.component import train_teacher
 from components.train_teacher.step import train_teacher as train_step
 from matta_core.artifacts import IN_PROGRESS, file_digest, open_artifact
-from matta_core.config import LossConfig, ScoreTeacherConfig, TrainConfig
+from matta_core.recipe import LossConfig, ScoreTeacherConfig, TrainConfig
 
 TEACHER = TrainConfig(
     model={"model_type": "gpt2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -50,7 +50,7 @@ def launched(monkeypatch):
             patch.setattr(sys, "argv", command)
             import_module(f"{command[0]}.__main__").main()
 
-    monkeypatch.setattr("components.train.torchrun.run_torchrun", run_here)
+    monkeypatch.setattr("components.common.launching.torchrun.run_torchrun", run_here)
     return calls
 
 
@@ -115,7 +115,7 @@ def test_a_step_of_several_nodes_keeps_its_heartbeat_beside_the_unfinished_work(
             patch.setattr(sys, "argv", command)
             import_module(f"{command[0]}.__main__").main()
 
-    monkeypatch.setattr("components.train.trainjob.run_trainjob", run_here)
+    monkeypatch.setattr("components.common.launching.trainjob.run_trainjob", run_here)
     nodes = LaunchConfig(nodes=2, image="i", claims=(VolumeClaim("c", str(tmp_path)),))
     artifact = train_step(TEACHER, dataset.path, output=tmp_path / "nodes-{key}", launch_config=nodes)
     assert files == [artifact.path / IN_PROGRESS / "heartbeat"]

@@ -1,0 +1,49 @@
+"""What the steps' Kubeflow wrappers share: where a step reads and writes, and what Kubeflow is told of it."""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.common.step_runner import say
+from matta_core.artifacts import MANIFEST, REFERENCE, Artifact, files_of, is_finished, point_to, read_manifest
+
+
+def received(kfp_artifact: Any) -> str:
+    """The folder of an input, for a step to open: in Kubeflow's own place, what its manifest lists and no more.
+
+    A pod that dies while Kubeflow uploads its outputs leaves files behind that the next attempt does not write again
+    (a log that is named by the time), and whoever comes next is given both. Files of the manifest are checked as ever
+    by who opens the folder; the others are left out of it: it is one of links, for the time of this process.
+    """
+    place = Path(kfp_artifact.path)
+    if (place / REFERENCE).exists() or not is_finished(place):
+        return str(place)
+    present, listed = files_of(place), read_manifest(place)["files"]
+    if not (left := sorted(present.keys() - listed.keys())) or listed.keys() - present.keys():
+        return str(place)
+    view = Path(tempfile.mkdtemp(prefix="matta-"))
+    atexit.register(shutil.rmtree, view, ignore_errors=True)
+    for name in (MANIFEST, *listed):
+        (view / name).parent.mkdir(parents=True, exist_ok=True)
+        (view / name).symlink_to(place.resolve() / name)
+    say("input", f"{place}: left out {len(left)} file(s) of an earlier attempt, {left[0]} first")
+    return str(view)
+
+
+def output_path(store: str, step: str, kfp_path: str) -> str:
+    """Where a wrapper's step writes: a directory named by its key below `store`, or, without one, Kubeflow's."""
+    return f"{store}/{step}-{{key}}" if store else kfp_path
+
+
+def publish(kfp_artifact: Any, artifact: Artifact) -> None:
+    """Tell Kubeflow what a step's artifact is, and its digest; where it lies in the store, its place says where.
+
+    The place stays Kubeflow's own: its launcher refuses a step with an input whose URI is no object store's
+    (ParseBucketConfigForArtifactURI in kubeflow/pipelines, backend/src/v2/objectstore).
+    """
+    place = Path(kfp_artifact.path)
+    if place.resolve() != artifact.path.resolve():
+        point_to(artifact, place)
+    kfp_artifact.metadata.update({"kind": artifact.kind, "digest": artifact.digest})

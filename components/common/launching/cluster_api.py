@@ -1,0 +1,153 @@
+"""The calls on the cluster that a TrainJob's launch makes. containers/rbac/trainjobs.yaml grants exactly these."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import urllib3.exceptions
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import Retry
+from kubeflow.common.utils import get_default_target_namespace, is_running_in_k8s
+from kubeflow.trainer.constants.constants import GROUP, TRAINJOB_PLURAL, VERSION
+from kubernetes.client import ApiException, CoreV1Api, CustomObjectsApi, V1Pod
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+from components.common.launching.manifest import NODE, Owner
+from matta_core.errors import UserError
+
+_REQUEST_SECONDS = (5, 30)  # to connect, to read
+RBAC_MANIFEST = "containers/rbac/trainjobs.yaml"
+
+
+class TrainJobs:
+    """TrainJobs of a namespace, their pods and their logs, by the service account of this pod or the kubeconfig here.
+
+    Every call is repeated for `patience_seconds` while the API server is overloaded, restarting or out of reach.
+    Kubernetes' own clients: TrainerClient begins with a read of another namespace's ConfigMap, which a step has no
+    right to and which waits without a limit; its `get_job` and `get_job_logs` tell a missing job from a broken
+    connection only by their cause, and need more rights.
+
+    Raises: UserError where the cluster is not to be found or refuses a call; RuntimeError where it stays out of reach.
+    """
+
+    def __init__(self, namespace: str, *, patience_seconds: float = 300.0) -> None:
+        try:
+            load_incluster_config() if is_running_in_k8s() else load_kube_config()
+        except ConfigException as error:
+            raise UserError(
+                f"no Kubernetes cluster is configured here ({error}): a TrainJob (launch_config.nodes > 1) needs a "
+                f"step's pod or a kubeconfig"
+            ) from None
+        self.namespace = namespace or get_default_target_namespace()
+        self._custom, self._core = CustomObjectsApi(), CoreV1Api()
+        self._where = {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": TRAINJOB_PLURAL}
+        self._patience_seconds = patience_seconds
+
+    def create(self, manifest: dict[str, Any]) -> bool:
+        """False where a job of that name exists: also where a first try arrived and its answer was lost.
+
+        By default an API server drops the fields that its Trainer does not know, and the ranks would run without
+        volumes, place and deadline.
+        """
+        call = self._custom.create_namespaced_custom_object
+        arguments = {"body": manifest, "field_validation": "Strict", **self._where}
+        return self._call("create", call, none_at=(409,), **arguments) is not None
+
+    def get(self, name: str, *, patience_seconds: float | None = None) -> dict[str, Any] | None:
+        """The job as it is, or None where there is none."""
+        call = self._custom.get_namespaced_custom_object
+        return self._call("get", call, none_at=(404,), patience_seconds=patience_seconds, name=name, **self._where)
+
+    def set_owner(self, name: str, owner: Owner) -> None:
+        """In place of the owner that it had."""
+        body = {"metadata": {"ownerReferences": owner.references()}}
+        self._call("patch", self._custom.patch_namespaced_custom_object, name=name, body=body, **self._where)
+
+    def delete(self, job: dict[str, Any], *, patience_seconds: float | None = None) -> None:
+        """This very job: nothing where it is gone, or another one has its name by now. It is seen, as being deleted,
+        until all its pods are gone."""
+        call = self._custom.delete_namespaced_custom_object
+        metadata = job["metadata"]
+        self._call(
+            "delete",
+            call,
+            none_at=(404, 409),
+            patience_seconds=patience_seconds,
+            name=metadata["name"],
+            # With a body the API server does not look at the query's propagationPolicy.
+            body={"propagationPolicy": "Foreground", "preconditions": {"uid": metadata["uid"]}},
+            **self._where,
+        )
+
+    def pods(self, name: str) -> list[V1Pod]:
+        """The nodes' pods, by their node's rank."""
+        selector = f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={NODE}"
+        call = self._core.list_namespaced_pod
+        found = self._call("list pods", call, namespace=self.namespace, label_selector=selector).items
+        return sorted(found, key=lambda pod: (node_rank(pod), pod.metadata.creation_timestamp))
+
+    def log(self, pod: str, **options: Any) -> list[str]:
+        """Lines of the pod's container, by the options of Kubernetes' call; none where it has not begun or is gone."""
+
+        def read(**arguments: Any) -> bytes:
+            # The client's own reading gives the repr of bytes for what is not UTF-8.
+            return self._core.read_namespaced_pod_log(_preload_content=False, **arguments).data
+
+        where = {"name": pod, "namespace": self.namespace, "container": NODE}
+        text = self._call("read a log", read, none_at=(400, 404), **where, **options)
+        return (text or b"").decode(errors="replace").splitlines()
+
+    def _call(
+        self,
+        what: str,
+        call: Callable,
+        *,
+        none_at: tuple[int, ...] = (),
+        patience_seconds: float | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """What the call returns, or None where it is answered by one of the statuses `none_at`."""
+        patience = self._patience_seconds if patience_seconds is None else patience_seconds
+        retried = Retry(_is_passing, initial=0.5, maximum=15.0, multiplier=2.0, timeout=patience)(call)
+        try:
+            return retried(**arguments, _request_timeout=_REQUEST_SECONDS)
+        except RetryError as error:
+            raise RuntimeError(
+                f"the Kubernetes API server was out of reach for {patience:g} s ({what} in namespace "
+                f"{self.namespace}): {_reason(error.cause)}. The TrainJob goes on; the same step finds it again"
+            ) from error
+        except ApiException as error:
+            if error.status in none_at:
+                return None
+            raise UserError(self._refusal(what, error)) from error
+
+    def _refusal(self, what: str, error: ApiException) -> str:
+        told = f"the Kubernetes API server refused to {what} in namespace {self.namespace}: {_reason(error)}"
+        if error.status == 404:
+            return f"{told}. Is Kubeflow Trainer installed ({GROUP}/{VERSION}), and does the namespace exist?"
+        if error.status == 400 and "unknown field" in str(error.body):
+            return f"{told}. The step needs Kubeflow Trainer 2.2 or later, which knows these fields: upgrade it"
+        if error.status in (401, 403) and "denied the request" not in str(error.body):
+            return f"{told}. The step's service account needs the rights in {RBAC_MANIFEST}"
+        return f"{told}. See launch_config (the training step in the cluster profile)"
+
+
+def node_rank(pod: V1Pod) -> int:
+    return int((pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", -1))
+
+
+def _is_passing(error: Exception) -> bool:
+    """Overloaded, restarting, unreachable. Repeating is safe: each call has the same effect once or twice."""
+    if isinstance(error, ApiException):
+        return error.status in (0, 429, 500, 502, 503, 504)
+    return isinstance(error, urllib3.exceptions.HTTPError)
+
+
+def _reason(error: Exception | None) -> str:
+    """What the server said, in one line."""
+    if not isinstance(error, ApiException):
+        return str(error)
+    try:
+        return f"{error.status} {json.loads(error.body)['message']}"
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"

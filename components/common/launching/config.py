@@ -1,0 +1,164 @@
+"""Where the ranks of a training run: in this process, under torchrun in this pod, or in the pods of a TrainJob.
+
+Importing this module needs the standard library only: the pipeline's compiler fills a LaunchConfig in.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from matta_core.errors import UserError
+from matta_core.recipe.settings import Section, setting
+
+LAUNCH_HELP = (
+    "start several processes: '{\"processes_per_node\": 8}'; all settings: components/common/launching/config.py"
+)
+
+
+RUN_ID_VARIABLE = "KFP_RUN_ID"  # set on a step of several nodes; Kubeflow itself gives a pod its name and uid only
+
+DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
+RESOURCE = rf"{DNS_NAME}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"  # an accelerator's
+
+
+def must_match(name: str, value: str, pattern: str, what: str) -> None:
+    """Raises: ValueError where all of the value does not match."""
+    if not re.fullmatch(pattern, value):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+
+
+def must_be_absolute(name: str, value: str) -> None:
+    """Raises: ValueError where the path is relative, leads out of a folder by `..`, or has what Kubernetes refuses in a
+    mount's path (:) or Argo takes for a variable ({{)."""
+    if not re.fullmatch(r"/[^\x00-\x1f\x7f:{}]*", value) or ".." in value.split("/"):
+        raise ValueError(f"{name} must be an absolute path without .., : and braces, got {value!r}")
+
+
+@dataclass(frozen=True)
+class VolumeClaim(Section):
+    """A PersistentVolumeClaim that every step, and every node of a training step, mounts at the same place.
+
+    Pods run on several nodes at once: ReadWriteMany.
+    """
+
+    claim: str
+    mount_path: str
+
+    def check(self) -> None:
+        must_match("claim", self.claim, DNS_NAME, "a PersistentVolumeClaim's name")
+        must_be_absolute("mount_path", self.mount_path)
+
+
+@dataclass(frozen=True)
+class SecretVariable(Section):
+    """A key of a Kubernetes Secret, as an environment variable of every step and node."""
+
+    secret: str
+    key: str
+    env: str
+
+    def check(self) -> None:
+        must_match("secret", self.secret, DNS_NAME, "a Secret's name")
+        must_match("key", self.key, r"[-._A-Za-z0-9]+", "a Secret's key")
+        must_match("env", self.env, r"[A-Za-z_][A-Za-z0-9_]*", "an environment variable's name")
+
+
+@dataclass(frozen=True)
+class SecurityContext(Section):
+    """As whom pods run, never root: with it they keep the rules of Kubernetes' Pod Security Standard "restricted"."""
+
+    user: int = setting(1000, low=1, high=2**31 - 1, help="runAsUser; 1000 is the images'")
+    group: int = setting(1000, low=0, high=2**31 - 1, help="runAsGroup; in a TrainJob's pods fsGroup, too")
+
+
+@dataclass(frozen=True)
+class LaunchConfig(Section):
+    """How many ranks train, and, for several nodes, what each node's pod is made of.
+
+    With one node the step's own pod is all there is: its image, resources and volumes are the pipeline's, and only
+    `processes_per_node` and `timeout_seconds` are read here.
+    """
+
+    nodes: int = setting(1, low=1, high=10_000, help="more than 1: a Kubeflow TrainJob")
+    processes_per_node: int = setting(1, low=1, high=1024, help="one per GPU; more than 1: torchrun")
+    timeout_seconds: int | None = setting(None, low=1, unit="seconds", help="then the ranks are ended; none: no limit")
+    image: str = setting("", help="of the nodes: the step's own image")
+    namespace: str = setting("", help="of the TrainJob; empty: the step's own, as its pod must own the job")
+    runtime: str = setting("torch-distributed", help="a ClusterTrainingRuntime, of torch")
+    cpu: str = setting("", help="Kubernetes quantity per node")
+    memory: str = setting("", help="Kubernetes quantity per node")
+    cpu_limit: str = setting("", help="empty: as cpu")
+    memory_limit: str = setting("", help="empty: as memory")
+    accelerator: str = setting("", help="a resource's name, nvidia.com/gpu")
+    accelerators: int = setting(0, low=0, unit="accelerators per node")
+    shared_memory: str = setting("", help="Kubernetes quantity: size of /dev/shm, which NCCL uses; empty: the default")
+    claims: tuple[VolumeClaim, ...] = setting((), help="volumes of every node; artifacts must lie on one of them")
+    secrets: tuple[SecretVariable, ...] = ()
+    service_account: str = setting("", help="of the nodes' pods; empty: the namespace's default")
+    security_context: SecurityContext | None = setting(None, help="of the nodes' pods; none: as the runtime has it")
+    node_selector: dict[str, str] = setting(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = setting((), help="as in a pod's specification")
+    labels: dict[str, str] = setting(
+        default_factory=dict,
+        help="of the nodes' pods, besides sidecar.istio.io/inject: 'false'; Kueue's (kueue.x-k8s.io/...): of the "
+        "TrainJob, which it queues whole",
+    )
+    annotations: dict[str, str] = setting(default_factory=dict, help="of the nodes' pods")
+
+    def check(self) -> None:
+        if bool(self.accelerator) != bool(self.accelerators):
+            raise ValueError(
+                f"accelerator and accelerators must be set together, got {self.accelerator!r} and {self.accelerators}"
+            )
+        if self.accelerator:
+            must_match("accelerator", self.accelerator, RESOURCE, "a resource's name, such as nvidia.com/gpu")
+        if self.nodes > 1 and not self.image:
+            raise ValueError(f"image must be set where nodes = {self.nodes}: it is what the TrainJob's pods run")
+
+    @property
+    def processes(self) -> int:
+        """The number of ranks."""
+        return self.nodes * self.processes_per_node
+
+
+def launch(
+    launch: LaunchConfig, command: list[str], *, name: str, work: str | Path, paths: Iterable[str | Path]
+) -> None:
+    """Run `python -m` + `command` in every rank and wait for it; ends them when this process is told to end.
+
+    `name` is the TrainJob's, made from the step's key: a step that is started again finds its own job by it. `paths`
+    are the artifacts that `command` reads and writes; on several nodes all must lie on a volume that all mount. `work`
+    is the folder there of the unfinished work: a heartbeat in it tells the nodes that this process lives.
+
+    Raises: UserError and TrainingDivergedError as the ranks do; RuntimeError with the failing rank and the end of its
+    log; SystemExit(128 + signal) after SIGTERM or SIGINT, with all ranks ended.
+    """
+    if launch.nodes == 1:
+        from components.common.launching.torchrun import run_torchrun
+
+        run_torchrun(command, launch.processes_per_node, timeout_seconds=launch.timeout_seconds)
+        return
+    _check_shared(launch, paths)
+    from components.common.launching.trainjob import run_trainjob
+
+    run_trainjob(launch, command, name=name, heartbeat_file=Path(work).absolute() / "heartbeat")
+
+
+def _check_shared(launch: LaunchConfig, paths: Iterable[str | Path]) -> None:
+    if not launch.claims:
+        raise UserError(
+            f"launch_config.claims is empty, but nodes = {launch.nodes}: several nodes need a volume that all of them "
+            f"mount (ReadWriteMany). Name it under `volumes` in the cluster profile, and set `store` to a directory "
+            f"on it"
+        )
+    mounts = [PurePosixPath(volume.mount_path) for volume in launch.claims]
+    for path in paths:
+        absolute = PurePosixPath(Path(path).absolute())
+        if not any(absolute.is_relative_to(mount) for mount in mounts):
+            raise UserError(
+                f"{path} is on none of the volumes that the {launch.nodes} nodes share "
+                f"({', '.join(str(mount) for mount in mounts)}): set `store` in the cluster profile to a folder there"
+            )

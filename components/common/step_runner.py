@@ -1,0 +1,300 @@
+"""What all steps share: their key, reuse of finished work, and how a mistake is told.
+
+A step is made of its settings, its input artifacts and its code; the digest of these is its key. A step whose
+output directory holds a finished artifact with the same key has nothing to do; one that was killed finds its
+own unfinished work there and goes on with it.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import errno
+import gc
+import inspect
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.common.locks import locked
+from components.common.source import closure_digest
+from matta_core.artifacts import (
+    IN_PROGRESS,
+    LOCK,
+    MANIFEST,
+    Artifact,
+    digest_of,
+    file_digest,
+    finish_artifact,
+    is_finished,
+    open_artifact,
+    read_manifest,
+    write_json_atomically,
+)
+from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError
+from matta_core.recipe.settings import Section
+
+# Torch and transformers make a million objects. To look for cycles among them takes a process a second at its end, when
+# the system takes all of it back at once.
+atexit.register(gc.freeze)
+
+_DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EFBIG,
+}
+# As a library's own words: the reason at the end, or with the error's number beside it.
+_DISK_WORDS = re.compile(
+    rf"({'|'.join(map(os.strerror, sorted(_DISK_ERRORS)))})(?=[\s.'\")]*$|\s*\(os error)"
+    rf"|No space left on device|Not enough disk space"
+)
+
+
+def run_step(
+    step: str,
+    kind: str,
+    output: str | Path,
+    config: Section,
+    inputs: Mapping[str, Artifact],
+    work: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    extra_key: Any = None,
+    reuse: bool = True,
+    follows: bool = False,
+) -> Artifact | None:
+    """Run `work(directory)` unless its result is already there; seal the directory; return the artifact.
+
+    `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
+    work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
+    only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
+    its directory (a push) and no digest knows of; the same outcome gives the same artifact again, and a finished one
+    stays until its successor is whole. `follows=True` is for a process that works along with another one (torchrun):
+    it leaves the directory to that one, returns None.
+
+    Raises: UserError where the directory holds something else, cannot be written or locked, another process is at work
+    in it, or the disk is full.
+    """
+    key = step_key(step, config, inputs, work, extra_key=extra_key)
+    path = keyed_path(output, key)
+    with disk_errors_explained(path):
+        if follows:
+            if not is_finished(path):
+                work(path)
+            return None
+        earlier = _finished(path, kind, key)
+        if reuse and earlier is not None:
+            return _reused(step, earlier)
+        with _claimed(path, key):
+            if reuse and (earlier := _finished(path, kind, key)) is not None:  # by another process meanwhile
+                return _reused(step, earlier)
+            say(step, "started")
+            started = time.monotonic()
+            with _place_of_work(path, reuse) as place:
+                metadata = work(place)
+                seconds = time.monotonic() - started
+                artifact = finish_artifact(
+                    place,
+                    kind,
+                    key=key,
+                    inputs={name: item.digest for name, item in inputs.items()},
+                    metadata=metadata,
+                    seconds=seconds,
+                )
+            _clear_up(path)
+    say(step, f"finished in {seconds:.1f} s")
+    return dataclasses.replace(artifact, path=path)
+
+
+def step_key(
+    step: str,
+    config: Section,
+    inputs: Mapping[str, Artifact],
+    work: Callable,
+    *,
+    extra_key: Any = None,
+) -> str:
+    """The digest that names a piece of work: its settings, its inputs, and the code that `work` uses."""
+    return digest_of(
+        {
+            "step": step,
+            "config": config.what_changes_the_result(),
+            "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+            "code": closure_digest(Path(inspect.getfile(getattr(work, "func", work)))),
+            "extra": extra_key,
+        }
+    )
+
+
+def keyed_path(output: str | Path, key: str) -> Path:
+    """`output` with `{key}` replaced by the key's first 16 digits."""
+    return Path(str(output).replace("{key}", key[:16]))
+
+
+def say(step: str, message: str) -> None:
+    """One line for the person who watches, recognised by `pipelines.local.console`."""
+    print(f"[{step}] {message}", flush=True)
+
+
+@contextlib.contextmanager
+def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[None]:
+    """Turn a full disk or an unwritable directory into a UserError with the place and the remedy.
+
+    `setting` is what the user changes to write elsewhere.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (problem := _disk_problem(error, path)) is None:
+            raise
+        raise UserError(
+            f"cannot write {problem}. Free space there or choose another {setting}; "
+            f"finished files are kept, and the same command goes on from them"
+        ) from error
+
+
+def make_directory(path: Path) -> None:
+    """With its parents. Raises: UserError where the file system makes none there (/proc)."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError) as error:
+        raise UserError(f"cannot make the directory {path}: {error.strerror}; choose another --output") from None
+
+
+def _disk_problem(error: BaseException | None, path: Path) -> str | None:
+    """Place and reason, where an error or what a library says was its cause is the disk's; else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return f"{error.filename or path}: {error.strerror}"
+        # safetensors, pyarrow and datasets tell it as text.
+        if found := _DISK_WORDS.search(str(error)):
+            return f"{path}: {found[0]}"
+        error = error.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """One line, with status 2 for a user's mistake, 3 for a diverged training, 143 after SIGTERM; a traceback for our
+    own bugs."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+    except TrainingDivergedError as error:
+        print(f"diverged: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(3) from None
+    except ToldToEndError as error:
+        print(f"ended: {error}", file=sys.stderr, flush=True)
+        raise
+
+
+def checkpoint_identity(name_or_path: str) -> Any:
+    """What a checkpoint without a manifest is known by, in a step's key: its files' digests, or its hub name."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+def _finished(path: Path, kind: str, key: str) -> Artifact | None:
+    """What the directory holds, if it is finished. Raises: UserError where that is other work than the key's."""
+    if not is_finished(path):
+        return None
+    artifact = open_artifact(path, kind)
+    if artifact.key != key:
+        raise UserError(
+            f"{path} holds a finished {kind} made with other settings, inputs or code: "
+            f"choose another --output, or delete it"
+        )
+    return artifact
+
+
+def _reused(step: str, artifact: Artifact) -> Artifact:
+    _clear_up(artifact.path)
+    say(step, f"reused {artifact.path}")
+    return artifact
+
+
+def _clear_up(path: Path) -> None:
+    """Delete what a finished step resumed from: killed before this, the directory is finished or still claimed.
+
+    What cannot be deleted is left, and is no part of the artifact: on NFS a file that some process still has open.
+    """
+    shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(path: Path, key: str) -> Iterator[None]:
+    """Make the directory ours, or find our own unfinished work in it; one process at a time.
+
+    The lock lies in the directory, as all who work there can write there, whatever they can do around it: a volume may
+    be mounted at this very place.
+    """
+    claim = path / IN_PROGRESS / "key.json"
+    others = [file for file in path.iterdir() if file.name not in (IN_PROGRESS, LOCK)] if path.is_dir() else []
+    if others and not claim.is_file() and not is_finished(path):
+        raise UserError(f"{path} is not empty and holds no work of this step: choose another --output")
+    make_directory(path)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path / LOCK, wait=False))
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in {path}: wait for it or end it, then run the same command again"
+            ) from None
+        make_directory(claim.parent)
+        if not claim.is_file():
+            write_json_atomically(claim, key)
+        elif claim.read_text().strip() != f'"{key}"':
+            raise UserError(
+                f"{path} holds unfinished work with other settings, inputs or code: "
+                f"choose another --output, or delete it"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
+    """The directory itself, or, for work that starts afresh every time, one aside whose files then take its place."""
+    if resumes:
+        yield path
+        return
+    aside = path / IN_PROGRESS / "afresh"
+    _take_over(aside, path)  # sealed by a run that was killed before this end
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir()
+    yield aside
+    _take_over(aside, path)
+
+
+def _take_over(aside: Path, path: Path) -> None:
+    """Put a sealed artifact's files in the place of an earlier one's; where none is sealed, nothing is done.
+
+    Killed anywhere, either the earlier one is whole where it was, or this one is sealed, and a second call goes on.
+    """
+    if not is_finished(aside):
+        return
+    names = {name.split("/")[0] for name in read_manifest(aside)["files"]}
+    (path / MANIFEST).unlink(missing_ok=True)
+    for entry in path.iterdir():
+        arrived = entry.name in names and not (aside / entry.name).exists()
+        if entry.name not in (IN_PROGRESS, LOCK) and not arrived:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    for name in sorted(names):
+        if (aside / name).exists():
+            (aside / name).rename(path / name)
+    (aside / MANIFEST).rename(path / MANIFEST)

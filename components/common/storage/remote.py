@@ -1,0 +1,73 @@
+"""Documents on Google Cloud Storage: listed with their checksums in one go, read as a stream.
+
+A listing brings the checksum of every file, so that a corpus is told from another one without reading it, and its
+generation, so that what is read is what was listed. By the same client as push's: Beam's own would go on anonymously
+where it finds no credentials, and needs the clients of some twenty other services beside it.
+"""
+
+import re
+from functools import lru_cache
+from glob import escape
+from typing import IO, NamedTuple
+
+from fsspec.utils import glob_translate
+
+from components.common.storage.store import Entry, Store, open_store
+
+SCHEME = "gs://"
+
+
+class RemoteFile(NamedTuple):
+    """A file of a bucket, as it was listed."""
+
+    url: str
+    entry: Entry
+
+
+def is_remote(source: str) -> bool:
+    return source.startswith(SCHEME)
+
+
+def match(pattern: str) -> list[RemoteFile]:
+    """The files that gs://bucket/glob matches, as a local glob does: `*` stays within a folder, `**/` is any number of
+    folders, also none, neither matches a leading dot, and leading folders that are there as they are written are meant.
+
+    Raises: UserError where there is no such bucket, or it cannot be listed.
+    """
+    bucket, name = _split(pattern)
+    folder = re.match(r"[^*?\[]*", name)[0].rpartition("/")[0]  # as far down as no wildcard is
+    entries = _bucket(bucket).list(folder)
+    lead, rest = _as_written(name, [entry.name for entry in entries])
+    matches = re.compile(glob_translate(f"{escape(lead)}{rest}")).match
+    asks_for_dots = re.search(r"(^|/)\.", rest)
+    return [
+        RemoteFile(f"{SCHEME}{bucket}/{entry.name}", entry)
+        for entry in entries
+        if matches(entry.name) and (asks_for_dots or not re.search(r"(^|/)\.", entry.name[len(lead) :]))
+    ]
+
+
+def open_remote(file: RemoteFile) -> IO[bytes]:
+    """For reading, as it lies there: what is packed is not unpacked. It can seek. Raises where it reads: OSError,
+    GoogleAPIError."""
+    return _bucket(_split(file.url)[0]).open(file.entry)
+
+
+def _as_written(pattern: str, names: list[str]) -> tuple[str, str]:
+    """A pattern's longest beginning that is a folder or file as it is written, and the rest."""
+    ends = [place for place, letter in enumerate(pattern) if letter == "/"]
+    for end in sorted([*ends, len(pattern)], reverse=True):
+        if any(name == pattern[:end] or name.startswith(f"{pattern[:end]}/") for name in names):
+            return pattern[:end], pattern[end:]
+    return "", pattern
+
+
+def _split(url: str) -> tuple[str, str]:
+    bucket, _, name = url.removeprefix(SCHEME).partition("/")
+    return bucket, name
+
+
+@lru_cache
+def _bucket(bucket: str) -> Store:
+    """One client per process: each has connections of its own."""
+    return open_store(f"{SCHEME}{bucket}")

@@ -1,0 +1,166 @@
+"""The YAML of recipes, cluster profiles and `--set`: YAML 1.2's core schema, with the line in every error.
+
+PyYAML follows YAML 1.1, which reads `no` as false, `012` as 10 and `1:30` as 90, and of two equal keys keeps the last.
+Here its parser gives the nodes, and what they mean is said below. Refused, as they are easily taken for something else
+or no JSON: keys that stand twice or are no strings, values left empty, tags, merge keys, anchors within themselves.
+
+Source: YAML 1.2.2, section 10.3 (core schema).
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from matta_core.errors import UserError
+from matta_core.recipe.settings import WHOLE_NUMBERS
+
+_MAX_DEPTH = 32  # levels; a recipe has six
+_MAX_VALUES = 100_000  # with all aliases written out, which may be many more than stand in the file
+_CONSTANTS = {
+    word: value
+    for spelled, value in {"null": None, "true": True, "false": False}.items()
+    for word in (spelled, spelled.capitalize(), spelled.upper())
+} | {"~": None}
+_INTEGERS = ((r"[-+]?[0-9]+", 10), (r"0o[0-7]+", 8), (r"0x[0-9a-fA-F]+", 16))
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+_OLD_BREAKS = "[\x85\u2028\u2029]"  # text in YAML 1.2; PyYAML ends lines there
+_NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+
+
+class Document(NamedTuple):
+    """What a text says, and in which line (from 1) each value stands, by its path: `train.sizes.s`, `a.b[0]`."""
+
+    values: Any
+    lines: dict[str, int]
+
+
+def read_yaml(text: str, source: str) -> Document:
+    """The one document in `text`. Raises: UserError that names the `source`, the line, and what to change."""
+    not_yaml = f"{source} is not YAML in UTF-8: line"
+    if other := re.search(_OLD_BREAKS, text):
+        line = len(re.findall(r"\r\n?|\n", text[: other.start()])) + 1
+        raise UserError(f"{not_yaml} {line}: character {ord(other[0]):#x}, which ended a line before YAML 1.2")
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+        except (ValueError, OverflowError):  # PyYAML's, of an escape such as \UFFFFFFFF
+            raise UserError(f"{not_yaml} {loader.line + 1}: there is no character of such a number") from None
+        reader = _Reader()
+        if root is not None:
+            return Document(reader.value(root, ""), reader.lines)
+    except _RefusedError as error:
+        raise UserError(f"{source}, line {error.problem_mark.line + 1}: {error.problem}") from None
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+        raise UserError(f"{not_yaml} {mark.line + 1}: {problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{not_yaml} {line}: character {error.character:#x}") from None
+    raise UserError(f"{source} is empty: there is no value in it")
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """YAML, but not what a recipe may hold."""
+
+
+class _Loader(yaml.BaseLoader):
+    """Nodes without types: which scalars are numbers is decided by `_Reader`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.open_anchors: list[str | None] = []
+
+    def compose_document(self) -> yaml.Node:
+        event = self.peek_event()
+        if event.version not in (None, (1, 2)):
+            raise _at_mark(event.start_mark, f"%YAML {'.'.join(map(str, event.version))}: recipes are YAML 1.2")
+        return super().compose_document()
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.open_anchors:
+                raise _at_mark(event.start_mark, f"*{event.anchor} stands within its own anchor &{event.anchor}")
+        elif event.tag is not None:
+            raise _at_mark(event.start_mark, f"the tag {event.tag}: write a plain value, quoted where it is text")
+        anchor = None if isinstance(event, yaml.AliasEvent) else event.anchor
+        self.open_anchors.append(anchor)
+        if len(self.open_anchors) > _MAX_DEPTH:
+            raise _at_mark(event.start_mark, f"more than {_MAX_DEPTH} levels within one another")
+        node = super().compose_node(parent, index)
+        self.open_anchors.pop()
+        return node
+
+
+class _Reader:
+    """Turns nodes into values, and notes their lines."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, int] = {}
+        self.count = 0
+
+    def value(self, node: yaml.Node, path: str) -> Any:
+        self.count += 1
+        if self.count > _MAX_VALUES:
+            raise _at_mark(node.start_mark, f"more than {_MAX_VALUES:,} values, with aliases written out")
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key, line = _key(key_node), key_node.start_mark.line + 1
+            if key in first:
+                raise _at_mark(key_node.start_mark, f"{key} stands twice, first in line {first[key]}: leave one out")
+            first[key] = line
+            place = f"{path}.{key}" if path else key
+            self.lines[place] = line
+            values[key] = self.value(value_node, place)
+        return values
+
+
+def _key(node: yaml.Node) -> str:
+    is_scalar = isinstance(node, yaml.ScalarNode)
+    key = _scalar(node, "a key") if is_scalar else None
+    if not isinstance(key, str):
+        written = f"{node.value[:40]} is no text: quote it" if is_scalar else "a list or mapping stands for a key"
+        raise _at_mark(node.start_mark, f"keys are text, and {written}")
+    if key == "<<" and not node.style:
+        raise _at_mark(node.start_mark, "YAML 1.2 has no merge key <<: write the settings out")
+    return key
+
+
+def _scalar(node: yaml.ScalarNode, what: str = "a value") -> Any:
+    text = node.value
+    if node.style:  # quoted, or a block
+        try:  # of two escapes one character, as JSON writes those beyond 16 bits
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise _at_mark(node.start_mark, f"{what} holds half of a character: write all of it") from None
+    if not text:
+        raise _at_mark(node.start_mark, f"{what} is missing: write null for none, or leave the setting out")
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    for pattern, base in _INTEGERS:
+        if re.fullmatch(pattern, text):
+            if len(text) > 80 or int(text, base) not in WHOLE_NUMBERS:
+                raise _at_mark(node.start_mark, f"{text[:40]} is too large for 64 bits: quote it where it is text")
+            return int(text, base)
+    if re.fullmatch(_NOT_FINITE, text):
+        return float(text.replace(".", ""))
+    if re.fullmatch(_FLOAT, text):
+        if (number := float(text)) in (float("inf"), float("-inf")):
+            raise _at_mark(node.start_mark, f"{text[:40]} is too large for a number: quote it where it is text")
+        return number
+    return text
+
+
+def _at_mark(mark: yaml.Mark, problem: str) -> _RefusedError:
+    return _RefusedError(problem=problem, problem_mark=mark)

@@ -1,0 +1,207 @@
+"""From documents to students: what each step up to the extraction is told."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from matta_core.recipe.loss import LossConfig
+from matta_core.recipe.optimizer import OptimizerConfig
+from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
+from matta_core.recipe.sizes import SIZE_NAME, SizeConfig
+
+PUSHED = "pushed"  # start_from: the Student that is served now
+
+
+def must_be_model(name: str, value: str | None) -> None:
+    """Raises: ValueError where it is a URL, which transformers does not load from."""
+    if value is not None and has_scheme(value):
+        raise ValueError(f"{name} must be a folder or a name on the hub, got {value!r}: copy it first")
+
+
+@dataclass(frozen=True)
+class PrepareDataConfig(Section):
+    """Documents to packed, fixed-length sequences of token ids."""
+
+    source: str = setting(
+        "stdlib",
+        help="'stdlib' (the running interpreter's own library), or a glob of files, here or on gs://: .jsonl, .ndjson, "
+        ".json, .csv, .tsv and .parquet hold a document per row, any other file is one document; all may be .gz",
+    )
+    text_field: str = setting("text", help="the field or column that holds the text, where a row is a document")
+    tokenizer: str | None = setting(
+        None,
+        help="a Hugging Face tokenizer (name or folder); none: train a byte-level BPE on the train split",
+    )
+    vocab_size: int = setting(2048, low=257, high=1_000_000, unit="tokens", help="of the BPE that is trained here")
+    add_bos: str | bool = setting(
+        "auto",
+        choices=("auto", True, False),
+        help="whether the tokenizer puts its BOS before every text, here, in evaluation and where a student is served; "
+        "auto: as it does by itself. Each document has at most one, before it, and one eos after it",
+    )
+    sequence_length: int = setting(128, low=2, high=131072, unit="tokens")
+    validation_fraction: float = setting(0.05, above=0.0, high=0.5, help="of documents, by a hash of the text")
+    max_documents: int | None = setting(None, low=2, help="keep only so many, those with the lowest hashes")
+    num_shards: int = setting(4, low=1, high=100_000, help="parquet files of train; validation has its share")
+    on_invalid_utf8: str = setting("error", choices=("error", "skip"))
+    num_workers: int = setting(2, low=1, high=1024, unit="processes", changes_result=False)
+
+    def check(self) -> None:
+        must_be_model("tokenizer", self.tokenizer)
+        if has_scheme(self.source) and not is_in_bucket(self.source):
+            raise ValueError(f"source must be 'stdlib', a glob of local files or gs://bucket/glob, got {self.source!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """One training run of a TA with its nested students. With a single size: plain training."""
+
+    model: dict[str, Any] = setting(
+        help="the TA's config in Hugging Face's words, without the width that nests: model_type, hidden_size, …"
+    )
+    sizes: dict[str, SizeConfig] = setting(
+        help="what each size keeps of the TA, by name, ascending, each contained in the next; the last is the TA. "
+        "A number is an intermediate_size; else a mapping with intermediate_sizes, num_attention_heads, "
+        "num_key_value_heads, num_hidden_layers or layers"
+    )
+    student: str = setting(help="the name of the size that is served today")
+    steps: int = setting(low=1, unit="optimizer steps")
+    start_from: str | None = setting(
+        None,
+        changes_result=False,  # its files' digests do: `components.train.step` puts them into the key
+        help="what the TA begins with: a Hugging Face folder or hub name, or the directory that train made, of the "
+        "TA's shape or of one of the sizes, which then grows into the TA; 'pushed': the student's version that is "
+        "served now, below push.target; none: random weights",
+    )
+    start_order: str = setting(
+        "as_is",
+        choices=("as_is", "importance"),
+        help="importance: sort start_from's neurons, heads and layers by what they matter on training data, and cut it "
+        "down to the TA's shape where it is larger; for models that have no trained students inside, which sorting "
+        "would take apart",
+    )
+    calibration_sequences: int = setting(32, low=1, unit="training sequences", help="that importance is measured on")
+    batch_size: int = setting(16, low=1, unit="sequences per optimizer step, over all ranks")
+    micro_batch_size: int | None = setting(
+        None, low=1, unit="sequences per pass and rank", help="none: the rank's whole share at once"
+    )
+    sizes_per_step: str | tuple[str, ...] = setting(
+        "sandwich",
+        help="beside the TA, which is in every step. sandwich: the student, and sampled_sizes of the others; all: "
+        "every size; or a list of names. A size that is never trained comes out worse than a smaller one that is",
+    )
+    sampled_sizes: int = setting(1, low=0, help="of the sandwich: sizes drawn anew in each step")
+    loss: LossConfig = setting(default_factory=LossConfig)
+    optimizer: OptimizerConfig = setting(default_factory=OptimizerConfig)
+    learning_rate: float = setting(1e-3, above=0.0, high=1.0, help="of AdamW's scale, whichever optimizer")
+    final_learning_rate_fraction: float = setting(0.1, low=0.0, high=1.0, help="where the cosine ends")
+    warmup_steps: int = setting(20, low=0, unit="optimizer steps")
+    weight_decay: float = setting(0.1, low=0.0, high=1.0, help="on matrices only")
+    max_grad_norm: float = setting(1.0, above=0.0)
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where it pays")
+    activation_checkpointing: bool = setting(False, changes_result=False)
+    head_chunk_tokens: int = setting(
+        4096, low=1, unit="tokens", changes_result=False, help="the head and the loss see so many at a time"
+    )
+    eval_every_steps: int = setting(100, low=1, unit="optimizer steps")
+    eval_sequences: int = setting(64, low=1, unit="sequences")
+    checkpoint_every_steps: int = setting(100, low=1, unit="optimizer steps", changes_result=False)
+    log_every_steps: int = setting(10, low=1, unit="optimizer steps", changes_result=False)
+    seed: int = setting(0, low=0)
+
+    def __post_init__(self) -> None:
+        # A plain number is a width in Python as in a recipe.
+        sizes = {
+            name: size if isinstance(size, SizeConfig) else SizeConfig(intermediate_size=size)
+            for name, size in self.sizes.items()
+        }
+        object.__setattr__(self, "sizes", sizes)
+        super().__post_init__()
+
+    def check(self) -> None:
+        if not self.sizes:
+            raise ValueError("sizes must name at least one size")
+        widths = [size.intermediate_size for size in self.sizes.values() if size.is_width_alone]
+        if widths != sorted(set(widths)):
+            raise ValueError(f"sizes must be ascending and different, got {widths}")
+        if not self.sizes[self.ta].is_width_alone:
+            raise ValueError(
+                f"sizes: the last is the TA itself, whole: its layers and heads are train.model's; give "
+                f"{self.ta} its intermediate_size alone"
+            )
+        for name in self.sizes:
+            if not re.fullmatch(SIZE_NAME, name) or (
+                name in ("teacher", "references", "compact") and len(self.sizes) > 1
+            ):
+                raise ValueError(
+                    f"sizes are folders' names: at most 63 letters, digits, - and _, and not 'teacher', 'references' "
+                    f"or 'compact' in a family; got {name!r}"
+                )
+        if self.student not in self.sizes:
+            raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
+        if isinstance(self.sizes_per_step, str) and self.sizes_per_step not in ("sandwich", "all"):
+            raise ValueError(f"sizes_per_step must be sandwich, all or a list of sizes, got {self.sizes_per_step!r}")
+        if not isinstance(self.sizes_per_step, str):
+            for name in self.sizes_per_step:
+                if name not in self.sizes or name == self.ta:
+                    others = ", ".join(size for size in self.sizes if size != self.ta)
+                    raise ValueError(f"sizes_per_step must be among {others} (the TA is always), got {name!r}")
+        must_be_model("start_from", self.start_from)
+        if self.start_order == "importance" and self.start_from is None:
+            raise ValueError("start_order must be as_is where start_from is none: random weights have no importance")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps must be < steps = {self.steps}, got {self.warmup_steps}")
+
+    @property
+    def ta(self) -> str:
+        """The name of the largest size."""
+        return list(self.sizes)[-1]
+
+
+@dataclass(frozen=True)
+class ScoreTeacherConfig(Section):
+    """The Teacher's top-k log-probabilities and tail mass, computed once."""
+
+    teacher: str | None = setting(
+        None, help="a Hugging Face checkpoint (name or folder); none: the one that train_teacher made"
+    )
+    top_k: int = setting(32, low=1, help="log-probabilities kept per position")
+    batch_size: int = setting(32, low=1, unit="sequences per pass", changes_result=False)
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
+
+    def check(self) -> None:
+        must_be_model("teacher", self.teacher)
+
+
+@dataclass(frozen=True)
+class RetrainConfig(Section):
+    """Scheduled retraining: which data is new, and that runs of one name do not overlap."""
+
+    prefix: str = setting(
+        help="a directory or gs://bucket/path that holds the spans: folders named span=2026-11-24 (or "
+        "span=2026-11-24T06 and the like, in UTC)"
+    )
+    files: str = setting("*.jsonl", help="a glob below the newest span's folder; it takes prepare_data.source's place")
+    require_success_file: bool = setting(
+        True, help="a span is complete once it holds _SUCCESS, as Spark, Beam and Hadoop write it; false: at once"
+    )
+    name: str | None = setting(None, help="of the lease: runs of one name do not overlap; none: the recipe's name")
+    lease_seconds: float = setting(
+        72_000.0,
+        above=0.0,
+        high=31_536_000.0,
+        unit="seconds",
+        help="after so long a run counts as crashed and another may begin: longer than any run takes, and shorter "
+        "than the time between two",
+    )
+
+    def check(self) -> None:
+        if has_scheme(self.prefix) and not is_in_bucket(self.prefix):
+            raise ValueError(f"prefix must be a local directory or gs://bucket/path, got {self.prefix!r}")
+        if self.files.startswith("/") or ".." in self.files.split("/") or not self.files:
+            raise ValueError(f"files must be a glob below the span's folder, got {self.files!r}")
+        if any(character in self.prefix for character in "*?["):
+            raise ValueError(f"prefix must be a folder's name without wildcards, got {self.prefix!r}")
+        for name in ("prefix", "files"):
+            if any(character in getattr(self, name) for character in "'\"\\"):
+                raise ValueError(f"{name} must be without quotes and backslashes, got {getattr(self, name)!r}")

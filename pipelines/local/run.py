@@ -1,0 +1,165 @@
+"""Run the DAG on this machine, under kfp.local, each step in a process or a container of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from components.common.served.pointer import read_pointer
+from components.common.step_runner import make_directory
+from components.common.storage.store import open_store
+from components.evaluate.definitions import local_file
+from components.train.start import start_of
+from matta_core.artifacts import open_artifact
+from matta_core.errors import ToldToEndError, UserError
+from matta_core.recipe import PUSHED, Recipe
+from pipelines.local.console import Console
+from pipelines.paths import is_path, models_named
+
+# A busy machine (a laptop's) makes OpenMP's spinning threads wait for one another.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class StepFailedError(RuntimeError):
+    """A step of a local run failed. `exit_status` is that of a user's mistake (2), a diverged training (3), or a step
+    that was told to end (143); else 1."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[str, Any]:
+    """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
+
+    Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
+    at the end, summary.json, summary.md and report.html. `docker`: each step in a container of its image.
+
+    Raises: UserError where a folder, a bucket or a file that the recipe names does not exist, or docker lacks what a
+    run needs;
+    StepFailedError with the step's own message, or the end of the log; ToldToEndError after SIGTERM, once the step at
+    work has ended, a training with a checkpoint.
+    """
+    from kfp import local
+
+    from pipelines.dag import build_pipeline
+    from pipelines.steps import steps_of
+
+    _check_what_is_named(recipe)
+    make_directory(output)
+    console = Console(sys.stdout, output / "pipeline.log", steps_of(recipe))
+    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    if sys.stdout.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "0.5")
+        os.environ.setdefault("TQDM_NCOLS", str(shutil.get_terminal_size().columns - 1))
+    started = time.monotonic()
+    with contextlib.closing(console), _runner(recipe, output, docker) as (runner, problems):
+        local.init(runner, pipeline_root=str(output / "kfp"))
+        with contextlib.redirect_stdout(console), _sigterm_passed_on(docker) as told:
+            try:
+                task = build_pipeline(recipe)(store=str((output / "artifacts").resolve()))
+                failure = None
+            except Exception as error:
+                # kfp says only that a task failed, or goes on after one whose failure it did not see and misses its
+                # outputs; the step itself has said why. All else is no step's failure.
+                if not isinstance(error, RuntimeError) and not problems():
+                    raise
+                failure = error
+        if told:
+            raise ToldToEndError(console.error or "told to end (SIGTERM): the same command goes on from here")
+        found = problems()
+        if failure or found:
+            reason = "; ".join(found) or str(failure)
+            message = console.error or f"{reason}\n{console.tail()}\nThe whole log: {output / 'pipeline.log'}"
+            raise StepFailedError(message, console.exit_status) from failure
+    folder = open_artifact(task.output.path, "Report").path
+    for name in ("summary.json", "summary.md", "report.html"):
+        shutil.copyfile(folder / name, output / name)
+    return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
+
+
+@contextlib.contextmanager
+def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
+    """SIGTERM goes to the processes of the step at work, and kfp sees that step fail; gives the signals that came.
+
+    With docker it does not: its runner ends the containers.
+    """
+    told: list[int] = []
+    if docker or threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        steps = psutil.Process().children(recursive=True)
+        if not steps:  # between two of them
+            raise ToldToEndError("told to end (SIGTERM): the same command goes on from here")
+        for process in steps:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_what_is_named(recipe: Recipe) -> None:
+    """What a later step would find missing is better told now than after hours."""
+    for where, name in models_named(recipe):
+        if is_path(name) and not Path(name).exists():
+            raise UserError(f"{where}: there is no folder {name}: correct the path, or give a model's name on the hub")
+    target = Path(recipe.push.target).absolute()
+    if "://" in recipe.push.target:
+        read_pointer(open_store(recipe.push.target), recipe.train.student)
+    elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
+        raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
+    for name, config in recipe.evaluate.tasks.items():
+        if config.data_files is not None:
+            local_file(name, config.data_files)
+    if recipe.train.start_from == PUSHED:
+        start_of(recipe.train, recipe.push, "train")
+
+
+@contextlib.contextmanager
+def _runner(recipe: Recipe, output: Path, docker: bool) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
+    """kfp.local's runner, and what tells of failures that kfp did not see."""
+    from kfp import local
+
+    if docker:
+        from pipelines.local.docker import containers_of
+
+        with containers_of(recipe, output) as runner_and_problems:
+            yield runner_and_problems
+    else:
+        # The steps' images are names only here: kfp warns of each that this is not the environment in it.
+        warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
+        yield local.SubprocessRunner(use_venv=False), list
+
+
+def show_results(summary: dict[str, Any], output: Path) -> None:
+    """The table, the pushed models, and where the report lies."""
+    from rich.console import Console as RichConsole
+
+    from components.report.table import pushed_lines, summary_table
+
+    console = RichConsole(highlight=False)
+    console.print()
+    console.print(summary_table(summary))
+    for line in pushed_lines(summary):
+        console.print(line, soft_wrap=True)
+    console.print(f"report    {(output / 'report.html').resolve().as_uri()}", soft_wrap=True)
+    console.print(f"figures   {(output / 'summary.json').resolve()}", soft_wrap=True)
+    console.print(f"{summary['wall_seconds']:.0f} s now; {summary['total_seconds']:.0f} s of work in all")
