@@ -27,14 +27,18 @@ from components.common.parser import CommandParser
 from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.model_config import build_config
+from matta_core.nesting.cost import num_parameters
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve
-from matta_core.nesting.slices import cuts, live_student, num_parameters
+from matta_core.nesting.slices import cuts
 from matta_core.recipe import TrainConfig
-from matta_core.students.extract import certify, extract_student
-from matta_core.training.learning_rate import autocast_dtype, learning_rate
+from matta_core.students.certify import certify
+from matta_core.students.extract import extract_student
+from matta_core.training.draw import sizes_of_step
+from matta_core.training.learning_rate import learning_rate
 from matta_core.training.optimizers import make_optimizer
 from matta_core.training.passes import Batch, PassSettings, TeacherTargets, joint_backward
-from matta_core.training.step import sizes_of_step
+from matta_core.training.precision import autocast_dtype
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
 LIMIT_GIB = 16.0

@@ -17,8 +17,8 @@ from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 from matta_core.recipe import ScoreTeacherConfig
 from matta_core.tokens import num_token_ids
-from matta_core.training.learning_rate import autocast_dtype
 from matta_core.training.passes import PassSettings, TeacherTargets, top_k_scores
+from matta_core.training.precision import autocast_dtype
 
 _HEAD_CHUNK_TOKENS = 4096
 

@@ -7,15 +7,13 @@ Source: Devvrit et al. 2023 (MatFormer) for the nested FFN; Verma et al. 2025 (M
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from matta_core.families import family_of
-from matta_core.model_config import student_config
 from matta_core.nesting.size import Granularity, head_size, whole
 
 
@@ -80,29 +78,6 @@ def student_parameters(
             yield name, *slices(ta.config, name, granularity)
 
 
-def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
-    """A stock model of the student's config whose weights are views of the TA's parameters.
-
-    The views are taken anew before each module's forward, so that gradients flow into the TA, optimizer steps
-    are seen at once, and a recomputed forward (activation checkpointing) sees the same weights. The student has
-    no parameters of its own: it is not saved or optimized, and `generate` works on the extracted copy only.
-    """
-    with torch.device("meta"):
-        student = type(ta)(student_config(ta.config, granularity))
-    for module_name, module in student.named_modules():
-        prefix = f"{module_name}." if module_name else ""
-        sources = {}
-        for name in [name for name, parameter in module._parameters.items() if parameter is not None]:
-            sources[name] = slices(ta.config, prefix + name, granularity)
-            set_width(module, name, take(ta.get_parameter(sources[name][0]).detach(), sources[name][1]))
-            del module._parameters[name]
-        for name in [name for name, buffer in module._buffers.items() if buffer is not None]:
-            module._buffers[name] = ta.get_buffer(prefix + name)  # none lies in a layer: see `families`
-        if sources:
-            module.register_forward_pre_hook(_view_taker(ta, sources))
-    return student.train(ta.training)
-
-
 def cuts(ta: PreTrainedModel, granularities: Iterable[Granularity]) -> dict[str, dict[int, list[int]]]:
     """Where the sizes' boundaries lie: parameter name -> dimension -> ascending offsets inside it.
 
@@ -128,49 +103,7 @@ def cuts(ta: PreTrainedModel, granularities: Iterable[Granularity]) -> dict[str,
     return {name: {axis: sorted(found) for axis, found in by.items()} for name, by in offsets.items()}
 
 
-def num_parameters(ta: PreTrainedModel, granularity: Granularity) -> int:
-    """Parameters of a student, tied ones once, from the TA's shapes and `slices` alone."""
-    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity, tied_once=True))
-
-
-def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_length: int) -> int:
-    """FLOPs of a student's forward pass per token, at a full context of `sequence_length` tokens.
-
-    Two per weight of every matrix that a token is multiplied with, and 4 x sequence_length x heads x head size per
-    layer for attention scores and their weighted sum (the causal half is counted too, as kernels compute it
-    and as torch's FlopCounterMode counts it).
-    """
-    matrices = family_of(ta.config.model_type).matrices
-    shapes = _shapes(ta, granularity, tied_once=False)
-    weights = sum(math.prod(shape) for name, shape in shapes if matrices.search(name))
-    features = granularity.num_attention_heads * head_size(ta.config)
-    return 2 * weights + 4 * sequence_length * features * len(granularity.layers)
-
-
-def _shapes(ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool) -> list[tuple[str, torch.Size]]:
-    return [
-        (name, take(ta.get_parameter(ta_name).detach().to("meta"), parts).shape)
-        for name, ta_name, parts in student_parameters(ta, granularity, tied_once=tied_once)
-    ]
-
-
 def _layer_and_rest(prefix: str, parameter_name: str) -> tuple[int | None, str]:
     """("model.layers", "model.layers.3.mlp.up_proj.weight") -> 3, "mlp.up_proj.weight"; None outside the layers."""
     match = re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.(.+)", parameter_name)
     return (int(match[1]), match[2]) if match else (None, parameter_name)
-
-
-def set_width(module: nn.Module, name: str, weight: Tensor) -> None:
-    """Sizes that a module keeps beside its weight, as GPT-2's Conv1D, which reads its own, and Linear do."""
-    if name == "weight" and hasattr(module, "nf"):
-        module.nx, module.nf = weight.shape
-    elif name == "weight" and isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-
-
-def _view_taker(ta: PreTrainedModel, sources: Mapping[str, tuple[str, tuple[Part, ...]]]) -> Any:
-    def take_views(module: nn.Module, _arguments: Any) -> None:
-        for name, (ta_name, parts) in sources.items():
-            setattr(module, name, take(ta.get_parameter(ta_name), parts))
-
-    return take_views

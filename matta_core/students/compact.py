@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from matta_core.artifacts import file_digest
 from matta_core.checkpoints import save_model
 from matta_core.families import family_of
+from matta_core.model_config import student_config
+from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import live_student, set_width, student_config, student_parameters, take
+from matta_core.nesting.slices import student_parameters, take
+from matta_core.students.comparison import compare_logits
 
-_TOKENS_AT_A_TIME = 256
 _MODULE = "modeling_matta"
+
+
 _CLASS = "PerLayerWidthForCausalLM"
+
+
 _SOURCE = Template('''"""$stock with an FFN width of its own in every layer: config.intermediate_sizes."""
 
 from torch import nn
@@ -92,31 +98,6 @@ def export_compact(
         "tokens": input_ids.numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
-
-
-class Comparison(NamedTuple):
-    """Of all logits: whether they have the same bits, by how much they differ at most, and the largest one's size."""
-
-    bitwise_equal: bool
-    max_abs_difference: float
-    largest: float
-
-
-@torch.no_grad()
-def compare_logits(live: PreTrainedModel, saved: PreTrainedModel, input_ids: Tensor) -> Comparison:
-    """Two models over input_ids (sequences, length), a piece at a time: all logits of a long sequence and a large
-    vocabulary would take more memory than the models."""
-    equal, difference, largest = True, 0.0, 0.0
-    for sequence in input_ids.split(1):
-        states = [model.base_model(input_ids=sequence, use_cache=False).last_hidden_state for model in (live, saved)]
-        for pieces in zip(*(state.split(_TOKENS_AT_A_TIME, dim=1) for state in states), strict=True):
-            ours, theirs = (
-                model.get_output_embeddings()(piece) for model, piece in zip((live, saved), pieces, strict=True)
-            )
-            equal = equal and torch.equal(ours, theirs)
-            largest = max(largest, ours.abs().max().item())
-            difference = max(difference, theirs.sub_(ours).abs_().max().item())
-    return Comparison(equal, difference, largest)
 
 
 def _load(folder: Path) -> PreTrainedModel:

@@ -7,34 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from matta_core.artifacts import Artifact, file_digest, write_json_atomically
+from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
+from matta_core.model_config import student_config
+from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import (
-    flops_per_token,
-    live_student,
-    num_parameters,
-    student_config,
-    student_parameters,
-    take,
-)
+from matta_core.nesting.slices import student_parameters, take
 from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
-from matta_core.students.compact import compare_logits, export_compact
+from matta_core.students.certify import certify, record_reference, sample
+from matta_core.students.compact import export_compact
 from matta_core.students.mix import Mix, mix, space_of
 from matta_core.tokens import bos_token_id
-
-REFERENCE_TOKENS = 16
 
 
 @torch.no_grad()
@@ -68,7 +58,7 @@ def extract_students(
     ta = load_model(checkpoint.path / "ta", torch.float32).eval()
     check_finite(ta, f"{checkpoint.path / 'ta'}")
     tokenizer = load_tokenizer(checkpoint.path / "ta")
-    input_ids = _sample(dataset, config.certificate_sequences)
+    input_ids = sample(dataset, config.certificate_sequences)
     length = nesting["sequence_length"]
     mixed = _mixed(config, ta, trained, nesting["student"], dataset) if config.mixes else {}
     wanted |= {name: found.granularity for name, found in mixed.items()}
@@ -130,9 +120,9 @@ def _mixed(
 ) -> dict[str, Mix]:
     """On the GPU, where there is one. All budgets are looked at before the first search."""
     device = pick_device()
-    sample = _sample(dataset, config.mix_sequences).to(device)
+    sequences = sample(dataset, config.mix_sequences).to(device)
     ta.to(device)
-    spaces = [space_of(ta, trained, student, name, budget, sample) for name, budget in config.mixes.items()]
+    spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:
@@ -148,69 +138,8 @@ def _as_found(found: Mix, config: MixConfig) -> dict[str, Any]:
     return {"budget": {kind: limit}, **values}
 
 
-@torch.no_grad()
-def certify(ta: PreTrainedModel, granularity: Granularity, folder: Path, input_ids: Tensor) -> dict[str, Any]:
-    """Compare the checkpoint as it lies on disk, loaded by stock transformers, with the live student.
-
-    input_ids (sequences, length). CPU, fp32. "bitwise_equal" is true where every logit has the same bits.
-    "padded_equal", of widths that differ by layer: the saved weights have the slices' bits and zeros beyond them, and
-    no logit differs by more than sums in another order do (1e-4 of the largest).
-    """
-    model = load_model(folder, torch.float32).eval()
-    found = compare_logits(live_student(ta, granularity).eval(), model, input_ids)
-    padding = {}
-    if not granularity.is_uniform:
-        near = found.max_abs_difference <= 1e-4 * found.largest
-        padding = {"padded_equal": near and _is_padded(model, ta, granularity)}
-    return {
-        "bitwise_equal": found.bitwise_equal,
-        **padding,
-        "max_abs_difference": found.max_abs_difference,
-        "sequences": len(input_ids),
-        "tokens": input_ids.numel(),
-        "weights_sha256": file_digest(folder / "model.safetensors"),
-    }
-
-
-def _is_padded(model: PreTrainedModel, ta: PreTrainedModel, granularity: Granularity) -> bool:
-    """Whether every parameter of the model is the TA's slice, and zero beyond it."""
-    for name, ta_name, parts in student_parameters(ta, granularity):
-        saved, kept = model.get_parameter(name), take(ta.get_parameter(ta_name), parts)
-        inner = saved[tuple(slice(0, length) for length in kept.shape)]
-        if not torch.equal(inner, kept) or saved.count_nonzero() != inner.count_nonzero():
-            return False
-    return True
-
-
-@torch.no_grad()
-def record_reference(ta: PreTrainedModel, granularity: Granularity, input_ids: Tensor, path: Path) -> Path:
-    """What the live student answers, for push to hold a pushed model against wherever it is loaded.
-
-    input_ids (sequences, length): the first REFERENCE_TOKENS of the first are used. The file, in safetensors:
-    input_ids (1, n) int64; logits (n, vocabulary) float32, on CPU.
-    """
-    prompt = input_ids[:1, :REFERENCE_TOKENS].contiguous()
-    logits = live_student(ta, granularity).eval()(input_ids=prompt).logits[0]
-    if not logits.isfinite().all():
-        raise UserError(
-            f"{granularity.name} gives logits that are no finite numbers, though its weights are: train it anew, with "
-            f"a lower train.learning_rate"
-        )
-    path.parent.mkdir(exist_ok=True)
-    save_file({"input_ids": prompt, "logits": logits.float().contiguous()}, path)
-    return path
-
-
 def _wanted(sizes: Sequence[str] | None, trained: Mapping[str, Granularity], path: Path) -> list[str]:
     for name in sizes or ():
         if name not in trained:
             raise UserError(f"extract_students.sizes: {path} holds {', '.join(trained)}, not {name!r}")
     return [name for name in trained if sizes is None or name in sizes]
-
-
-def _sample(dataset: Artifact, number: int) -> Tensor:
-    """The first sequences of the validation split."""
-    shards = sorted((dataset.path / "validation").glob("*.parquet"))
-    table = pq.read_table(shards, columns=["input_ids"]).slice(0, number)
-    rows = table.column("input_ids").combine_chunks().flatten().to_numpy()
-    return torch.from_numpy(rows.reshape(table.num_rows, -1).astype(np.int64))

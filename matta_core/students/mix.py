@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core.errors import UserError
+from matta_core.nesting.cost import flops_per_token, num_parameters
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import flops_per_token, live_student, num_parameters
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
 from matta_core.students.search import Widths, WidthSearch
-from matta_core.training.learning_rate import autocast_dtype
 from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.training.precision import autocast_dtype
 
 _LATENCY_REPEATS = 15
 _SEQUENCES_PER_PASS = 8

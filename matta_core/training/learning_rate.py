@@ -1,16 +1,8 @@
-"""Warm-up and cosine, and where bf16 pays."""
+"""Warm-up, then a cosine."""
 
 import math
 
-import torch
-from transformers import PreTrainedModel
-
-from matta_core.nesting.size import intermediate_size
 from matta_core.recipe import TrainConfig
-
-# On CPU, bf16 products beat the casts around them from about this FFN width: a step of the demo's Teacher and of its
-# TA (both 768 wide) takes 1.4 times as long in fp32, on two cores with AVX-512 BF16.
-_BF16_PAYS_FROM_WIDTH = 512
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -21,14 +13,3 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
     final = config.final_learning_rate_fraction
     return config.learning_rate * (final + (1.0 - final) * cosine)
-
-
-def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device) -> torch.dtype | None:
-    """None for fp32, else bfloat16. "auto" takes bf16 on GPUs that have it, and on CPUs for wide models."""
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bf16" else None
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    cpu = torch.cpu.get_capabilities()
-    has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 and intermediate_size(model.config) >= _BF16_PAYS_FROM_WIDTH else None

@@ -10,19 +10,22 @@ from matta_core.beginning.start import NESTING, agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.model_config import build_config
+from matta_core.nesting.cost import flops_per_token
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
-from matta_core.nesting.slices import cuts, flops_per_token, live_student
+from matta_core.nesting.slices import cuts
 from matta_core.pretrained import load_tokenizer
 from matta_core.progress import progress
 from matta_core.recipe import TrainConfig
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences
-from matta_core.training.learning_rate import autocast_dtype
 from matta_core.training.metrics import Means, MetricsLog
 from matta_core.training.optimizers import make_optimizer
 from matta_core.training.passes import PassSettings
-from matta_core.training.step import Training, train_step, validate
+from matta_core.training.precision import autocast_dtype
+from matta_core.training.step import Training, train_step
 from matta_core.training.stopping import StopSignal
+from matta_core.training.validation import validate
 
 
 def train(

@@ -14,9 +14,10 @@ from matta_core.errors import TrainingDivergedError
 from matta_core.nesting.size import Granularity
 from matta_core.recipe import TrainConfig
 from matta_core.training.data import Sequences, rows_of_step
+from matta_core.training.draw import sizes_of_step
 from matta_core.training.learning_rate import learning_rate
 from matta_core.training.optimizers import ModelOptimizer
-from matta_core.training.passes import PassSettings, Sums, cross_entropy_sum, joint_backward
+from matta_core.training.passes import PassSettings, Sums, joint_backward
 from matta_core.training.stopping import StopSignal
 
 
@@ -94,60 +95,6 @@ def train_step(training: Training, step: int, stop: StopSignal) -> Step | None:
     optimizer.step()
     optimizer.zero_grad()
     return Step(sums, num_tokens, norm, rate)
-
-
-def sizes_of_step(config: TrainConfig, step: int) -> list[str]:
-    """The sizes trained in a step beside the TA, ascending, as `sizes_per_step` says.
-
-    A function of seed and step, so that all ranks agree and a resumed run repeats. The sandwich (Yu & Huang 2019) is
-    our choice: the largest and the base in every step, those between by lot.
-    """
-    others = [name for name in config.sizes if name not in (config.ta, config.student)]
-    if config.sizes_per_step == "sandwich":
-        number = min(config.sampled_sizes, len(others))
-        lot = np.random.default_rng([config.seed, step])
-        wanted = {config.student, *(lot.choice(others, number, replace=False) if number else ())}
-    else:
-        wanted = config.sizes if config.sizes_per_step == "all" else config.sizes_per_step
-    return [name for name in config.sizes if name in wanted and name != config.ta]
-
-
-@torch.no_grad()
-def validate(training: Training, step: int, stop: StopSignal) -> dict[str, float] | None:
-    """Cross-entropy (nats per token) and perplexity of every size, after `step` steps, on the first sequences of the
-    validation split; None where a rank was told to end.
-
-    Raises: TrainingDivergedError, in every rank, where one is not finite.
-    """
-    config, data = training.config, training.validation_data
-    number = min(config.eval_sequences, len(data))
-    mine = np.arange(distributed.rank(), number, distributed.world_size())
-    models = {name: training.students.get(name, training.ta) for name in config.sizes}
-    totals = torch.zeros(len(models) + 1, device=training.device)  # the last: how many ranks were told
-    for model in models.values():
-        model.eval()
-    for rows in np.array_split(mine, max(1, math.ceil(len(mine) / (config.micro_batch_size or config.batch_size)))):
-        if len(rows) == 0 or stop.is_given:
-            continue
-        input_ids = data.batch(rows, training.device).input_ids
-        for index, model in enumerate(models.values()):
-            totals[index] += cross_entropy_sum(model, input_ids, settings=training.settings)
-    for model in models.values():
-        model.train()
-    totals[-1] += stop.is_given
-    distributed.sum_over_ranks([totals])
-    *sums, told = totals.tolist()
-    if told:
-        return None
-    values = {}
-    for name, total in zip(models, sums, strict=True):
-        mean = total / (number * (data.sequence_length - 1))
-        if not math.isfinite(mean):
-            when = f"in step {step}: then" if step else "before step 1:"
-            raise TrainingDivergedError(f"training diverged {when} eval/cross_entropy/{name} = {mean}")
-        values[f"eval/cross_entropy/{name}"] = mean
-        values[f"eval/perplexity/{name}"] = math.exp(min(mean, 700.0))
-    return values
 
 
 def _micro_batches(config: TrainConfig, rows: np.ndarray) -> list[np.ndarray]:

@@ -6,12 +6,12 @@ from transformers import AutoConfig
 
 from benchmarks import paper_size
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
-from matta_core.beginning.start import _FUNCTION
+from matta_core.beginning.fit import _FUNCTION
 from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
-from matta_core.model_config import build_config
+from matta_core.model_config import build_config, student_config
+from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.size import head_size, intermediate_size, resolve
-from matta_core.nesting.slices import num_parameters, student_config
 
 RECIPES = DEFAULT_RECIPE.parent
 # The shapes of the checkpoints on the hub that the recipes start from, by their config.json.

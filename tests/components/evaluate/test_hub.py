@@ -284,7 +284,7 @@ DIGEST = """
 import sys
 from pathlib import Path
 from components.evaluate import catalogue, questions
-from matta_core.config import TaskConfig
+from matta_core.recipe import TaskConfig
 tasks = catalogue.load_tasks({name: TaskConfig(limit=300) for name in sys.argv[2:]}, Path(sys.argv[1]))
 print(questions.build(tasks).digest)
 """

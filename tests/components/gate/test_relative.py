@@ -161,7 +161,9 @@ def test_that_the_setting_for_a_first_push_is_left_on_is_said_while_anything_is_
     decision = evaluation.decide(without_baseline="bless_on_thresholds", policy={"maximum": {BITS: 9.0}})
     assert decision["left_on"] is True
     (warning,) = decision["warnings"]
-    assert warning.startswith("gate.without_baseline is left on bless_on_thresholds, though m, l is served: ")
+    assert warning.startswith(
+        "gate.without_baseline is left on bless_on_thresholds, though something is served under m, l: "
+    )
 
 
 @pytest.mark.parametrize(("without_baseline", "served"), [("refuse", True), ("bless_on_thresholds", False)])

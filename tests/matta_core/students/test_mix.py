@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support import tiny_gpt2, tiny_model, widths
 
 from matta_core.errors import UserError
+from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import resolve
-from matta_core.nesting.slices import flops_per_token, num_parameters
 from matta_core.recipe import MixConfig, SizeConfig
 from matta_core.students.mix import mix, prefill_seconds, space_of
 from matta_core.students.search import WidthSearch

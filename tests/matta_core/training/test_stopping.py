@@ -127,7 +127,7 @@ def test_told_in_the_middle_of_a_step_it_leaves_the_step_and_saves_what_was_befo
 
 @pytest.mark.parametrize("evaluation", [0, 2, 4], ids=["the first", "one between", "the last"])
 def test_told_in_the_middle_of_an_evaluation_it_makes_it_anew(dataset, whole, tmp_path, monkeypatch, evaluation):
-    from matta_core.training import step as module
+    from matta_core.training import validation as module
 
     forwards = Moments(monkeypatch, module, "cross_entropy_sum")
     sizes, batches = 3, 3

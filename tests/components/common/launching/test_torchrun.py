@@ -40,7 +40,7 @@ def weights(path):
 def assert_agree(ours, theirs):
     """Ranks add the same numbers in another order; AdamW's division makes more of that in a few weights.
 
-    The tolerance of tests/matta_core/test_train.py.
+    The tolerance of tests/matta_core/training/test_train.py.
     """
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():

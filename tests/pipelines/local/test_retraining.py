@@ -270,7 +270,7 @@ def test_nights_with_new_data_retrain_and_others_end_at_once(recipe_file, tmp_pa
 
 def test_the_pages_commands_and_settings_are_what_the_code_takes(monkeypatch, capsys):
     """Each command of docs/retraining.md gets past its parser, to the recipe that is not there."""
-    page = Path(__file__).parents[2] / "docs" / "retraining.md"
+    page = Path(__file__).parents[3] / "docs" / "retraining.md"
     (settings_shown,) = blocks(page, "yaml")
     RetrainConfig.from_dict(yaml.safe_load(settings_shown)["retrain"])
     lines = commands(page)

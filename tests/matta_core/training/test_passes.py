@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from support import granularity, tiny_gpt2
 
-from matta_core.nesting.slices import live_student
+from matta_core.nesting.live import live_student
 from matta_core.objectives.divergences import (
     align,
     cross_entropy,

@@ -23,8 +23,8 @@ from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.recipe import LossConfig, Schedule, ScoreTeacherConfig, SizeConfig
 from matta_core.training.data import rows_of_step
+from matta_core.training.draw import sizes_of_step
 from matta_core.training.learning_rate import learning_rate
-from matta_core.training.step import sizes_of_step
 
 MODEL = TRAINING.model
 CONFIG = dataclasses.replace(

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODULES = [
     *(f"components.{file.parent.name}.__main__" for file in sorted(ROOT.glob("components/*/__main__.py"))),
     "pipelines.matta_pipeline",

@@ -14,7 +14,7 @@ from matta_core.errors import UserError
 
 RANK = """
 import time
-from components.train.heartbeat import end_with_the_step
+from components.common.launching.heartbeat import end_with_the_step
 end_with_the_step(limit_seconds=1.0, look_seconds=0.1)
 print("started", flush=True)
 time.sleep(60)

@@ -10,8 +10,10 @@ from transformers import AutoConfig
 
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
+from matta_core.nesting.cost import flops_per_token, num_parameters
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import resolve, whole
-from matta_core.nesting.slices import flops_per_token, live_student, num_parameters, student_parameters, take
+from matta_core.nesting.slices import student_parameters, take
 from matta_core.pretrained import load_model
 from matta_core.students.extract import extract_student
 

@@ -71,7 +71,7 @@ def test_a_job_in_another_namespace_than_its_owner_is_refused(cluster, two_nodes
 
 
 def test_the_role_grants_exactly_what_is_called(cluster, two_nodes, run, job_of):
-    role, binding = yaml.safe_load_all((Path(__file__).parents[3] / RBAC_MANIFEST).read_text())
+    role, binding = yaml.safe_load_all((Path(__file__).parents[4] / RBAC_MANIFEST).read_text())
     granted = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     cluster.moves = [start, complete]
     run(two_nodes)  # creates, gets, lists, reads

@@ -7,9 +7,11 @@ from support import byte_tokenizer, granularity, tiny_gpt2, tiny_model
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES, family_of
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
-from matta_core.nesting.slices import Part, cuts, live_student, region, slices, take
-from matta_core.students.extract import certify, extract_student
+from matta_core.nesting.slices import Part, cuts, region, slices, take
+from matta_core.students.certify import certify
+from matta_core.students.extract import extract_student
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 

@@ -12,10 +12,12 @@ from support import byte_tokenizer, granularity, tiny_model
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
-from matta_core.nesting.slices import live_student, num_parameters
+from matta_core.nesting.cost import num_parameters
+from matta_core.nesting.live import live_student
 from matta_core.pretrained import load_model
+from matta_core.students.certify import certify
 from matta_core.students.compact import compact_model, export_compact
-from matta_core.students.extract import certify, extract_student
+from matta_core.students.extract import extract_student
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 LOAD = """

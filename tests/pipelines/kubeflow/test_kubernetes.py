@@ -9,7 +9,7 @@ import yaml
 from golden_files import FILES, compile_golden
 from step_pods import check, pods_of
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file != "vertex.yaml"])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from support import SEQUENCE_LENGTH, granularity, tiny_model
 
+from matta_core.beginning.grow import grow
 from matta_core.beginning.importance import layer_order, measure, permute_heads, permute_neurons, sort_by
-from matta_core.beginning.start import grow
 from matta_core.checkpoints import build_model
 from matta_core.families import FAMILIES
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
-from matta_core.nesting.slices import live_student
 from matta_core.training.passes import PassSettings, cross_entropy_sum
 
 INPUT_IDS = torch.arange(4 * SEQUENCE_LENGTH).reshape(4, -1) * 7 % 50

@@ -8,12 +8,13 @@ import torch
 from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, granularity, make_dataset, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from matta_core.beginning.start import grow, initialize
+from matta_core.beginning.grow import grow
+from matta_core.beginning.start import initialize
 from matta_core.checkpoints import build_model, check_plain_head
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.model_config import build_config
-from matta_core.nesting.slices import live_student
+from matta_core.nesting.live import live_student
 from matta_core.recipe import ScoreTeacherConfig, SizeConfig
 from matta_core.students.extract import extract_student
 from matta_core.teacher import score_teacher

@@ -1,0 +1,36 @@
+"""What a size costs, counted from its slices: no model of it is built."""
+
+import math
+
+import torch
+from transformers import PreTrainedModel
+
+from matta_core.families import family_of
+from matta_core.nesting.size import Granularity, head_size
+from matta_core.nesting.slices import student_parameters, take
+
+
+def num_parameters(ta: PreTrainedModel, granularity: Granularity) -> int:
+    """Parameters of a student, tied ones once, from the TA's shapes and `slices` alone."""
+    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity, tied_once=True))
+
+
+def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_length: int) -> int:
+    """FLOPs of a student's forward pass per token, at a full context of `sequence_length` tokens.
+
+    Two per weight of every matrix that a token is multiplied with, and 4 x sequence_length x heads x head size per
+    layer for attention scores and their weighted sum (the causal half is counted too, as kernels compute it
+    and as torch's FlopCounterMode counts it).
+    """
+    matrices = family_of(ta.config.model_type).matrices
+    shapes = _shapes(ta, granularity, tied_once=False)
+    weights = sum(math.prod(shape) for name, shape in shapes if matrices.search(name))
+    features = granularity.num_attention_heads * head_size(ta.config)
+    return 2 * weights + 4 * sequence_length * features * len(granularity.layers)
+
+
+def _shapes(ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool) -> list[tuple[str, torch.Size]]:
+    return [
+        (name, take(ta.get_parameter(ta_name).detach().to("meta"), parts).shape)
+        for name, ta_name, parts in student_parameters(ta, granularity, tied_once=tied_once)
+    ]

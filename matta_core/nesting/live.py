@@ -1,0 +1,51 @@
+"""The student in training: a stock model whose weights are views of the TA's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from matta_core.model_config import student_config
+from matta_core.nesting.size import Granularity
+from matta_core.nesting.slices import Part, slices, take
+
+
+def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
+    """A stock model of the student's config whose weights are views of the TA's parameters.
+
+    The views are taken anew before each module's forward, so that gradients flow into the TA, optimizer steps
+    are seen at once, and a recomputed forward (activation checkpointing) sees the same weights. The student has
+    no parameters of its own: it is not saved or optimized, and `generate` works on the extracted copy only.
+    """
+    with torch.device("meta"):
+        student = type(ta)(student_config(ta.config, granularity))
+    for module_name, module in student.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        sources = {}
+        for name in [name for name, parameter in module._parameters.items() if parameter is not None]:
+            sources[name] = slices(ta.config, prefix + name, granularity)
+            set_width(module, name, take(ta.get_parameter(sources[name][0]).detach(), sources[name][1]))
+            del module._parameters[name]
+        for name in [name for name, buffer in module._buffers.items() if buffer is not None]:
+            module._buffers[name] = ta.get_buffer(prefix + name)  # none lies in a layer: see `families`
+        if sources:
+            module.register_forward_pre_hook(_view_taker(ta, sources))
+    return student.train(ta.training)
+
+
+def set_width(module: nn.Module, name: str, weight: Tensor) -> None:
+    """Sizes that a module keeps beside its weight, as GPT-2's Conv1D, which reads its own, and Linear do."""
+    if name == "weight" and hasattr(module, "nf"):
+        module.nx, module.nf = weight.shape
+    elif name == "weight" and isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+
+
+def _view_taker(ta: PreTrainedModel, sources: Mapping[str, tuple[str, tuple[Part, ...]]]) -> Any:
+    def take_views(module: nn.Module, _arguments: Any) -> None:
+        for name, (ta_name, parts) in sources.items():
+            setattr(module, name, take(ta.get_parameter(ta_name), parts))
+
+    return take_views
