@@ -13,7 +13,6 @@ from matta_core.artifacts import (
     LOCK,
     MANIFEST,
     REFERENCE,
-    artifact,
     canonical_json,
     check_relative_name,
     digest_of,
@@ -239,7 +238,7 @@ def test_references_in_a_circle_are_refused(tmp_path):
 
 
 def test_a_manifest_without_end_is_not_read_to_its_end(artifact, monkeypatch):
-    monkeypatch.setattr(artifact, "_LARGEST_BYTES", 100)
+    monkeypatch.setattr("matta_core.artifacts.artifact._LARGEST_BYTES", 100)
     with pytest.raises(UserError, match=r"manifest.json has more than 100 bytes, which we never wrote"):
         open_artifact(artifact.path, "Thing")
 
