@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from matta_core.nesting.size import Granularity
 
-# A vocabulary of unknown size, for a shape that is only looked at.
+# Stands for a vocabulary whose size is not known yet; the shape is only checked, no model is built.
 _UNKNOWN = 1
 
 
 def main() -> None:
     recipe = Recipe.from_json(sys.stdin.read())
     if not needs_torch(recipe):
-        sys.modules["torch"] = None  # transformers takes it for not installed
+        sys.modules["torch"] = None  # transformers then takes torch for not installed
     check_models(recipe)
 
 
 def needs_torch(recipe: Recipe) -> bool:
-    """Whether parameters are counted, or a name looked up among torch's activations."""
+    """Whether the check counts parameters, or looks a name up among torch's activations."""
     trainings = [config for config in (recipe.train, recipe.train_teacher) if config is not None]
     named = ("_act", "_activation", "activation_function")
     activations = any(key.endswith(named) for config in trainings for key in config.model)
@@ -52,7 +52,7 @@ def check_models(recipe: Recipe) -> None:
 
 
 def vocabulary_of(recipe: Recipe) -> int | None:
-    """How many token ids there will be; None: that is known once the tokenizer is loaded from the hub."""
+    """How many token ids there will be; None where only the tokenizer on the hub can tell."""
     name = recipe.prepare_data.tokenizer
     if name is None:
         return recipe.prepare_data.vocab_size
@@ -63,7 +63,7 @@ def vocabulary_of(recipe: Recipe) -> int | None:
 
     try:
         return max(Tokenizer.from_file(str(file)).get_vocab().values()) + 1
-    except Exception:  # the library raises a bare one; prepare_data, the first step, tells what is wrong with it
+    except Exception:  # the library raises no narrower one; prepare_data, the first step, says what is wrong
         return None
 
 
@@ -89,7 +89,7 @@ def _shape(
 
 
 def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dict[str, Granularity]") -> None:
-    """That budgets can be kept, from shapes alone. Seconds are measured where extraction runs."""
+    """Check from shapes alone that budgets can be kept. Extraction itself checks a budget of seconds."""
     import torch
     from transformers import AutoModelForCausalLM
 

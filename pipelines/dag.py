@@ -22,16 +22,16 @@ from matta_core.recipe import PUSHED, Recipe
 from pipelines.kubeflow.cluster import ClusterProfile
 from pipelines.kubeflow.placement import launch_config, place
 
-# They read or change what is served, or say what was done: never taken from Kubeflow's cache. Our own keys know of what
-# is served.
+# These steps read or change what is served, or report what was done: Kubeflow's cache must not answer for them. Our own
+# keys include what is served.
 UNCACHED = ("find_data", "plan_evaluation", "evaluate", "gate", "push", "report", "renew_lease", "record_span")
 
 
 def _is_cached(step: str, recipe: Recipe, cluster: ClusterProfile | None) -> bool:
     """Whether Kubeflow may take the step's result from its cache, whose key holds settings, inputs and image alone.
 
-    Not where the step reads what that key does not see: files, buckets and the hub. Not with a store, in which our own
-    keys find finished work, and from which a folder may have been deleted.
+    It may not where the step reads files, buckets or the hub, which that key does not see. It may not with a store
+    either: there our own keys find finished work, and somebody may have deleted a folder.
     """
     reads_outside = {
         "prepare_data": recipe.retrain is not None
@@ -45,15 +45,16 @@ def _is_cached(step: str, recipe: Recipe, cluster: ClusterProfile | None) -> boo
 
 
 def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable:
-    """From prepare_data to report, with train_teacher where the recipe says how; placed as the profile says, if any.
+    """The pipeline from prepare_data to report, placed as the profile says, if any. train_teacher is in it only where
+    the recipe says how to train one.
 
     Each step's settings are a pipeline parameter, one JSON string, with the recipe's as its default: a run can be
     started with others, and a step's cache key holds its own settings only. `store` is a directory in which every
     piece of work gets a folder named by its key; without it, artifacts lie where Kubeflow puts them.
 
-    A recipe with `retrain` is for a cluster's schedule: find_data comes first, all the rest only where there is new
-    data, renew_lease before the evaluation and before push, record_span after push; `scheduled_time` is the parameter
-    for Kubeflow's [[ScheduledTime]]. It has no output.
+    A recipe with `retrain` is for a cluster's schedule. find_data comes first, and the other steps run only where it
+    found new data; renew_lease runs before the evaluation and before push, record_span after push. `scheduled_time` is
+    the parameter for Kubeflow's [[ScheduledTime]]. This pipeline has no output.
     """
 
     def step(component: Callable, **arguments: Any) -> dsl.PipelineTask:
@@ -81,7 +82,7 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
         renewed: Callable[[dsl.PipelineTask], list[dsl.PipelineTask]] = lambda task: [],
         **source: Any,
     ) -> tuple[dsl.PipelineTask, Any]:
-        """The report's task, and what push recorded. `renewed(task)`: what else to wait for once `task` has ended."""
+        """The report's task, and push's record. `renewed(task)` gives the tasks to wait for once `task` has ended."""
         prepared = step(
             prepare_data, config=prepare_data_config, evaluate_config=evaluate_config, store=store, **source
         )
@@ -92,7 +93,7 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
             teacher = {"teacher_checkpoint": trained.outputs["checkpoint"]}
         scored = step(score_teacher, config=score_teacher_config, store=store, dataset=data, **teacher)
         scores = scored.outputs["scores"]
-        # Only then: push's settings are else no part of what train's cache is known by.
+        # Only where train reads push's target does it get push's settings: they become part of its cache key.
         begins = {"push_config": push_config} if recipe.train.start_from == PUSHED else {}
         fitted = step(train, config=train_config, store=store, dataset=data, scores=scores, **begins)
         checkpoint = fitted.outputs["checkpoint"]
@@ -109,9 +110,9 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
             "students": students,
             **teacher,
         }
-        if cluster is None:  # torch and lm-eval start once
+        if cluster is None:  # one process, so that torch and lm-eval start once
             evaluation = step(evaluate, **to_evaluate).after(*renewed(extracted)).outputs["report"]
-        else:  # each model in a pod of its own; what is served is read once, before them
+        else:  # one pod per model; plan_evaluation reads once, before them, what is served
             planned = step(plan_evaluation, push_config=push_config, students=students).after(*renewed(extracted))
             plan, models = planned.outputs["plan"], planned.outputs["models"]
             with dsl.ParallelFor(models, name="evaluate-models") as model:
@@ -143,7 +144,7 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
             "config": retrain_config,
             "push_config": parameters["push_config"],
             "name": parameters["name"],
-            "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # the same when a step or the run is tried again
+            "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # stays the same when a step or the run is tried again
         }
         source = step(find_data, **known, scheduled_time=scheduled_time).output
 
@@ -152,7 +153,7 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
 
         with dsl.If(source != "none", name="new data"):
             _, record = steps(**parameters, source=source, renewed=renewed)
-            # What was pushed is noted even where the report fails.
+            # It waits for push alone, so that a failed report does not keep it from recording.
             step(record_span, **known, source=source, record=record)
 
     parameters = {

@@ -13,10 +13,10 @@ STEPS = (
     "push",
     "report",
 )
-# On a cluster, each model is evaluated in a pod of its own, and a recipe with `retrain` looks for new data.
+# A cluster evaluates each model in a pod of its own; with `retrain`, a recipe looks for new data there.
 CLUSTER_STEPS = (*STEPS, "plan_evaluation", "merge_evaluations", "find_data", "renew_lease", "record_span")
 
 
 def steps_of(recipe: Recipe) -> list[str]:
-    """The steps that a recipe runs, in order: train_teacher only where it says how."""
+    """The steps that a recipe runs, in order. train_teacher is among them only where the recipe has its section."""
     return [step for step in STEPS if step != "train_teacher" or recipe.train_teacher]

@@ -133,5 +133,5 @@ def _show(client) -> None:  # noqa: ANN001 - pipelines.kubeflow.client is import
             "no" if item.no_catchup else "yes",
             escape((item.description or "").partition("; settings")[0]),
         )
-    # For another program, one line each; rich takes 80 columns where there is no terminal.
+    # Another program reads one line per schedule; without a terminal rich would wrap at 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
