@@ -57,7 +57,7 @@ class Mounts:
         ]
 
     def _covers(self, name: str, read_only: bool) -> bool:
-        """Whether the nearest mount at or above the path allows as much. Links keep their names and are not followed."""
+        """Whether the nearest mount at or above the path allows as much. Links are not followed."""
         for parent in (name, *map(str, Path(name).parents)):
             if parent in self._paths:
                 return read_only or not self._paths[parent]
