@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.families import family_of
-from matta_core.nesting.size import Granularity, head_size
+from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
 
 
@@ -22,11 +22,14 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
     layer for attention scores and their weighted sum (the causal half is counted too, as kernels compute it
     and as torch's FlopCounterMode counts it).
     """
-    matrices = family_of(ta.config.model_type).matrices
-    shapes = _shapes(ta, granularity, tied_once=False)
-    weights = sum(math.prod(shape) for name, shape in shapes if matrices.search(name))
-    features = granularity.num_attention_heads * head_size(ta.config)
-    return 2 * weights + 4 * sequence_length * features * len(granularity.layers)
+    family = family_of(ta.config.model_type)
+    weights, features = ta.get_output_embeddings().weight.numel(), 0
+    outputs = {f"{axis.output}.weight": axis.parameters[f"{axis.output}.weight"][0] for axis in family.axes if axis.attends}
+    for name, shape in _shapes(ta, granularity, tied_once=True):
+        if name.startswith(f"{family.layers}.") and len(shape) == 2:
+            weights += math.prod(shape)
+            features += sum(shape[dimension] for ending, dimension in outputs.items() if name.endswith(f".{ending}"))
+    return 2 * weights + 4 * sequence_length * features
 
 
 def _shapes(ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool) -> list[tuple[str, torch.Size]]:

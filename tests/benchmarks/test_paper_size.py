@@ -11,7 +11,7 @@ from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.model_config import build_config, student_config
 from matta_core.nesting.cost import num_parameters
-from matta_core.nesting.size import head_size, intermediate_size, resolve
+from matta_core.nesting.size import resolve
 
 RECIPES = DEFAULT_RECIPE.parent
 # The shapes of the checkpoints on the hub that the recipes start from, by their config.json.
