@@ -76,6 +76,11 @@ def tiny_model(model_type, seed=0, **overrides):
     return model
 
 
+def can_be_smaller(model_type, key):
+    """Whether a size of such a model may keep fewer of what the key counts."""
+    return any(key in axis.keys for axis in family_of(model_type).nested)
+
+
 def granularity(ta, **size):
     """The size "s" of a TA, as a recipe's `sizes` would say it."""
     width = family_of(ta.config.model_type).count(ta.config, "intermediate_size")

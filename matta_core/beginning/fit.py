@@ -45,7 +45,7 @@ def check_function(
     family = family_of(ours.model_type)
     problems = _differing(theirs, ours, _FUNCTION)
     fixed = [key for axis in family.axes if axis.fixed for key in axis.keys if hasattr(ours, family.word(key))]
-    for key in fixed or sorted(family.features):
+    for key in (*fixed, *sorted(family.features)):
         there, here = family.count(theirs, key), family.count(ours, key)
         if there != here:
             problems.append(f"{key} is {there}, not {here}")

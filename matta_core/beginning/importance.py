@@ -15,9 +15,7 @@ from transformers import PreTrainedModel
 from matta_core.families import Axis, family_of
 from matta_core.training.passes import PassSettings, cross_entropy_sum
 
-
-# By axis and layer: a score for each unit, float64, on CPU, as a grid of the axis's keys: (neurons,), or (groups, queries
-# per group).
+# By axis and layer: the scores of its units, float64, on CPU, as a grid: (neurons,); or (groups, queries per group).
 Importance = Mapping[str, Sequence[Tensor]]
 
 
@@ -26,7 +24,7 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
     """Importance over calibration batches of input_ids (sequences, length), on the model's device.
 
     With a the activations that the FFN's output projection W reads, x_h the features of query head h that the
-    attention's output projection W_h reads, and means over tokens:
+    attention's output projection W_h reads, and means over tokens (other axes are like the one or the other):
 
     - neuron j: sqrt(mean a_j^2) * |W_j|, the size of what it adds to the residual stream. Wanda's score (Sun et al.
       2023), root mean square activation times weight, over the whole column: removing a neuron removes it all.
@@ -53,34 +51,34 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
 
 
 class _Gauge:
-    """What an axis's units in one layer write into the residual stream, by what its output projection reads."""
+    """What an axis's units in one layer write into the residual stream, by what its output projection reads: a unit is
+    one activation, as a neuron, or several, as a head."""
 
     def __init__(self, model: PreTrainedModel, axis: Axis, layer: nn.Module) -> None:
         family = family_of(model.config.model_type)
         self.axis, self.projection = axis, layer.get_submodule(axis.output)
-        dimension, (segment,) = axis.parameters[f"{axis.output}.weight"]
+        _, self.dimension, grid = axis.read
         shares = axis.shares({key: family.count(model.config, key) for key in axis.keys})
-        self.units = [shares[key] for key in segment if key in shares]
-        self.size = math.prod(family.count(model.config, key) for key in segment if key not in shares)
-        self.dimension = dimension
-        shape = (math.prod(self.units), *((self.size, self.size) if self.size > 1 else ()))
+        self.units = [shares[key] for key in grid if key in shares]
+        self.size = [family.count(model.config, key) for key in grid if key not in shares]
+        shape = (math.prod(self.units), *(2 * self.size))
         self.seen = torch.zeros(shape, dtype=torch.float64, device=self.projection.weight.device)
 
     def see(self, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         features = arguments[0].float().flatten(0, 1)  # (tokens, units x size)
-        if self.size == 1:
-            self.seen += features.pow(2).sum(0)
-        else:
-            features = features.unflatten(-1, (-1, self.size)).transpose(0, 1)
+        if self.size:
+            features = features.unflatten(-1, (-1, *self.size)).transpose(0, 1)
             self.seen += features.transpose(1, 2) @ features
+        else:
+            self.seen += features.pow(2).sum(0)
 
     def scores(self, num_tokens: int) -> Tensor:
         columns = self.projection.weight.double().movedim(self.dimension, 0)  # (units x size, hidden)
-        if self.size == 1:
-            scores = (self.seen / num_tokens).sqrt() * columns.norm(dim=1)
-        else:
-            columns = columns.unflatten(0, (-1, self.size))
+        if self.size:
+            columns = columns.unflatten(0, (-1, *self.size))
             scores = torch.einsum("hio,hij,hjo->h", columns, self.seen, columns) / num_tokens
+        else:
+            scores = (self.seen / num_tokens).sqrt() * columns.norm(dim=1)
         return scores.unflatten(0, self.units)
 
 
@@ -119,7 +117,7 @@ def _passed_by(_module: nn.Module, arguments: tuple[Tensor, ...], _output: Tenso
 
 
 def sort_by(model: PreTrainedModel, importance: Importance) -> None:
-    """Put the most important units of every axis first, in every layer, in place: groups, and query heads in each group.
+    """Put the most important units of every axis first, in every layer, in place: groups, and the heads in each group.
 
     The function stays. Stable: equals keep their order.
     """

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from matta_core.families.table import FFN, HEADS, NEURONS, QUERIES, UNSAID, Family
+from matta_core.families.table import FFN, HEADS, KEYS, NEURONS, QUERIES, UNSAID, Family
 
 GPT2 = Family(
     model_type="gpt2",
@@ -20,8 +20,8 @@ GPT2 = Family(
         replace(
             HEADS,
             parameters={
-                "attn.c_attn.weight": (1, [QUERIES, QUERIES, QUERIES]),
-                "attn.c_attn.bias": (0, [QUERIES, QUERIES, QUERIES]),
+                "attn.c_attn.weight": (1, [QUERIES, KEYS, KEYS]),
+                "attn.c_attn.bias": (0, [QUERIES, KEYS, KEYS]),
                 "attn.c_proj.weight": (0, [QUERIES]),
             },
             output="attn.c_proj",

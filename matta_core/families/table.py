@@ -31,12 +31,17 @@ class Axis:
     attends: bool = False  # each unit looks at all tokens of the context
     fixed: str = ""  # why a size must keep all, where the stock class wants that
 
+    @property
+    def read(self) -> tuple[str, int, Segment]:
+        """The output projection's weight, the dimension along which it reads the units, and the grid in which."""
+        name = f"{self.output}.weight"
+        dimension, (grid,) = self.parameters[name]
+        return name, dimension, grid
+
     def shares(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Every key's count: of the first, in all; of another, within each unit of the one before."""
         keys = list(self.keys)
-        return {
-            key: counts[key] // counts[keys[place - 1]] if place else counts[key] for place, key in enumerate(keys)
-        }
+        return {key: counts[key] // counts[keys[place - 1]] if place else counts[key] for place, key in enumerate(keys)}
 
     def called(self, key: str) -> str:
         """What `shares` counts, in words."""

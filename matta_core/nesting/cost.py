@@ -12,7 +12,7 @@ from matta_core.nesting.slices import student_parameters, take
 
 def num_parameters(ta: PreTrainedModel, granularity: Granularity) -> int:
     """Parameters of a student, tied ones once, from the TA's shapes and `slices` alone."""
-    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity, tied_once=True))
+    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity))
 
 
 def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_length: int) -> int:
@@ -24,16 +24,16 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
     """
     family = family_of(ta.config.model_type)
     weights, features = ta.get_output_embeddings().weight.numel(), 0
-    outputs = {f"{axis.output}.weight": axis.parameters[f"{axis.output}.weight"][0] for axis in family.axes if axis.attends}
-    for name, shape in _shapes(ta, granularity, tied_once=True):
+    for name, shape in _shapes(ta, granularity):
         if name.startswith(f"{family.layers}.") and len(shape) == 2:
             weights += math.prod(shape)
-            features += sum(shape[dimension] for ending, dimension in outputs.items() if name.endswith(f".{ending}"))
+            reads = [axis.read for axis in family.axes if axis.attends]
+            features += sum(shape[dimension] for output, dimension, _ in reads if name.endswith(f".{output}"))
     return 2 * weights + 4 * sequence_length * features
 
 
-def _shapes(ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool) -> list[tuple[str, torch.Size]]:
+def _shapes(ta: PreTrainedModel, granularity: Granularity) -> list[tuple[str, torch.Size]]:
     return [
         (name, take(ta.get_parameter(ta_name).detach().to("meta"), parts).shape)
-        for name, ta_name, parts in student_parameters(ta, granularity, tied_once=tied_once)
+        for name, ta_name, parts in student_parameters(ta, granularity)
     ]

@@ -61,12 +61,10 @@ class Granularity:
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Granularity":
-        kept = {
-            key.removesuffix("s") if isinstance(count, list) else key: tuple(count) if isinstance(count, list) else count
-            for key, count in values.items()
-            if key != "layers"
-        }
-        return cls(name, tuple(values["layers"]), kept)
+        kept = {key: count for key, count in values.items() if isinstance(count, int)}
+        by_layer = {key.removesuffix("s"): tuple(counts) for key, counts in values.items() if key not in kept}
+        layers = by_layer.pop("layer")
+        return cls(name, layers, by_layer | kept)
 
 
 def whole(config: PreTrainedConfig, name: str) -> Granularity:

@@ -89,12 +89,10 @@ def _regions(tensor: Tensor, part: Part) -> Iterator[Tensor]:
         start += length
 
 
-def student_parameters(
-    ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool = True
-) -> Iterator[tuple[str, str, tuple[Part, ...]]]:
-    """Of every parameter of a student: its name, the TA's name, and the parts. Tied ones once, or under each name."""
+def student_parameters(ta: PreTrainedModel, granularity: Granularity) -> Iterator[tuple[str, str, tuple[Part, ...]]]:
+    """Of every parameter of a student: its name, the TA's name, and the parts. Tied ones once."""
     prefix = family_of(ta.config.model_type).layers
-    for ta_name, _ in ta.named_parameters(remove_duplicate=tied_once):
+    for ta_name, _ in ta.named_parameters():
         layer, rest = _layer_and_rest(prefix, ta_name)
         if layer is None:
             yield ta_name, ta_name, ()

@@ -35,8 +35,10 @@ class SizeConfig(dict[str, Any]):
         known, parsed = axes_by_setting(), {}
         for key, value in values.items():
             if key not in known and key not in DEPTH:
-                raise UserError(f"unknown setting {where}.{shown_key(key)}: known here are {', '.join((*known, *DEPTH))}")
-            is_list = key == "layers" if key in DEPTH else key != known[key][0]
+                raise UserError(
+                    f"unknown setting {where}.{shown_key(key)}: known here are {', '.join((*known, *DEPTH))}"
+                )
+            is_list = key == "layers" or (key in known and key != known[key][0])
             parsed[key] = parse_value(tuple[int, ...] | None if is_list else int | None, value, f"{where}.{key}")
         try:
             return cls(parsed)
@@ -55,7 +57,9 @@ class SizeConfig(dict[str, Any]):
                 if count < 1:
                     raise ValueError(f"{setting} must be >= 1 {axis.keys[key]}s, got {count}")
                 if count % axis.multiple_of:
-                    raise ValueError(f"{key} must be a multiple of {axis.multiple_of} (matrix units' tiles), got {count}")
+                    raise ValueError(
+                        f"{key} must be a multiple of {axis.multiple_of} (matrix units' tiles), got {count}"
+                    )
         if self.get("num_hidden_layers", 1) < 1:
             raise ValueError(f"num_hidden_layers must be >= 1, got {self['num_hidden_layers']}")
         if "layers" in self and (list(self["layers"]) != sorted(set(self["layers"])) or not self["layers"]):

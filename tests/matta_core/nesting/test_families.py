@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import granularity, tiny_model, widths
+from support import can_be_smaller, granularity, tiny_model, widths
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
@@ -21,10 +21,6 @@ INPUT_IDS = torch.arange(32).reshape(2, 16)
 EXAMPLES = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def nested_keys(model_type):
-    return {key for axis in FAMILIES[model_type].nested for key in axis.keys}
-
-
 @st.composite
 def tas_and_sizes(draw, model_type, *, per_layer=False):
     """A TA of random shape, and what one student keeps of it on every axis that the family has."""
@@ -36,7 +32,7 @@ def tas_and_sizes(draw, model_type, *, per_layer=False):
         if switch in known:
             shape[switch] = draw(st.booleans())
     size = {}
-    if "num_attention_heads" in nested_keys(model_type):
+    if can_be_smaller(model_type, "num_attention_heads"):
         groups, queries = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         kept_groups, kept_queries = draw(st.integers(1, groups)), draw(st.integers(1, queries))
         shape |= {"num_key_value_heads": groups, "num_attention_heads": groups * queries, "hidden_size": 36}
