@@ -67,6 +67,9 @@ def tiny_model(model_type, seed=0, **overrides):
     values |= {} if model_type == "gpt2" else {"num_key_value_heads": 2, "head_dim": 4}
     if model_type == "gemma3_text":
         values |= {"sliding_window": 6, "layer_types": None, "sliding_window_pattern": 2, "query_pre_attn_scalar": 4}
+    if model_type == "phi3":
+        rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+        values |= {"sliding_window": 6, "rope_parameters": rotary}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(values | overrides)))

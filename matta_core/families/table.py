@@ -73,7 +73,7 @@ FFN = Axis(
     multiple_of=8,  # matrix units' tiles
 )
 HEADS = Axis(
-    "heads",
+    "attention heads",
     keys={"num_key_value_heads": "key/value head", "num_attention_heads": "query head"},
     parameters={
         "self_attn.q_proj.weight": (0, [QUERIES]),

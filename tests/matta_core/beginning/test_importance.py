@@ -35,7 +35,7 @@ def shuffled(model, seed):
         permute(model, layer, axes["neurons"], [torch.randperm(32, generator=random)])
         if groups:
             queries = [torch.randperm(heads // groups, generator=random) for _ in range(groups)]
-            permute(model, layer, axes["heads"], [torch.randperm(groups, generator=random), torch.stack(queries)])
+            permute(model, layer, axes["attention heads"], [torch.randperm(groups, generator=random), torch.stack(queries)])
     return model
 
 
@@ -56,7 +56,7 @@ def test_sorting_puts_the_most_important_first_and_forgets_what_order_it_was(fam
         scores = measure(each, [INPUT_IDS])
         for neurons in scores["neurons"]:
             assert (neurons.diff() <= 1e-6 * neurons[0]).all()
-        for heads in scores.get("heads", ()):
+        for heads in scores.get("attention heads", ()):
             assert (heads.sum(1).diff() <= 1e-6 * heads.sum()).all()
             assert (heads.diff(dim=1) <= 1e-6 * heads.sum()).all()
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
@@ -89,7 +89,7 @@ def test_importance_is_what_the_formulas_say():
 
     features = seen["attention"].flatten(0, 1).unflatten(1, (4, 4))
     added = torch.einsum("thi,ohi->tho", features, layer.self_attn.o_proj.weight.unflatten(1, (4, 4)))
-    torch.testing.assert_close(importance["heads"][1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
+    torch.testing.assert_close(importance["attention heads"][1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
 
 
 # Importance against random order, on models that have learnt something.
