@@ -77,8 +77,8 @@ def space_of(
     config: MixConfig,
     sample: Tensor,
 ) -> Space:
-    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it; heads and
-    depth are the TA's, so that only sizes that keep all of these are mixed.
+    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it; all else is
+    the TA's, so that only sizes that keep all else are mixed.
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """
@@ -90,14 +90,14 @@ def space_of(
     space = Space(name, kind, limit, axis, uniform, _cost(ta, kind, axis, uniform, sample), sample)
     if len(uniform) < 2:
         raise UserError(
-            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all of the TA's "
-            f"layers and heads, and there is only {ta_size.name}: train another such size"
+            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all else of "
+            f"the TA, and there is only {ta_size.name}: train another such size"
         )
     lowest, highest = (space.cost(space.widths(size)) for size in (uniform[0], uniform[-1]))
     if limit < lowest:
         raise UserError(
             f"{space.where}.{kind} must be at least the {amount(lowest)} of {uniform[0].name}, the smallest size from "
-            f"the student up with the TA's layers and heads, got {amount(limit)}"
+            f"the student up that keeps all else of the TA, got {amount(limit)}"
         )
     if limit >= highest:
         raise UserError(

@@ -35,7 +35,9 @@ def shuffled(model, seed):
         permute(model, layer, axes["neurons"], [torch.randperm(32, generator=random)])
         if groups:
             queries = [torch.randperm(heads // groups, generator=random) for _ in range(groups)]
-            permute(model, layer, axes["attention heads"], [torch.randperm(groups, generator=random), torch.stack(queries)])
+            permute(
+                model, layer, axes["attention heads"], [torch.randperm(groups, generator=random), torch.stack(queries)]
+            )
     return model
 
 

@@ -94,6 +94,13 @@ def test_a_granularity_survives_json():
     assert why_not_nested(FAMILIES["llama"], kept, kept) == "they are the same"
 
 
+def test_sizes_that_earlier_releases_wrote_are_read_and_written_alike():
+    written = {"intermediate_sizes": (8, 24), "num_attention_heads": 2, "num_key_value_heads": 1, "layers": (0, 3)}
+    kept = resolve(LLAMA, sizes(layers=(0, 3), intermediate_sizes=(8, 24), num_key_value_heads=1))["s"]
+    assert Granularity.from_dict("s", json.loads(json.dumps(written))) == kept
+    assert json.dumps(kept.to_dict()) == json.dumps(written)
+
+
 def test_a_gpt2_without_n_inner_has_four_times_its_hidden_size():
     assert resolve(tiny_gpt2(intermediate_size=None).config, widths(xl=64))["xl"].by_layer == {
         "intermediate_size": (64, 64)

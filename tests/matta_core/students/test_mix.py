@@ -148,5 +148,5 @@ def test_a_budget_out_of_reach_is_refused_with_what_is_within():
 def test_sizes_that_differ_in_more_than_width_are_not_mixed():
     ta = tiny_model("llama", num_hidden_layers=3).eval()
     sizes = resolve(ta.config, {"s": SizeConfig(num_hidden_layers=2), **widths(xl=32)})
-    with pytest.raises(UserError, match=r"keep all of the TA's layers and heads, and there is only xl"):
+    with pytest.raises(UserError, match=r"keep all else of the TA, and there is only xl"):
         mixed(ta, sizes, MixConfig(parameters=1000))
