@@ -186,11 +186,11 @@ def _kept(
         if len(counts) != layers:
             raise UserError(f"{where}.{key}s must have one width for each of {layers} layers, got {len(counts)}")
         return {key: counts}
-    shares, pairs = axis.shares(ta), list(pairwise(axis.keys))
+    shares, first, pairs = axis.shares(ta), next(iter(axis.keys)), list(pairwise(axis.keys))
     for outer, inner in reversed(pairs):
         if inner in said:
             said.setdefault(outer, said[inner] if shares[inner] == 1 else ta[outer])
-    said.setdefault(next(iter(axis.keys)), ta[next(iter(axis.keys))])
+    said.setdefault(first, ta[first])
     for outer, inner in pairs:
         said.setdefault(inner, said[outer] * shares[inner])
         if said[inner] % said[outer]:

@@ -77,8 +77,8 @@ def space_of(
     config: MixConfig,
     sample: Tensor,
 ) -> Space:
-    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it; all else is
-    the TA's, so that only sizes that keep all else are mixed.
+    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it. All else
+    is the TA's, so that only sizes that keep it are mixed.
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """

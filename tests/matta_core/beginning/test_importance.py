@@ -35,9 +35,8 @@ def shuffled(model, seed):
         permute(model, layer, axes["neurons"], [torch.randperm(32, generator=random)])
         if groups:
             queries = [torch.randperm(heads // groups, generator=random) for _ in range(groups)]
-            permute(
-                model, layer, axes["attention heads"], [torch.randperm(groups, generator=random), torch.stack(queries)]
-            )
+            orders = [torch.randperm(groups, generator=random), torch.stack(queries)]
+            permute(model, layer, axes["attention heads"], orders)
     return model
 
 
