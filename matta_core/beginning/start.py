@@ -109,5 +109,5 @@ def _order_within(ta: Path) -> list[int] | None:
 
 def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:
     """That any size keeps by number; which layers, it leaves to their importance."""
-    numbers = [size.num_hidden_layers for size in config.sizes.values() if size.num_hidden_layers is not None]
-    return min([ta_config.num_hidden_layers, *numbers])
+    whole_depth = ta_config.num_hidden_layers
+    return min([whole_depth, *(size.get("num_hidden_layers", whole_depth) for size in config.sizes.values())])

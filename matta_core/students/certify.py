@@ -14,7 +14,7 @@ from matta_core.artifacts import Artifact, file_digest
 from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import student_parameters, take
+from matta_core.nesting.slices import slices, student_parameters, take
 from matta_core.pretrained import load_model
 from matta_core.students.comparison import compare_logits
 
@@ -49,7 +49,7 @@ def _is_padded(model: PreTrainedModel, ta: PreTrainedModel, granularity: Granula
     """Whether every parameter of the model is the TA's slice, and zero beyond it."""
     for name, ta_name, parts in student_parameters(ta, granularity):
         saved, kept = model.get_parameter(name), take(ta.get_parameter(ta_name), parts)
-        inner = saved[tuple(slice(0, length) for length in kept.shape)]
+        inner = take(saved, slices(model.config, name, granularity.in_itself)[1])
         if not torch.equal(inner, kept) or saved.count_nonzero() != inner.count_nonzero():
             return False
     return True

@@ -30,26 +30,27 @@ _MODULE = "modeling_matta"
 _CLASS = "PerLayerWidthForCausalLM"
 
 
-_SOURCE = Template('''"""$stock with an FFN width of its own in every layer: config.intermediate_sizes."""
+_SOURCE = Template('''"""$stock with a width of its own in every layer: config.$widths."""
 
 from torch import nn
 from transformers import $stock
 
 _LAYERS = "$layers"
-_NEURONS = $neurons  # parameter of a layer -> dimension along which its neurons lie
+_DIMENSIONS = $dimensions  # parameter of a layer -> that along which the width lies, once or more
 
 
 class $name($stock):
     def __init__(self, config):
         super().__init__(config)
-        for layer, width in zip(self.get_submodule(_LAYERS), config.intermediate_sizes, strict=True):
-            for name, dimension in _NEURONS.items():
+        for layer, width in zip(self.get_submodule(_LAYERS), config.$widths, strict=True):
+            for name, dimension in _DIMENSIONS.items():
                 path, _, kind = name.rpartition(".")
                 module = layer.get_submodule(path)
                 parameter = getattr(module, kind)
                 if parameter is None:
                     continue
-                setattr(module, kind, nn.Parameter(parameter.detach().narrow(dimension, 0, width).clone()))
+                length = parameter.shape[dimension] // max(config.$widths) * width
+                setattr(module, kind, nn.Parameter(parameter.detach().narrow(dimension, 0, length).clone()))
                 if kind == "weight" and hasattr(module, "nf"):
                     module.nx, module.nf = module.weight.shape
                 elif kind == "weight":
@@ -83,11 +84,17 @@ def export_compact(
     Raises: AssertionError where it has not: a bug of ours.
     """
     student, family = compact_model(ta, granularity), family_of(ta.config.model_type)
-    student.config.intermediate_sizes = list(granularity.intermediate_sizes)
+    ((key, widths),) = granularity.by_layer.items()
+    (axis,) = (axis for axis in family.axes if axis.by_layer)
+    setattr(student.config, f"{key}s", list(widths))
     student.config.auto_map = {"AutoModelForCausalLM": f"{_MODULE}.{_CLASS}"}
     save_model(student, tokenizer, folder)
     source = _SOURCE.substitute(
-        stock=type(ta).__name__, layers=family.layers, neurons=dict(family.neurons), name=_CLASS
+        stock=type(ta).__name__,
+        layers=family.layers,
+        widths=f"{key}s",
+        dimensions={name: dimension for name, (dimension, _) in axis.parameters.items()},
+        name=_CLASS,
     )
     (folder / f"{_MODULE}.py").write_text(source)
     found = compare_logits(live_student(ta, granularity).eval(), _load(folder), input_ids)

@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from matta_core.errors import UserError
 from matta_core.model_config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import student_parameters, take
+from matta_core.nesting.slices import put, slices, student_parameters, take
 from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.progress import progress
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
@@ -37,10 +36,10 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
     student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
-        parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
-        if parameter.shape != kept.shape:
+        parameter, place = student.get_parameter(name), slices(student.config, name, granularity.in_itself)[1]
+        if place:
             parameter.zero_()
-        parameter[tuple(slice(0, length) for length in kept.shape)].copy_(kept)
+        put(parameter, place, take(ta.get_parameter(ta_name), parts))
     return student.eval()
 
 
@@ -72,7 +71,7 @@ def extract_students(
             exact = certificate["bitwise_equal"] or (not granularity.is_uniform and certificate["padded_equal"])
             assert exact, f"{folder} differs from the live student: {certificate}"
             reference = record_reference(ta, granularity, input_ids, output / "references" / f"{name}.safetensors")
-            served = padded(granularity)
+            served = granularity.padded
             students[name] = {
                 "path": name,
                 "reference": str(reference.relative_to(output)),
@@ -103,12 +102,6 @@ def extract_students(
         "student": nesting["student"],
         "students": {name: entry["parameters"] for name, entry in students.items()},
     }
-
-
-def padded(granularity: Granularity) -> Granularity:
-    """What a stock checkpoint of this size is: every layer as wide as the widest."""
-    widest = max(granularity.intermediate_sizes)
-    return replace(granularity, intermediate_sizes=(widest,) * len(granularity.layers))
 
 
 def _mixed(

@@ -7,7 +7,7 @@ never trained, at no cost. They choose by a rule of thumb; here mixtures are sco
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,18 +32,23 @@ _HEAD_CHUNK_TOKENS = 1024
 class Space:
     """What a mix can be: mixtures of the widths of `uniform`, trained sizes, that cost at most `limit`.
 
+    Widths are counts of `axis`, a key: that which may differ by layer.
     `cost` is in the budget's unit, `kind`; `sample`: input_ids (sequences, length), on the device of the search.
     """
 
     name: str
     kind: str
     limit: float
+    axis: str
     uniform: Sequence[Granularity]
     cost: Callable[[Widths], float]
     sample: Tensor
 
     def sized(self, widths: Widths) -> Granularity:
-        return replace(self.uniform[-1], name=self.name, intermediate_sizes=widths)
+        return self.uniform[-1].keeping(self.name, self.axis, widths)
+
+    def widths(self, size: Granularity) -> Widths:
+        return size.by_layer[self.axis]
 
     @property
     def where(self) -> str:
@@ -72,26 +77,27 @@ def space_of(
     config: MixConfig,
     sample: Tensor,
 ) -> Space:
-    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it; heads and
-    depth are the TA's, so that only sizes that keep all of these are mixed.
+    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it. All else
+    is the TA's, so that only sizes that keep it are mixed.
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """
     kind, limit = config.budget
     ta_size = list(granularities.values())[-1]
     from_student = list(granularities.values())[list(granularities).index(student) :]
-    uniform = [size for size in from_student if _is_alike(size, ta_size)]
-    space = Space(name, kind, limit, uniform, _cost(ta, kind, uniform, sample), sample)
+    (axis,) = ta_size.by_layer
+    uniform = [size for size in from_student if size.keeping(ta_size.name, axis, ta_size.by_layer[axis]) == ta_size]
+    space = Space(name, kind, limit, axis, uniform, _cost(ta, kind, axis, uniform, sample), sample)
     if len(uniform) < 2:
         raise UserError(
-            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all of the TA's "
-            f"layers and heads, and there is only {ta_size.name}: train another such size"
+            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all else of "
+            f"the TA, and there is only {ta_size.name}: train another such size"
         )
-    lowest, highest = (space.cost(size.intermediate_sizes) for size in (uniform[0], uniform[-1]))
+    lowest, highest = (space.cost(space.widths(size)) for size in (uniform[0], uniform[-1]))
     if limit < lowest:
         raise UserError(
             f"{space.where}.{kind} must be at least the {amount(lowest)} of {uniform[0].name}, the smallest size from "
-            f"the student up with the TA's layers and heads, got {amount(limit)}"
+            f"the student up that keeps all else of the TA, got {amount(limit)}"
         )
     if limit >= highest:
         raise UserError(
@@ -115,8 +121,8 @@ def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[
         advance()
         return total / (sample.shape[0] * (sample.shape[1] - 1))
 
-    search = WidthSearch([size.intermediate_sizes for size in space.uniform], space.cost, score, evaluations)
-    allowed, lowest = space.limit, space.cost(space.uniform[0].intermediate_sizes)
+    search = WidthSearch([space.widths(size) for size in space.uniform], space.cost, score, evaluations)
+    allowed, lowest = space.limit, space.cost(space.widths(space.uniform[0]))
     for _ in range(4):
         found = search.within(allowed, space.where)
         cost = space.cost(found.widths)
@@ -148,12 +154,9 @@ def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[
     )
 
 
-def _is_alike(size: Granularity, ta: Granularity) -> bool:
-    """Whether it differs from the TA in FFN widths alone."""
-    return replace(size, name=ta.name, intermediate_sizes=ta.intermediate_sizes) == ta
-
-
-def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample: Tensor) -> Callable[[Widths], float]:
+def _cost(
+    ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Tensor
+) -> Callable[[Widths], float]:
     """What a mixture costs: what the smallest size does, and what the width of each layer adds to that.
 
     Exact for counts, which add up. Seconds are estimated: a layer adds its share of what the size of its width adds.
@@ -169,14 +172,14 @@ def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample
         base = prefill_seconds(ta, smallest, sample)
         for size in reversed(uniform):  # a width that several sizes have costs what it does in the smallest of them
             more = max(0.0, prefill_seconds(ta, size, sample) - base) if size is not smallest else 0.0
-            added |= {step: more / len(size.layers) for step in enumerate(size.intermediate_sizes)}
+            added |= {step: more / len(size.layers) for step in enumerate(size.by_layer[axis])}
     else:
         base = count(smallest)
-        for step in {step for size in uniform for step in enumerate(size.intermediate_sizes)}:
+        for step in {step for size in uniform for step in enumerate(size.by_layer[axis])}:
             layer, width = step
-            widths = list(smallest.intermediate_sizes)
+            widths = list(smallest.by_layer[axis])
             widths[layer] = width
-            added[step] = count(replace(smallest, intermediate_sizes=tuple(widths))) - base
+            added[step] = count(smallest.keeping("", axis, tuple(widths))) - base
     return lambda widths: base + sum(added[step] for step in enumerate(widths))
 
 

@@ -10,7 +10,7 @@ import torch
 from support import SEQUENCE_LENGTH, granularity, tiny_model
 
 from matta_core.beginning.grow import grow
-from matta_core.beginning.importance import layer_order, measure, permute_heads, permute_neurons, sort_by
+from matta_core.beginning.importance import layer_order, measure, permute, sort_by
 from matta_core.checkpoints import build_model
 from matta_core.families import FAMILIES
 from matta_core.nesting.live import live_student
@@ -18,7 +18,6 @@ from matta_core.nesting.size import whole
 from matta_core.training.passes import PassSettings, cross_entropy_sum
 
 INPUT_IDS = torch.arange(4 * SEQUENCE_LENGTH).reshape(4, -1) * 7 % 50
-NESTED_HEADS = [name for name, family in FAMILIES.items() if not family.no_heads]
 
 
 @torch.no_grad()
@@ -31,11 +30,13 @@ def shuffled(model, seed):
     random = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
     heads, groups = model.config.num_attention_heads, getattr(model.config, "num_key_value_heads", 0)
+    axes = {axis.name: axis for axis in FAMILIES[model.config.model_type].nested}
     for layer in range(model.config.num_hidden_layers):
-        permute_neurons(model, layer, torch.randperm(32, generator=random))
+        permute(model, layer, axes["neurons"], [torch.randperm(32, generator=random)])
         if groups:
             queries = [torch.randperm(heads // groups, generator=random) for _ in range(groups)]
-            permute_heads(model, layer, torch.randperm(groups, generator=random), torch.stack(queries))
+            orders = [torch.randperm(groups, generator=random), torch.stack(queries)]
+            permute(model, layer, axes["attention heads"], orders)
     return model
 
 
@@ -54,9 +55,9 @@ def test_sorting_puts_the_most_important_first_and_forgets_what_order_it_was(fam
     for each in (first, second):
         sort_by(each, measure(each, [INPUT_IDS]))
         scores = measure(each, [INPUT_IDS])
-        for neurons in scores.neurons:
+        for neurons in scores["neurons"]:
             assert (neurons.diff() <= 1e-6 * neurons[0]).all()
-        for heads in scores.heads:
+        for heads in scores.get("attention heads", ()):
             assert (heads.sum(1).diff() <= 1e-6 * heads.sum()).all()
             assert (heads.diff(dim=1) <= 1e-6 * heads.sum()).all()
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
@@ -85,11 +86,11 @@ def test_importance_is_what_the_formulas_say():
 
     activations = seen["ffn"].flatten(0, 1)
     added = activations[:, :, None] * layer.mlp.down_proj.weight.T  # (tokens, neurons, hidden)
-    torch.testing.assert_close(importance.neurons[1].float(), added.pow(2).sum(-1).mean(0).sqrt())
+    torch.testing.assert_close(importance["neurons"][1].float(), added.pow(2).sum(-1).mean(0).sqrt())
 
     features = seen["attention"].flatten(0, 1).unflatten(1, (4, 4))
     added = torch.einsum("thi,ohi->tho", features, layer.self_attn.o_proj.weight.unflatten(1, (4, 4)))
-    torch.testing.assert_close(importance.heads[1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
+    torch.testing.assert_close(importance["attention heads"][1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
 
 
 # Importance against random order, on models that have learnt something.

@@ -125,11 +125,11 @@ def test_a_budget_of_time_is_kept_by_what_is_measured(monkeypatch):
     real = {(8, 8): 1.0, (16, 16): 2.0, (32, 32): 4.0, (32, 8): 3.4, (16, 8): 1.9, (8, 32): 2.4, (8, 16): 1.4}
 
     def clock(_ta, size, _sample):
-        return real[size.intermediate_sizes]
+        return real[size.by_layer["intermediate_size"]]
 
     monkeypatch.setattr("matta_core.students.mix.prefill_seconds", clock)
     found = mixed(ta, sizes, MixConfig(prefill_seconds=2.5))
-    assert found.cost == real[found.granularity.intermediate_sizes] <= 2.5
+    assert found.cost == real[found.granularity.by_layer["intermediate_size"]] <= 2.5
     assert found.evaluated <= 9  # a second search goes on from what the first one scored
 
 
@@ -148,5 +148,5 @@ def test_a_budget_out_of_reach_is_refused_with_what_is_within():
 def test_sizes_that_differ_in_more_than_width_are_not_mixed():
     ta = tiny_model("llama", num_hidden_layers=3).eval()
     sizes = resolve(ta.config, {"s": SizeConfig(num_hidden_layers=2), **widths(xl=32)})
-    with pytest.raises(UserError, match=r"keep all of the TA's layers and heads, and there is only xl"):
+    with pytest.raises(UserError, match=r"keep all else of the TA, and there is only xl"):
         mixed(ta, sizes, MixConfig(parameters=1000))
