@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from matta_core.families import family_of
 from matta_core.nesting.size import head_size, whole
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.training.passes import PassSettings, error_sum
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Importance:
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
-    """Importance over calibration batches of input_ids (sequences, length), on the model's device.
+def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objective) -> Importance:
+    """Importance over calibration batches, on the model's device.
 
     With a the activations that the FFN's output projection W reads, x_h the features of query head h that the
     attention's output projection W_h reads, and means over tokens:
@@ -74,9 +75,9 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
             for handle in handles:
                 hooks.callback(handle.remove)
         model.eval()
-        for input_ids in batches:
-            model.base_model(input_ids=input_ids, use_cache=False)
-            num_tokens += input_ids.numel()
+        for batch in batches:
+            objective.states(model, batch)
+            num_tokens += batch["input_ids"].numel()
     model.train(was_training)
 
     neurons, heads = [], []
@@ -94,10 +95,10 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
 
 @torch.no_grad()
 def layer_order(
-    model: PreTrainedModel, batches: Sequence[Tensor], fewest: int, head_chunk_tokens: int = 1024
+    model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
 ) -> list[int]:
     """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
-    then as greedy removal has it, which takes out whichever layer the loss on `batches` needs least, one after another.
+    then as greedy removal has it, which takes out whichever layer the error on `batches` needs least, one by one.
 
     Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
     influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
@@ -111,7 +112,7 @@ def layer_order(
         with ExitStack() as hooks:
             for index in (*removed, layer):
                 hooks.callback(layers[index].register_forward_hook(_passed_by).remove)
-            return sum(cross_entropy_sum(model, input_ids, settings).item() for input_ids in batches)
+            return sum(error_sum(objective, model, batch, settings).item() for batch in batches)
 
     while len(kept) > max(2, fewest):
         least = min(kept[1:-1], key=loss_without)

@@ -12,7 +12,7 @@ from string import Template
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.artifacts import file_digest
@@ -22,7 +22,8 @@ from matta_core.model_config import student_config
 from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
-from matta_core.students.comparison import compare_logits
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.students.comparison import compare_answers
 
 _MODULE = "modeling_matta"
 
@@ -75,27 +76,32 @@ def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMo
 
 @torch.no_grad()
 def export_compact(
-    ta: PreTrainedModel, granularity: Granularity, tokenizer: PreTrainedTokenizerBase, folder: Path, input_ids: Tensor
+    objective: Objective,
+    ta: PreTrainedModel,
+    granularity: Granularity,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    batch: Batch,
 ) -> dict[str, Any]:
-    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, every
-    logit over input_ids (sequences, length) has the live student's bits.
+    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, all that
+    it answers to the batch has the live student's bits.
 
     Raises: AssertionError where it has not: a bug of ours.
     """
     student, family = compact_model(ta, granularity), family_of(ta.config.model_type)
     student.config.intermediate_sizes = list(granularity.intermediate_sizes)
-    student.config.auto_map = {"AutoModelForCausalLM": f"{_MODULE}.{_CLASS}"}
+    student.config.auto_map = {objective.model_class: f"{_MODULE}.{_CLASS}"}
     save_model(student, tokenizer, folder)
     source = _SOURCE.substitute(
         stock=type(ta).__name__, layers=family.layers, neurons=dict(family.neurons), name=_CLASS
     )
     (folder / f"{_MODULE}.py").write_text(source)
-    found = compare_logits(live_student(ta, granularity).eval(), _load(folder), input_ids)
+    found = compare_answers(objective, live_student(ta, granularity).eval(), _load(folder), batch)
     assert found.bitwise_equal, f"{folder} differs from the live student by {found.max_abs_difference}"
     return {
         "bitwise_equal": True,
-        "sequences": len(input_ids),
-        "tokens": input_ids.numel(),
+        "sequences": len(batch["input_ids"]),
+        "tokens": batch["input_ids"].numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from matta_core.beginning.grow import grow
 from matta_core.beginning.start import initialize
-from matta_core.checkpoints import build_model, check_plain_head
+from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.model_config import build_config

@@ -15,6 +15,7 @@ from matta_core.families import FAMILIES
 from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.pretrained import load_model
+from matta_core.objectives import OBJECTIVE
 from matta_core.students.certify import certify
 from matta_core.students.compact import compact_model, export_compact
 from matta_core.students.extract import extract_student
@@ -71,11 +72,11 @@ def test_padding_that_is_not_zero_is_no_certificate_though_no_logit_shows_it(tmp
     ta, size = uneven("llama")
     student = extract_student(ta, size)
     save_model(student, byte_tokenizer(), tmp_path / "good")
-    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["padded_equal"]
+    assert certify(OBJECTIVE, ta, size, tmp_path / "good", BATCH)["padded_equal"]
     with torch.no_grad():
         student.model.layers[0].mlp.up_proj.weight[20, 3] = 1.0  # neuron 20 of 8: its output is multiplied by zero
     save_model(student, byte_tokenizer(), tmp_path / "bad")
-    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
+    certificate = certify(OBJECTIVE, ta, size, tmp_path / "bad", BATCH)
     assert certificate["max_abs_difference"] <= 1e-5
     assert not certificate["padded_equal"]
 
