@@ -62,7 +62,8 @@ class $name($stock):
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
-    student.generation_config = copy.deepcopy(ta.generation_config)
+    if ta.can_generate():
+        student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         path, _, kind = name.rpartition(".")
         module, kept = student.get_submodule(path), take(ta.get_parameter(ta_name), parts).clone()

@@ -36,7 +36,8 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
     """
     student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
-    student.generation_config = copy.deepcopy(ta.generation_config)
+    if ta.can_generate():
+        student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
         if parameter.shape != kept.shape:
