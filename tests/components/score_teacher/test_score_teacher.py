@@ -53,7 +53,7 @@ def test_scores_lie_row_by_row_beside_the_dataset_and_are_the_teachers(dataset, 
 def test_killed_between_shards_it_goes_on_with_the_next_and_ends_with_the_same_digest(
     dataset, teacher, tmp_path, monkeypatch
 ):
-    from matta_core.objectives import next_token as module
+    from matta_core import teacher as module
 
     whole = score_teacher(config(teacher), dataset.path, None, output=tmp_path / "whole")
     real, scored = module._score_shard, []
