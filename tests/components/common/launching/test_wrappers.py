@@ -11,9 +11,8 @@ import pytest
 from components.common.launching.config import LaunchConfig, VolumeClaim
 from components.common.launching.heartbeat import heartbeat
 from components.score_teacher.step import score_teacher
-from components.train.component import train
-from components.train_teacher.component import train_teacher
-from components.train_teacher.step import train_teacher as train_step
+from components.train.component import train, train_teacher
+from components.train.step import train_teacher as train_step
 from matta_core.artifacts import IN_PROGRESS, file_digest, open_artifact
 from matta_core.recipe import LossConfig, ScoreTeacherConfig, TrainConfig
 
