@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from components.common.markdown import code, escape
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from matta_core.recipe.extraction import amount
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from components.report.figures import (
     UNKNOWN,
     milliseconds,

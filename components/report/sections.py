@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from components.report.details import (
     Grid,
     comparison_grid,

@@ -139,7 +139,7 @@ def keys(root, monkeypatch):
         ("components/common/served/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),
         ("components/push/query.py", {"push"}),
         ("components/push/operations.py", set()),
-        ("components/evaluate/figures.py", {"evaluate", "merge_evaluations", "push", "report"}),
+        ("components/common/statistics.py", {"evaluate", "merge_evaluations", "gate", "push", "report"}),
         ("components/evaluate/memory.py", {"evaluate"}),
         ("components/report/style.css.jinja", {"report"}),
         ("components/train/component.py", set()),
