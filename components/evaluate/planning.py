@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.common.served.versions import version_name
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate.baselines import Baseline, resolve
 from components.evaluate.candidates import TEACHER, family
 from matta_core.artifacts import open_artifact

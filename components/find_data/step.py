@@ -8,7 +8,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.common.served.ledger import (
+from components.common.step_runner import disk_errors_explained, say
+from components.common.storage.listing import find_files
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
+from components.find_data.ledger import (
     LEDGER,
     describe,
     read_entry,
@@ -17,10 +21,7 @@ from components.common.served.ledger import (
     renew_lease,
     take_lease,
 )
-from components.common.served.spans import Span, is_future, newest_span, parse_span
-from components.common.step_runner import disk_errors_explained, say
-from components.common.storage.files import find_files
-from components.common.storage.store import Store, open_store
+from components.find_data.spans import Span, is_future, newest_span, parse_span
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig, RetrainConfig
 

@@ -8,12 +8,13 @@ from typing import Any
 from components.common.records import contradiction, read_decision, read_family, read_results
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
-from components.common.served.release import push_version
-from components.common.served.retention import retire
 from components.common.served.versions import content_digest, version_name
 from components.common.step_runner import disk_errors_explained, run_step, say
-from components.common.storage.store import Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
 from components.push import card, registry, serving
+from components.push.release import push_version
+from components.push.retention import retire
 from components.push.validation import Queries, validate
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.errors import UserError

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.common.launching.config import LaunchConfig, launch
+from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
+from components.common.launching.launch import run_ranks
 from components.common.step_runner import disk_errors_explained, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
@@ -96,7 +97,7 @@ def _launched(
         paths = [path, *(artifact.path for artifact in inputs.values())]
         if config.start_from is not None and Path(config.start_from).exists():
             paths.append(Path(config.start_from))
-        launch(launch_config, command, name=name, work=path / IN_PROGRESS, paths=paths)
+        run_ranks(launch_config, command, name=name, work=path / IN_PROGRESS, paths=paths)
     else:
         say(step, f"reused {path}")
     artifact = open_artifact(path, "MattaCheckpoint")

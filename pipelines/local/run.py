@@ -18,7 +18,7 @@ import psutil
 
 from components.common.served.pointer import read_pointer
 from components.common.step_runner import make_directory
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
 from matta_core.artifacts import open_artifact

@@ -11,7 +11,7 @@ from support import tiny_gpt2
 
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate import work
 from components.evaluate.merging import merge_evaluations
 from components.evaluate.planning import EvaluationPlan, plan_evaluation

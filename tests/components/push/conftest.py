@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from components.common.served.pointer import read_pointer
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import step
 from matta_core.artifacts import finish_artifact
 from matta_core.recipe import PushConfig

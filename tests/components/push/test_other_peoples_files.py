@@ -8,7 +8,7 @@ import pytest
 from components.common.served import retention
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import operations
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError

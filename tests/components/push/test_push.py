@@ -10,7 +10,7 @@ import yaml
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, version_digest, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import step
 from matta_core.artifacts import digest_of, files_of, open_artifact
 from matta_core.errors import UserError

@@ -9,7 +9,7 @@ from support import TRAINING
 from components.common.launching.config import LaunchConfig
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.extract_students.step import extract_students
 from components.train.start import start_of
 from components.train.step import train, train_teacher

@@ -49,7 +49,7 @@ def launched(monkeypatch):
             patch.setattr(sys, "argv", command)
             import_module(f"{command[0]}.__main__").main()
 
-    monkeypatch.setattr("components.common.launching.torchrun.run_torchrun", run_here)
+    monkeypatch.setattr("components.common.launching.launch.run_torchrun", run_here)
     return calls
 
 
