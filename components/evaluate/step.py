@@ -87,7 +87,7 @@ def evaluate(
         on_disk = Path(candidates[TEACHER].path).is_dir() and all(task.data_files for task in config.tasks.values())
         if on_disk:
             os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: nothing is asked of the network
-        from components.evaluate.work import evaluate_all
+        from components.evaluate.results import evaluate_all
 
         return evaluate_all(
             config,

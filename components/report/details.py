@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.statistics import interval_95
-from components.report.figures import (
+from components.report.formats import (
     UNKNOWN,
     milliseconds,
     plain,

@@ -17,7 +17,7 @@ from components.report.details import (
     task_grid,
     widths_grid,
 )
-from components.report.figures import task_name
+from components.report.formats import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
 from components.report.summary import Curves, Summary

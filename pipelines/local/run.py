@@ -24,8 +24,8 @@ from components.train.start import start_of
 from matta_core.artifacts import open_artifact
 from matta_core.errors import ToldToEndError, UserError
 from matta_core.recipe import PUSHED, Recipe
+from pipelines.checks.paths import is_path, models_named
 from pipelines.local.console import Console
-from pipelines.paths import is_path, models_named
 
 # A busy machine (a laptop's) makes OpenMP's spinning threads wait for one another.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}

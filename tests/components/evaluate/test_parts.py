@@ -12,7 +12,7 @@ from support import tiny_gpt2
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
 from components.common.storage.open_store import open_store
-from components.evaluate import work
+from components.evaluate import costs
 from components.evaluate.merging import merge_evaluations
 from components.evaluate.planning import EvaluationPlan, plan_evaluation
 from components.evaluate.step import evaluate
@@ -53,7 +53,7 @@ def evaluated(tmp_path_factory, make_artifacts, config, tokenizer):
     push(root / "pushed", "s", root / "served")
     with pytest.MonkeyPatch.context() as patch:
         # Memory is measured in a process of its own, which takes seconds, and is not what the test is about.
-        patch.setattr(work, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
+        patch.setattr(costs, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
         run(root, config, "whole")
         plan = EvaluationPlan.from_json(plan_evaluation(root / "students", str(root / "pushed")).to_json())
         # What is pushed from now on concerns no part: all hold on to the plan.

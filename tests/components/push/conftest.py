@@ -150,7 +150,7 @@ def push_to(monkeypatch):
             if not stale:
                 store = open_store(config.target)
                 served = {size: pointer.version for size in SIZES if (pointer := read_pointer(store, size))}
-                patch.setattr(step._Facts, "judged_against", lambda self, size: served.get(size))
+                patch.setattr(step._Judged, "judged_against", lambda self, size: served.get(size))
             return step.push(config, *made, output=output)
 
     return push

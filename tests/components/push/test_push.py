@@ -138,7 +138,7 @@ def test_a_family_without_recorded_logits_is_refused(made, push_to, queried, tmp
     family = json.loads((made.students / "family.json").read_text())
     for member in family["students"].values():
         del member["reference"]
-    facts = step._Facts(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
+    facts = step._Judged(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
     facts.members = family["students"]
     with pytest.raises(UserError, match=r"holds no recorded logits of s: run extract_students again"):
         step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts, None)

@@ -7,7 +7,7 @@ import math
 import pytest
 from rich.console import Console
 
-from components.report.figures import (
+from components.report.formats import (
     duration,
     milliseconds,
     plain,
