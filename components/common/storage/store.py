@@ -1,7 +1,7 @@
 """Where pushed models lie: what a store must be able to do.
 
 All that push promises (whole versions, a pointer that moves once, a history that loses nothing) is built in
-`versions.py`, `pointer.py` and `retention.py` on these few operations, the same for a directory and for `gs://`.
+`components.common.served` and `components.push` on these few operations, the same for a directory and for `gs://`.
 """
 
 from dataclasses import dataclass
