@@ -79,7 +79,7 @@ def test_a_mistake_that_the_ranks_find_is_the_steps_own(dataset, tmp_path):
     config = dataclasses.replace(CONFIG, batch_size=9)
     with pytest.raises(UserError) as caught:
         train_teacher(config, dataset.path, output=tmp_path / "run", launch_config=TWO)
-    assert str(caught.value) == "train.batch_size must be divisible by the number of processes, 2, got 9"
+    assert str(caught.value) == "train_teacher.batch_size must be divisible by the number of processes, 2, got 9"
 
 
 def test_a_killed_rank_is_named_with_the_end_of_its_log(tmp_path, monkeypatch):
@@ -233,5 +233,7 @@ def test_the_command_of_a_trainjob_trains_on_two_nodes(dataset, tmp_path, kubele
 def test_a_rank_of_another_node_that_fails_is_told_by_its_rank(dataset, tmp_path, kubelet):
     config = dataclasses.replace(CONFIG, batch_size=9)
     nodes = LaunchConfig(nodes=2, image="i", cpu="1", claims=(VolumeClaim("artifacts", str(tmp_path)),))
-    with pytest.raises(UserError, match=r"train\.batch_size must be divisible by the number of processes, 2, got 9"):
+    with pytest.raises(
+        UserError, match=r"train_teacher\.batch_size must be divisible by the number of processes, 2, got 9"
+    ):
         train_teacher(config, dataset.path, output=tmp_path / "run", launch_config=nodes)
