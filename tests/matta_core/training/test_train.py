@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from support import TRAINING, make_dataset
 
 from components.score_teacher.step import score_teacher
-from components.train.step import train
-from components.train_teacher.step import train_teacher
+from components.train.step import train, train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.recipe import LossConfig, OptimizerConfig, Schedule, ScoreTeacherConfig, SizeConfig
