@@ -11,6 +11,7 @@ from components.common.command_line import located
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
 from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.steps import STEPS, TRAINING_STEPS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
@@ -42,7 +43,8 @@ def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | 
 
 
 def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
-    for step, config in (("train_teacher", recipe.train_teacher), ("train", recipe.train)):
+    for step in TRAINING_STEPS:
+        config = getattr(recipe, STEPS[step].section)
         placement = cluster.placement(step)
         ranks = placement.nodes * placement.processes
         if config is not None and config.batch_size % ranks:
