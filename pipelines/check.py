@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.common.command_line import located
 from matta_core.errors import UserError
-from matta_core.recipe import Recipe
+from matta_core.recipe import Recipe, TrainConfig
 from pipelines.kubeflow.cluster import ClusterProfile
-from pipelines.steps import STEPS, TRAINING_STEPS
+from pipelines.steps import TRAINING_STEPS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
@@ -44,7 +44,7 @@ def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | 
 
 def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
     for step in TRAINING_STEPS:
-        config = getattr(recipe, STEPS[step].section)
+        config: TrainConfig | None = getattr(recipe, step)  # its section bears its name
         placement = cluster.placement(step)
         ranks = placement.nodes * placement.processes
         if config is not None and config.batch_size % ranks:

@@ -16,7 +16,7 @@ from pipelines.steps import STEPS, Step
 MakeTask = Callable[..., dsl.PipelineTask]
 
 
-def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable:
+def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable[..., Any]:
     """From prepare_data to report, with train_teacher where the recipe says how; placed as the profile says, if any.
 
     Each step's settings are a pipeline parameter, one JSON string, with the recipe's as its default: a run can be
@@ -36,18 +36,19 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
         return _steps(step, recipe, cluster)[0].outputs["report"]
 
     # kfp reads a pipeline's parameters from its signature: here they depend on the recipe.
-    matta.__signature__ = inspect.Signature(
+    signature = inspect.Signature(
         [
             inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=str)
             for name, default in parameters.items()
         ],
         return_annotation=inspect.Signature.empty if recipe.retrain else dsl.Artifact,
     )
+    setattr(matta, "__signature__", signature)  # noqa: B010 - no attribute that functions are known to have
     name = f"matta-{recipe.name.replace('_', '-').lower()}"
     return dsl.pipeline(matta, name=name, description="Teacher, TA and nested Students")
 
 
-def component_of(step: Step) -> MakeTask:
+def component_of(step: Step) -> Any:
     """The Kubeflow component that the step's row names."""
     return getattr(importlib.import_module(f"components.{step.folder}.component"), step.name)
 
@@ -98,7 +99,7 @@ def _steps(
 ) -> tuple[dsl.PipelineTask, Any]:
     """The report's task, and what push recorded. `renewed(task)`: what else to wait for once `task` has ended."""
     data = step("prepare_data", **source).outputs["dataset"]
-    teacher = {}
+    teacher: dict[str, Any] = {}
     if recipe.train_teacher:
         teacher = {"teacher_checkpoint": step("train_teacher", dataset=data).outputs["checkpoint"]}
     scores = step("score_teacher", dataset=data, **teacher).outputs["scores"]
