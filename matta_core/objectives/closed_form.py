@@ -8,7 +8,7 @@ plain functions; the tests hold the two against each other.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,35 @@ class Target:
         log_probs = F.log_softmax(_tempered(logits, temperature), dim=-1)
         probs = log_probs.exp()
         return cls(log_probs, probs, torch.linalg.vecdot(probs, log_probs))
+
+
+def closed_form_loss(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    weights: Mapping[str, float],
+    loss: LossConfig,
+    *,
+    teacher: TopK | None = None,
+    ta: Target | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum, from which to go backward once, and each term's own sum; see `loss_and_gradient`."""
+    sums, gradient = loss_and_gradient(logits.detach(), labels, mask, weights, loss, teacher=teacher, ta=ta)
+    total = sum(weights[term] * value for term, value in sums.items())
+    return _WithGradient.apply(logits, total, gradient), sums
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradient is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, _logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.gradient.mul_(of_value), None, None
 
 
 @torch.no_grad()

@@ -10,14 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.errors import UserError
-from matta_core.objectives.divergences import (
-    align,
-    cross_entropy,
-    divergence_named,
-    hidden_state_mse,
-    top_k_divergence,
-    vocabulary_divergence,
-)
+from matta_core.objectives.closed_form import Target, closed_form_loss
+from matta_core.objectives.divergences import align, cross_entropy, hidden_state_mse
 from matta_core.objectives.objective import Answer, Batch, Sums
 from matta_core.objectives.plain_head import check_plain_head
 from matta_core.objectives.top_k import (
@@ -73,22 +67,15 @@ class NextToken:
     def loss(
         self, own: Answer, ta: Answer | None, targets: NextTokens, weights: Mapping[str, float], config: LossConfig
     ) -> tuple[Tensor, Sums]:
-        mask, teacher = targets.mask, targets.teacher
-        terms = {"cross_entropy": self.error(own, targets)}
-        if teacher is not None and "teacher_divergence" in weights:
-            divergence = divergence_named(config.teacher_divergence, config.jensen_shannon_beta)
-            terms["teacher_divergence"] = top_k_divergence(
-                divergence, own.outputs, teacher.top_k_ids, teacher.top_k_log_probs, teacher.tail_mass, mask
-            )
-        if ta is not None and "ta_divergence" in weights:
-            divergence = divergence_named(config.ta_divergence, config.jensen_shannon_beta)
-            terms["ta_divergence"] = vocabulary_divergence(
-                divergence, own.outputs, ta.outputs, mask, loss_temperature=config.loss_temperature
-            )
+        learns_from_ta = ta is not None and "ta_divergence" in weights
+        target = Target.of_logits(ta.outputs, config.loss_temperature) if learns_from_ta else None
+        total, sums = closed_form_loss(
+            own.outputs, targets.labels, targets.mask, weights, config, teacher=targets.teacher, ta=target
+        )
         if ta is not None and "hidden_state_mse" in weights:
-            terms["hidden_state_mse"] = hidden_state_mse(own.states, ta.states, mask)
-        total = sum(weights[term] * value for term, value in terms.items())
-        return total, {term: value.detach() for term, value in terms.items()}
+            mse = hidden_state_mse(own.states, ta.states, targets.mask)
+            total, sums["hidden_state_mse"] = total + weights["hidden_state_mse"] * mse, mse.detach()
+        return total, sums
 
     def error(self, own: Answer, targets: NextTokens) -> Tensor:
         return cross_entropy(own.outputs, targets.labels, targets.mask)

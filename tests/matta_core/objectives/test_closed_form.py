@@ -14,8 +14,8 @@ from matta_core.objectives.divergences import (
     top_k_divergence,
     vocabulary_divergence,
 )
+from matta_core.objectives.top_k import TeacherTargets
 from matta_core.recipe import LossConfig
-from matta_core.training.passes import TeacherTargets
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jensen_shannon"]
 
