@@ -23,13 +23,22 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
     and as torch's FlopCounterMode counts it).
     """
     family = family_of(ta.config.model_type)
-    weights, features = ta.get_output_embeddings().weight.numel(), 0
+    weights, features = _head_weights(ta), 0
     for name, shape in _shapes(ta, granularity):
         if name.startswith(f"{family.layers}.") and len(shape) == 2:
             weights += math.prod(shape)
             reads = [axis.read for axis in family.axes if axis.attends]
             features += sum(shape[dimension] for output, dimension, _ in reads if name.endswith(f".{output}"))
     return 2 * weights + 4 * sequence_length * features
+
+
+def _head_weights(ta: PreTrainedModel) -> int:
+    """Those that make tokens of states are the embedding's where they are tied; of another head, what its matrices hold
+    beside the trunk."""
+    if (head := ta.get_output_embeddings()) is not None:
+        return head.weight.numel()
+    trunk = f"{ta.base_model_prefix}."
+    return sum(each.numel() for name, each in ta.named_parameters() if each.dim() == 2 and not name.startswith(trunk))
 
 
 def _shapes(ta: PreTrainedModel, granularity: Granularity) -> list[tuple[str, torch.Size]]:
