@@ -6,18 +6,15 @@ from typing import Any
 
 from kfp import dsl
 
-from components.evaluate.component import evaluate
+from components.evaluate.component import evaluate, merge_evaluations, plan_evaluation
 from components.extract_students.component import extract_students
 from components.find_data.component import find_data, record_span, renew_lease
 from components.gate.component import gate
-from components.merge_evaluations.component import merge_evaluations
-from components.plan_evaluation.component import plan_evaluation
 from components.prepare_data.component import prepare_data
 from components.push.component import push
 from components.report.component import report
 from components.score_teacher.component import score_teacher
-from components.train.component import train
-from components.train_teacher.component import train_teacher
+from components.train.component import train, train_teacher
 from matta_core.recipe import PUSHED, Recipe
 from pipelines.kubeflow.cluster import ClusterProfile
 from pipelines.kubeflow.placement import launch_config, place

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluate.figures import interval_95
-from components.report.figures import (
+from components.common.statistics import interval_95
+from components.report.formats import (
     UNKNOWN,
     milliseconds,
     plain,

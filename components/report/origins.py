@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.report.details import Column, Grid
-from components.report.figures import UNKNOWN, duration, setting_text, task_name, yes_no
+from components.report.formats import UNKNOWN, duration, setting_text, task_name, yes_no
 from components.report.summary import Summary
 from matta_core.artifacts import Artifact
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.report.figures import duration, plain, scaled
+from components.report.formats import duration, plain, scaled
 from components.report.sections import SectionOfReport, headline, held_lines
 from components.report.summary import Summary
 from components.report.table import table_tasks

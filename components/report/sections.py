@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from components.report.details import (
     Grid,
     comparison_grid,
@@ -17,7 +17,7 @@ from components.report.details import (
     task_grid,
     widths_grid,
 )
-from components.report.figures import task_name
+from components.report.formats import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
 from components.report.summary import Curves, Summary

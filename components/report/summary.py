@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from components.report.figures import finite
+from components.report.formats import finite
 from matta_core.artifacts import Artifact
 from matta_core.artifacts.json_files import read_json
 

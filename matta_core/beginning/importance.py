@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from matta_core.families import Axis, family_of
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.training.passes import PassSettings, error_sum
 
 # By axis and layer: the scores of its units, float64, on CPU, as a grid: (neurons,); or (groups, queries per group).
 Importance = Mapping[str, Sequence[Tensor]]
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
-    """Importance over calibration batches of input_ids (sequences, length), on the model's device.
+def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objective) -> Importance:
+    """Importance over calibration batches, on the model's device.
 
     With a the activations that the FFN's output projection W reads, x_h the features of query head h that the
     attention's output projection W_h reads, and means over tokens (other axes are like the one or the other):
@@ -40,9 +41,9 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
         for gauge in gauges:
             hooks.callback(gauge.projection.register_forward_pre_hook(gauge.see).remove)
         model.eval()
-        for input_ids in batches:
-            model.base_model(input_ids=input_ids, use_cache=False)
-            num_tokens += input_ids.numel()
+        for batch in batches:
+            objective.states(model, batch)
+            num_tokens += batch["input_ids"].numel()
     model.train(was_training)
     scores: dict[str, list[Tensor]] = {}
     for gauge in gauges:
@@ -84,10 +85,10 @@ class _Gauge:
 
 @torch.no_grad()
 def layer_order(
-    model: PreTrainedModel, batches: Sequence[Tensor], fewest: int, head_chunk_tokens: int = 1024
+    model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
 ) -> list[int]:
     """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
-    then as greedy removal has it, which takes out whichever layer the loss on `batches` needs least, one after another.
+    then as greedy removal has it, which takes out whichever layer the error on `batches` needs least, one by one.
 
     Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
     influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
@@ -101,7 +102,7 @@ def layer_order(
         with ExitStack() as hooks:
             for index in (*removed, layer):
                 hooks.callback(layers[index].register_forward_hook(_passed_by).remove)
-            return sum(cross_entropy_sum(model, input_ids, settings).item() for input_ids in batches)
+            return sum(error_sum(objective, model, batch, settings).item() for batch in batches)
 
     while len(kept) > max(2, fewest):
         least = min(kept[1:-1], key=loss_without)

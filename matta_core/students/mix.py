@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
+from matta_core.objectives.objective import Batch, Objective
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
 from matta_core.students.search import Widths, WidthSearch
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.training.passes import PassSettings, error_sum
 from matta_core.training.precision import autocast_dtype
 
 _LATENCY_REPEATS = 15
@@ -33,7 +33,7 @@ class Space:
     """What a mix can be: mixtures of the widths of `uniform`, trained sizes, that cost at most `limit`.
 
     Widths are counts of `axis`, a key: that which may differ by layer.
-    `cost` is in the budget's unit, `kind`; `sample`: input_ids (sequences, length), on the device of the search.
+    `cost` is in the budget's unit, `kind`; `sample`: held-out sequences, on the device of the search.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Space:
     axis: str
     uniform: Sequence[Granularity]
     cost: Callable[[Widths], float]
-    sample: Tensor
+    sample: Batch
 
     def sized(self, widths: Widths) -> Granularity:
         return self.uniform[-1].keeping(self.name, self.axis, widths)
@@ -57,7 +57,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a search found. Losses are nats per token on its sample; `cost` is in the budget's unit."""
+    """What a search found. Losses are the objective's, per target of its sample; `cost` is in the budget's unit."""
 
     granularity: Granularity
     loss: float
@@ -75,7 +75,7 @@ def space_of(
     student: str,
     name: str,
     config: MixConfig,
-    sample: Tensor,
+    sample: Batch,
 ) -> Space:
     """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it. All else
     is the TA's, so that only sizes that keep it are mixed.
@@ -107,19 +107,27 @@ def space_of(
     return space
 
 
-def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[], None] = lambda: None) -> Mix:
+def mix(
+    objective: Objective,
+    ta: PreTrainedModel,
+    space: Space,
+    evaluations: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Mix:
     """The best mixture found. `advance` is called after each that was scored, at most `evaluations` times.
 
     Raises: UserError where what was estimated to take the budget's seconds takes more, again and again.
     """
-    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, space.sample.device)), space.sample
+    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, ta.device)), space.sample
+    sequences, length = sample["input_ids"].shape
+    starts = range(0, sequences, _SEQUENCES_PER_PASS)
+    parts = [{name: rows[start : start + _SEQUENCES_PER_PASS] for name, rows in sample.items()} for start in starts]
 
     def score(widths: Widths) -> float:
         model = live_student(ta, space.sized(widths)).eval()
-        parts = sample.split(_SEQUENCES_PER_PASS)
-        total = sum(cross_entropy_sum(model, part, settings).item() for part in parts)
+        total = sum(error_sum(objective, model, part, settings).item() for part in parts)
         advance()
-        return total / (sample.shape[0] * (sample.shape[1] - 1))
+        return total / objective.num_targets(sequences, length)
 
     search = WidthSearch([space.widths(size) for size in space.uniform], space.cost, score, evaluations)
     allowed, lowest = space.limit, space.cost(space.widths(space.uniform[0]))
@@ -155,7 +163,7 @@ def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[
 
 
 def _cost(
-    ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Tensor
+    ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Batch
 ) -> Callable[[Widths], float]:
     """What a mixture costs: what the smallest size does, and what the width of each layer adds to that.
 
@@ -165,7 +173,7 @@ def _cost(
     count = {
         "parameters": lambda size: num_parameters(ta, size),
         "bytes": lambda size: 4 * num_parameters(ta, size),
-        "flops_per_token": lambda size: flops_per_token(ta, size, sample.shape[1]),
+        "flops_per_token": lambda size: flops_per_token(ta, size, sample["input_ids"].shape[1]),
     }.get(kind)
     added = {}
     if count is None:
@@ -184,9 +192,10 @@ def _cost(
 
 
 @torch.no_grad()
-def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Tensor) -> float:
+def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Batch) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
-    model, prompt = compact_model(ta, granularity).to(sample.device), sample[:1]
+    prompt = sample["input_ids"][:1]
+    model = compact_model(ta, granularity).to(prompt.device)
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()

@@ -36,7 +36,7 @@ class Checkpoints:
         self.step = 0
 
     def resume(
-        self, config: TrainConfig, model_config: PreTrainedConfig, device: torch.device
+        self, config: TrainConfig, model_config: PreTrainedConfig, model_class: str, device: torch.device
     ) -> tuple[PreTrainedModel, ModelOptimizer, dict[str, Granularity]] | None:
         """TA, optimizer and sizes of the newest one that is whole and this run's; None where there is none yet.
 
@@ -48,7 +48,7 @@ class Checkpoints:
                 state = read_state(folder)
                 if state.sizes.keys() != config.sizes.keys():
                     raise DamagedStateError(f"{folder} is of other sizes than the recipe's")
-                ta = build_model(model_config, config.seed).to(device)
+                ta = build_model(model_config, config.seed, model_class).to(device)
                 optimizer = make_optimizer(ta, config, cuts(ta, state.sizes.values()))
                 load_state(state, ta, optimizer)
             except DamagedStateError as error:
@@ -77,10 +77,12 @@ class Checkpoints:
     def save(self, step: int, training: Training) -> None:
         """In all ranks: rank 0 writes the state after `step` steps, unless that is what was resumed from or saved last.
 
-        Raises: TrainingDivergedError, in every rank, where a weight or the optimizer's state is not finite.
+        Raises: TrainingDivergedError, in every rank, where a step's loss or gradient, a weight or the optimizer's state
+        is not finite.
         """
         if step == self.step:
             return
+        training.figures.check()
         state = [*training.ta.named_parameters(), *tensors_of(training.optimizer).items()]
         broken = non_finite(state)
         anywhere = torch.tensor(float(len(broken)), device=training.device)

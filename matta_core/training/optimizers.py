@@ -23,6 +23,7 @@ from pytorch_optimizer.optimizer.utils.preconditioner import PreConditioner
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from matta_core.families import family_of
 from matta_core.recipe import OptimizerConfig, TrainConfig
 from matta_core.recipe.optimizer import PRECONDITIONED
 
@@ -66,13 +67,12 @@ def make_optimizer(model: PreTrainedModel, config: TrainConfig, cuts: Cuts | Non
 
 
 def hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The trained 2-D parameters by name, without embeddings and the output head; those that are tied appear once."""
-    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    tables.append(model.get_output_embeddings().weight)
+    """The trained 2-D parameters of the layers, by name: neither embeddings nor the head."""
+    layers = f"{family_of(model.config.model_type).layers}."
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.dim() == 2 and not any(parameter is table for table in tables)
+        if parameter.requires_grad and parameter.dim() == 2 and name.startswith(layers)
     }
 
 

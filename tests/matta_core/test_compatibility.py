@@ -13,9 +13,9 @@ from support import byte_tokenizer, tiny_model
 from transformers import AutoConfig, AutoTokenizer, GemmaTokenizer, LlamaTokenizer
 
 from components.common.served.pointer import read_pointer
-from components.common.served.release import push_version
 from components.common.served.versions import version_name
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.push.release import push_version
 from matta_core.checkpoints import save_model
 from matta_core.families import FAMILIES
 from matta_core.pretrained import load_model, load_tokenizer

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from json_documents import changed_texts
 
 from components.common.records import contradiction, read_decision, read_family
-from components.common.served.ledger import LEDGER, read_entry, take_lease
 from components.common.served.pointer import move_pointer, read_pointer, withdrawal
-from components.common.served.spans import parse_span
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.find_data.ledger import LEDGER, read_entry, take_lease
+from components.find_data.spans import parse_span
 from components.gate.explain import explained
 from matta_core.errors import UserError
 

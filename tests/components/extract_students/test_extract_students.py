@@ -13,8 +13,9 @@ from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import resolve, whole
+from matta_core.objectives.next_token import REFERENCE_TOKENS
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
-from matta_core.students import certify, extract
+from matta_core.students import extract
 
 # Names whose alphabetical order is not that of their widths.
 SIZES = {"small": 8, "medium": 16, "large": 32}
@@ -75,7 +76,7 @@ def test_every_student_has_a_reference_of_the_live_students_logits(checkpoint, d
     for name, entry in family(students)["students"].items():
         reference = load_file(students.path / entry["reference"])
         assert entry["reference"] == f"references/{name}.safetensors"
-        assert reference["input_ids"].tolist() == [first[: certify.REFERENCE_TOKENS]]
+        assert reference["input_ids"].tolist() == [first[:REFERENCE_TOKENS]]
         live = live_student(ta, resolve(ta.config, widths(**SIZES))[name]).eval()
         with torch.no_grad():
             logits = live(input_ids=reference["input_ids"]).logits[0]

@@ -10,11 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from matta_core.beginning.grow import grow
 from matta_core.beginning.start import initialize
-from matta_core.checkpoints import build_model, check_plain_head
+from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.model_config import build_config
 from matta_core.nesting.live import live_student
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import ScoreTeacherConfig, SizeConfig
 from matta_core.students.extract import extract_student
 from matta_core.teacher import score_teacher
@@ -118,7 +119,7 @@ def test_a_new_layer_behind_a_norm_begins_gently():
 
 @pytest.fixture
 def data(tmp_path):
-    return Sequences(make_dataset(tmp_path / "data"), "train", tmp_path / "cache")
+    return Sequences(OBJECTIVE, make_dataset(tmp_path / "data"), "train", tmp_path / "cache")
 
 
 def ta_config_of(config):
@@ -127,7 +128,7 @@ def ta_config_of(config):
 
 
 def begin(config, data):
-    return initialize(config, ta_config_of(config), byte_tokenizer(), data, CPU)
+    return initialize(config, OBJECTIVE, ta_config_of(config), byte_tokenizer(), data, CPU)
 
 
 def recipe(family, sizes, **changes):
@@ -274,7 +275,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(model_type, c
     with pytest.raises(
         UserError, match=rf"folder/m \({model_type}\) changes its logits after the output head, by up to"
     ):
-        check_plain_head(model, "folder/m")
+        OBJECTIVE.check_model(model, "folder/m")
 
 
 @pytest.mark.parametrize("model_type", [*FAMILIES, "granite", "mistral", "olmo2", "gpt_neox"])
@@ -282,7 +283,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(model_type, c
 def test_any_other_model_passes(model_type, dtype):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SMALL)).to(dtype)
-    check_plain_head(model, "plain")
+    OBJECTIVE.check_model(model, "plain")
 
 
 def test_a_teacher_that_caps_its_logits_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve
 from matta_core.nesting.slices import cuts, student_parameters, take
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import SizeConfig
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
@@ -106,7 +107,7 @@ def test_a_size_is_a_choice_on_it_that_survives_json(ta, small):
 def test_the_student_is_certified_and_counted(ta, small, tmp_path):
     student = extract_student(ta, small)
     student.save_pretrained(tmp_path)
-    assert certify(ta, small, tmp_path, INPUT_IDS)["bitwise_equal"]
+    assert certify(OBJECTIVE, ta, small, tmp_path, {"input_ids": INPUT_IDS})["bitwise_equal"]
     assert num_parameters(ta, small) == sum(parameter.numel() for parameter in student.parameters())
     matrices = [p.numel() for p in student.model.layers.parameters() if p.dim() == 2] + [student.lm_head.weight.numel()]
     scores = 2 * 2 * 4  # of attention: layers, heads, and their size
@@ -135,9 +136,9 @@ def test_sorting_by_importance_keeps_the_function_whatever_the_order_was(ta):
     before = ta(INPUT_IDS).logits
     permute(ta, 0, MIXERS, [torch.tensor([2, 0, 3, 1])])
     torch.testing.assert_close(ta(INPUT_IDS).logits, before, rtol=0, atol=1e-5)
-    sort_by(ta, measure(ta, [INPUT_IDS]))
+    sort_by(ta, measure(ta, [{"input_ids": INPUT_IDS}], OBJECTIVE))
     torch.testing.assert_close(ta(INPUT_IDS).logits, before, rtol=0, atol=1e-5)
-    for scores in measure(ta, [INPUT_IDS])["mixers"]:
+    for scores in measure(ta, [{"input_ids": INPUT_IDS}], OBJECTIVE)["mixers"]:
         assert (scores.diff() <= 1e-6 * scores[0]).all()
 
 

@@ -10,6 +10,7 @@ from matta_core.families import FAMILIES, family_of
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
 from matta_core.nesting.slices import Grid, Part, cuts, put, slices, take
+from matta_core.objectives import OBJECTIVE
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
 
@@ -104,10 +105,10 @@ def test_a_certificate_tells_a_checkpoint_that_differs_in_one_weight(tmp_path):
     size = granularity(ta, intermediate_size=8)
     student = extract_student(ta, size)
     save_model(student, byte_tokenizer(), tmp_path / "good")
-    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["bitwise_equal"]
+    assert certify(OBJECTIVE, ta, size, tmp_path / "good", {"input_ids": INPUT_IDS})["bitwise_equal"]
     with torch.no_grad():
         student.transformer.h[1].mlp.c_fc.bias[7] += 1e-3
     save_model(student, byte_tokenizer(), tmp_path / "bad")
-    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
+    certificate = certify(OBJECTIVE, ta, size, tmp_path / "bad", {"input_ids": INPUT_IDS})
     assert not certificate["bitwise_equal"]
     assert certificate["max_abs_difference"] > 0

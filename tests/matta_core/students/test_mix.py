@@ -11,11 +11,12 @@ from support import tiny_gpt2, tiny_model, widths
 from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import resolve
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import MixConfig, SizeConfig
 from matta_core.students.mix import mix, prefill_seconds, space_of
 from matta_core.students.search import WidthSearch
 
-SAMPLE = torch.arange(64).reshape(4, 16) % 50
+SAMPLE = {"input_ids": torch.arange(64).reshape(4, 16) % 50}
 SIZES = {"s": 8, "m": 16, "xl": 32}
 
 
@@ -24,7 +25,7 @@ def search(sizes, cost, limit, score, evaluations, where="mix"):
 
 
 def mixed(ta, sizes, config, evaluations=50, advance=lambda: None):
-    return mix(ta, space_of(ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
+    return mix(OBJECTIVE, ta, space_of(ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
 
 
 def uniform(layers):
@@ -100,7 +101,7 @@ def test_every_kind_of_budget_is_kept_and_costs_are_those_of_the_mixture(model_t
     for mixture in itertools.product(SIZES.values(), repeat=2):
         assert space.cost(mixture) == cost(space.sized(mixture))
     scored = []
-    found = mix(ta, space, 50, lambda: scored.append(1))
+    found = mix(OBJECTIVE, ta, space, 50, lambda: scored.append(1))
     assert found.cost == cost(found.granularity) <= limit
     assert found.evaluated == len(scored)
     assert found.granularity.name == "mid"

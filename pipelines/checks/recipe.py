@@ -17,12 +17,12 @@ def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
     """That shapes are such as the families take, sizes nest, budgets of mixes can be kept, the Teacher's top k is
     within the vocabulary, lm-eval knows tasks and metrics, and batches divide over the profile's processes.
 
-    It takes seconds, in a process of its own (`pipelines.check_models`): there transformers' config classes do without
+    It takes seconds, in a process of its own (`pipelines.checks.models`): there transformers' config classes do without
     torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.
     """
     if cluster is not None:
         _check_batches(recipe, cluster)
-    command = [sys.executable, "-m", "pipelines.check_models"]
+    command = [sys.executable, "-m", "pipelines.checks.models"]
     checked = subprocess.run(command, input=recipe.to_json(), capture_output=True, text=True)
     told = checked.stderr.strip().rpartition("\n")[2]  # after what libraries say
     if checked.returncode == 2 and told.startswith("error: "):
