@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.common.command_line import located
 from matta_core.errors import UserError
-from matta_core.recipe import Recipe
+from matta_core.recipe import Recipe, TrainConfig
 from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.steps import TRAINING_STEPS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
@@ -42,7 +43,8 @@ def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | 
 
 
 def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
-    for step, config in (("train_teacher", recipe.train_teacher), ("train", recipe.train)):
+    for step in TRAINING_STEPS:
+        config: TrainConfig | None = getattr(recipe, step)  # its section bears its name
         placement = cluster.placement(step)
         ranks = placement.nodes * placement.processes
         if config is not None and config.batch_size % ranks:
