@@ -99,7 +99,7 @@ def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dic
 
     with torch.device("meta"):
         ta = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        sample = torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)
+        sample = {"input_ids": torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)}
     for name, mix in recipe.extract_students.mixes.items():
         if mix.budget[0] != "prefill_seconds":
             space_of(ta, granularities, recipe.train.student, name, mix, sample)

@@ -85,6 +85,14 @@ def test_a_setting_given_on_the_command_line_changes_one_step_only(tmp_path):
     assert cluster.images.data == DIGEST
 
 
+def test_a_mistake_in_a_list_that_an_override_gives_is_told():
+    told = (
+        r"unknown setting defaults.tolerations\[0\].a: .* \(in .*gke_h100.yaml with --cluster-set defaults.tolerations"
+    )
+    with pytest.raises(UserError, match=told):
+        load_cluster("pipelines/clusters/gke_h100.yaml", ["defaults.tolerations=[{a: b}]"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
