@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from components.common.served.versions import version_name
 from components.common.storage.store import open_store
@@ -13,6 +14,7 @@ from matta_core.errors import UserError
 from matta_core.recipe.settings import Section
 
 
+@final
 @dataclass(frozen=True)
 class PlannedBaseline(Section):
     """A pushed version, and how many tokens it sees at once: what all models are asked depends on the shortest."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from matta_core.artifacts.manifest import (
     IN_PROGRESS,
@@ -32,6 +32,7 @@ from matta_core.errors import UserError
 _LARGEST_BYTES = 64 * 2**20  # of a manifest: some 400,000 files
 
 
+@final
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact on disk.

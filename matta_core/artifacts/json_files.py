@@ -53,7 +53,7 @@ def parse_json(data: bytes, shape: type[Shape]) -> Shape:
     try:
         value = json.loads(
             data.decode(),
-            object_pairs_hook=_object,
+            object_pairs_hook=each_key_once,
             parse_constant=_refuse_constant,
             parse_float=_finite,
             parse_int=_of_64_bits,
@@ -66,7 +66,8 @@ def parse_json(data: bytes, shape: type[Shape]) -> Shape:
     return _shaped(shape, value, "")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json's object_pairs_hook. Raises: ValueError for a key that occurs twice, where json would take the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -6,7 +6,6 @@ sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core import distributed
+from matta_core.artifacts.kinds.checkpoint import NESTING, read_nesting
 from matta_core.beginning.fit import check_function, check_layers
 from matta_core.beginning.grow import grow, place_within
 from matta_core.beginning.importance import layer_order, measure, sort_by
@@ -25,8 +25,6 @@ from matta_core.pretrained import load_model
 from matta_core.recipe import TrainConfig
 from matta_core.students.extract import extract_student
 from matta_core.training.data import Sequences, rows_of_step
-
-NESTING = "nesting.json"  # train writes it beside ta/
 
 
 def initialize(
@@ -100,10 +98,9 @@ def _order_within(ta: Path) -> list[int] | None:
 
     None where there is no nesting.json beside it.
     """
-    nesting = ta.parent / NESTING
-    if not nesting.is_file():
+    if not (ta.parent / NESTING).is_file():
         return None
-    kept = [size["layers"] for size in json.loads(nesting.read_text())["sizes"].values()]
+    kept = [size["layers"] for size in read_nesting(ta.parent)["sizes"].values()]
     return sorted(spread_out(len(kept[-1])), key=lambda layer: -sum(layer in layers for layers in kept))
 
 

@@ -5,12 +5,12 @@ its query heads), depth (any layers, the first and the last always: one reads th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from transformers import PreTrainedConfig
 
+from matta_core.artifacts.kinds.checkpoint import Size
 from matta_core.errors import UserError
 from matta_core.families import family_of
 from matta_core.recipe.sizes import SizeConfig
@@ -35,13 +35,18 @@ class Granularity:
         """Whether every layer has the same FFN width, as stock configs want it."""
         return len(set(self.intermediate_sizes)) == 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Size:
         """As nesting.json holds it; `name` is its key there."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {
+            "intermediate_sizes": self.intermediate_sizes,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "layers": self.layers,
+        }
 
     @classmethod
-    def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Granularity":
-        return cls(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    def from_dict(cls, name: str, size: Size) -> "Granularity":
+        return cls(name, **size)
 
 
 def intermediate_size(config: PreTrainedConfig) -> int:

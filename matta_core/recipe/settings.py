@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Self
 
+from matta_core.artifacts.json_files import each_key_once
 from matta_core.errors import UserError
 
 WHOLE_NUMBERS = range(-(2**63), 2**63)  # what JSON's readers and torch take
@@ -98,7 +99,7 @@ class Section:
     def from_json(cls, text: str, where: str = "") -> Self:
         """Parse one section from the JSON string in which pipelines pass it."""
         try:
-            values = json.loads(text, object_pairs_hook=_without_duplicates)
+            values = json.loads(text, object_pairs_hook=each_key_once)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where or cls.__name__} is not JSON ({error}): {shown(text)}") from None
         return cls.from_dict(values, where)
@@ -139,14 +140,6 @@ def shown(value: Any) -> str:
 def shown_key(key: Any) -> str:
     """A key in a message: as it is written where it is a name."""
     return key if isinstance(key, str) and len(key) <= 100 and key.isprintable() else shown(key)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{shown_key(next(key for key in keys if keys.count(key) > 1))} stands twice")
-    return values
 
 
 def _without_sections(value: Any) -> Any:

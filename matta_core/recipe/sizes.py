@@ -7,7 +7,6 @@ from typing import Any, Self
 from matta_core.errors import UserError
 from matta_core.recipe.settings import Section, setting
 
-SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of folders and, in part, of services
 _TILE = 8  # matrix units work in tiles
 
 

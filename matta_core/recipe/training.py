@@ -4,10 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from matta_core.artifacts.kinds.checkpoint import SIZE_NAME
 from matta_core.recipe.loss import LossConfig
 from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
-from matta_core.recipe.sizes import SIZE_NAME, SizeConfig
+from matta_core.recipe.sizes import SizeConfig
 
 PUSHED = "pushed"  # start_from: the Student that is served now
 

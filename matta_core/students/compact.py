@@ -9,13 +9,13 @@ import importlib.util
 import sys
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.artifacts import file_digest
+from matta_core.artifacts.kinds.family import Certificate
 from matta_core.checkpoints import save_model
 from matta_core.families import family_of
 from matta_core.model_config import student_config
@@ -76,7 +76,7 @@ def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMo
 @torch.no_grad()
 def export_compact(
     ta: PreTrainedModel, granularity: Granularity, tokenizer: PreTrainedTokenizerBase, folder: Path, input_ids: Tensor
-) -> dict[str, Any]:
+) -> Certificate:
     """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, every
     logit over input_ids (sequences, length) has the live student's bits.
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact, write_json_atomically
-from matta_core.beginning.start import NESTING, agreed_over_ranks, initialize
+from matta_core.artifacts.kinds.checkpoint import NESTING, Nesting
+from matta_core.beginning.start import agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.model_config import build_config
@@ -88,8 +89,13 @@ def train(
         log.close()
         save_model(ta, tokenizer, output / "ta")
         sizes = {name: size.to_dict() for name, size in granularities.items()}
-        nesting = {"model_type": ta.config.model_type, "sizes": sizes, "student": config.student}
-        write_json_atomically(output / NESTING, nesting | {"sequence_length": sequence_length})
+        nesting: Nesting = {
+            "model_type": ta.config.model_type,
+            "sizes": sizes,
+            "student": config.student,
+            "sequence_length": sequence_length,
+        }
+        write_json_atomically(output / NESTING, nesting)
     distributed.wait_for_all()
     distributed.stop()
     flops = flops_per_token(ta, whole(ta.config, config.ta), sequence_length)

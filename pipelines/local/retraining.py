@@ -6,7 +6,6 @@ The lease is not renewed within the run, as it is on a cluster: a local run that
 
 import contextlib
 import dataclasses
-import json
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from components.common.step_runner import make_directory, say
 from components.find_data.step import Found, find_data, finish, give_up
 from matta_core.artifacts import write_json_atomically
 from matta_core.artifacts.json_files import read_json
+from matta_core.artifacts.kinds.report import read_summary
 from matta_core.recipe import Recipe
 
 _IDS = ".runs.json"
@@ -55,7 +55,7 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         except BaseException:
             give_up(**sections, run=run)
             raise
-        students = json.loads((output / "summary.json").read_text())["students"]
+        students = read_summary(output)["students"]
         pushed = [size for size, student in students.items() if student["pushed_to"] is not None]
         finish(**sections, run=run, span=found.span, pushed=pushed)
 
