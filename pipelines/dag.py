@@ -44,7 +44,7 @@ def _is_cached(step: str, recipe: Recipe, cluster: ClusterProfile | None) -> boo
     return not (stored or step in UNCACHED or reads_outside.get(step, False))
 
 
-def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable:
+def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable[..., Any]:
     """From prepare_data to report, with train_teacher where the recipe says how; placed as the profile says, if any.
 
     Each step's settings are a pipeline parameter, one JSON string, with the recipe's as its default: a run can be
@@ -56,7 +56,7 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
     for Kubeflow's [[ScheduledTime]]. It has no output.
     """
 
-    def step(component: Callable, **arguments: Any) -> dsl.PipelineTask:
+    def step(component: Any, **arguments: Any) -> dsl.PipelineTask:
         name = component.name.replace("-", "_")
         if cluster is not None and (launch := launch_config(name, cluster)):
             arguments["launch_config"] = launch
@@ -177,12 +177,13 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
         return steps(**given)[0].outputs["report"]
 
     # kfp reads a pipeline's parameters from its signature: here they depend on the recipe.
-    matta.__signature__ = inspect.Signature(
+    signature = inspect.Signature(
         [
             inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=str)
             for name, default in parameters.items()
         ],
         return_annotation=inspect.Signature.empty if recipe.retrain else dsl.Artifact,
     )
+    setattr(matta, "__signature__", signature)  # noqa: B010 - no attribute that functions are known to have
     name = f"matta-{recipe.name.replace('_', '-').lower()}"
     return dsl.pipeline(matta, name=name, description="Teacher, TA and nested Students")

@@ -87,13 +87,14 @@ def read_plan(file: Path) -> EvaluationPlan:
     return EvaluationPlan.from_json(text, f"the plan {file}")
 
 
-def _context_length(folder: str | None, target: str, baseline: Baseline) -> int:
+def _context_length(folder: str | None, target: str | None, baseline: Baseline) -> int:
     """From the config alone: the weights are fetched by the one pod that evaluates them."""
     from components.evaluate.scoring import context_length
     from matta_core.pretrained import load_config
 
     if folder is not None:
         return context_length(load_config(folder))
+    assert target is not None, "the baseline lies below it"
     store = open_store(target)
     name = f"{version_name(baseline.size, baseline.version)}/config.json"
     found = store.read(name)

@@ -20,7 +20,7 @@ from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
 from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, Costs, ModelResults, Results, Task, TaskFigure
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
-from matta_core.pretrained import load_config, load_model, load_tokenizer
+from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
 from matta_core.tokens import as_in_training, num_token_ids
@@ -169,7 +169,7 @@ def _values(
     """What the model gives for every question: from its file, or scored, and then written."""
     if not file.exists():
         # In fp32 all: figures of half precision would differ by how a batch was padded.
-        model = load_model(candidate.path, torch.float32).to(device).eval()
+        model = moved(load_model(candidate.path, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name
         lines = (
@@ -207,11 +207,12 @@ def _costs(
         {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
     )
     for group in _groups(memory):
-        models = {name: load_model(everyone[name].path, torch.float32).to(device).eval() for name in group}
+        models = {name: moved(load_model(everyone[name].path, torch.float32), device).eval() for name in group}
         speeds = latency(models, prompt_tokens, new_tokens, repeats)
         for name, model in models.items():
             parameters = sum(parameter.numel() for parameter in model.parameters())
             saved = load_config(everyone[name].path).dtype or torch.float32
+            assert isinstance(saved, torch.dtype), saved
             yield (
                 name,
                 {

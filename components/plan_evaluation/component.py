@@ -8,7 +8,7 @@ from components.common.images import EVALUATOR_IMAGE
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
-def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTuple(
+def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTuple(  # type: ignore[valid-type]  # kfp reads the function's text alone
     "Plan", [("plan", str), ("models", list)]
 ):
     """Read once what is served: the pods that evaluate one of `models` each all compare with the same."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.common.step_runner import run_step
 from components.common.step_runner import say as say_for_step
@@ -83,7 +83,7 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
     }
 
 
-def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter:
+def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter[str]:
     """Write shards of documents; return how many were read, dropped and kept."""
     pipeline = _import_pipeline()
     report = unfinished / "documents.json"
@@ -157,7 +157,7 @@ def _tokenize_documents(
     return counts
 
 
-def _check_documents(config: PrepareDataConfig, counts: Counter, problems: list) -> None:
+def _check_documents(config: PrepareDataConfig, counts: Counter[str], problems: list[Any]) -> None:
     if problems:
         listed = "; ".join(message for _, message, _ in problems)
         more = f"; and {counts['problems'] - len(problems):,} more" if counts["problems"] > len(problems) else ""
@@ -238,7 +238,7 @@ def _import_pipeline() -> ModuleType:
     return pipeline
 
 
-def _texts(folder: Path, bar: "tqdm") -> Iterator[list[str]]:
+def _texts(folder: Path, bar: "tqdm[NoReturn]") -> Iterator[list[str]]:
     from components.prepare_data.shards import read_texts
 
     for shard in sorted(folder.iterdir()):

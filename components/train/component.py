@@ -36,6 +36,7 @@ def train(
         artifact = train(
             settings, received(dataset), received(scores), output=output, launch_config=launch, push_config=push
         )
+        assert artifact is not None, "no rank of torchrun's runs this"
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

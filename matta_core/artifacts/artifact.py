@@ -21,6 +21,7 @@ from matta_core.artifacts.manifest import (
     MANIFEST,
     REFERENCE,
     SCHEMA_VERSION,
+    Manifest,
     digest_of,
     is_sha256,
     json_object,
@@ -91,7 +92,7 @@ def finish_artifact(
     """
     (path / f".{MANIFEST}.tmp").unlink(missing_ok=True)  # of one who was killed while he sealed it
     files = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files_of(path).items()}
-    body = {
+    body: dict[str, Any] = {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
         "key": key,
@@ -99,7 +100,7 @@ def finish_artifact(
         "inputs": dict(inputs or {}),
         "metadata": dict(metadata or {}),
     }
-    notes = {
+    notes: dict[str, Any] = {
         "digest": digest_of(body),
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
@@ -181,7 +182,7 @@ def is_finished(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """The manifest of a directory, as `parse_manifest`; its files are not looked at.
 
     Raises: UserError where it is missing or not to be believed.

@@ -141,7 +141,8 @@ def _shaped(hint: Any, value: Any, where: str) -> Any:
 def _object_shaped(hint: Any, value: Any, where: str) -> Any:
     _check_type(dict, value, where)
     hints = typing.get_type_hints(hint)
-    if dataclasses.is_dataclass(hint):
+    is_dataclass = dataclasses.is_dataclass(hint)
+    if is_dataclass:
         optional = {spec.name for spec in dataclasses.fields(hint) if spec.default is not dataclasses.MISSING}
         if unknown := value.keys() - hints.keys():
             raise ValueError(f"{_at(where, min(unknown))} is unknown here")
@@ -150,7 +151,7 @@ def _object_shaped(hint: Any, value: Any, where: str) -> Any:
     if missing := hints.keys() - optional - value.keys():
         raise ValueError(f"{_at(where, min(missing))} is missing")
     shaped = {key: _shaped(hints[key], item, _at(where, key)) for key, item in value.items() if key in hints}
-    return hint(**shaped) if dataclasses.is_dataclass(hint) else value | shaped
+    return hint(**shaped) if is_dataclass else value | shaped
 
 
 def _check_type(wanted: type, value: Any, where: str) -> None:

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from matta_core.artifacts.json_files import each_key_once
@@ -51,6 +51,7 @@ def setting(
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 
+@dataclass(frozen=True)
 class Section:
     """What every section of a recipe can do. Subclasses are frozen dataclasses that override `check`."""
 
@@ -201,8 +202,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         remedy = ": quote it" if hint is str and isinstance(value, int | float) else ""
-        wanted = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
-        raise UserError(f"{where} must be {wanted}, got {shown(value)}{remedy}")
+        expected = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
+        raise UserError(f"{where} must be {expected}, got {shown(value)}{remedy}")
     return hint(_checked_scalar(value, where))
 
 

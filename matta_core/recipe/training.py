@@ -122,7 +122,7 @@ class TrainConfig(Section):
     def check(self) -> None:
         if not self.sizes:
             raise ValueError("sizes must name at least one size")
-        widths = [size.intermediate_size for size in self.sizes.values() if size.is_width_alone]
+        widths = [size.intermediate_size or 0 for size in self.sizes.values() if size.is_width_alone]
         if widths != sorted(set(widths)):
             raise ValueError(f"sizes must be ascending and different, got {widths}")
         if not self.sizes[self.ta].is_width_alone:

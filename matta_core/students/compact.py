@@ -22,6 +22,7 @@ from matta_core.model_config import student_config
 from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
+from matta_core.pretrained import moved
 from matta_core.students.comparison import compare_logits
 
 _MODULE = "modeling_matta"
@@ -60,7 +61,7 @@ class $name($stock):
 @torch.no_grad()
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         path, _, kind = name.rpartition(".")
@@ -104,6 +105,8 @@ def _load(folder: Path) -> PreTrainedModel:
     """By the class that was just written here, without transformers' way for code of others."""
     name = f"{_MODULE}_{abs(hash(folder))}"
     spec = importlib.util.spec_from_file_location(name, folder / f"{_MODULE}.py")
+    assert spec is not None, "of a file that was just written"
+    assert spec.loader is not None, "of a .py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -19,7 +19,7 @@ from matta_core.model_config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
-from matta_core.pretrained import load_model, load_tokenizer
+from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
 from matta_core.students.certify import certify, record_reference, sample
@@ -35,7 +35,7 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     Stock configs know one FFN width: where widths differ, each layer is padded with zeros to the widest. A neuron
     whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
     """
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
@@ -126,13 +126,13 @@ def _mixed(
     """On the GPU, where there is one. All budgets are looked at before the first search."""
     device = pick_device()
     sequences = sample(dataset, config.mix_sequences).to(device)
-    ta.to(device)
+    moved(ta, device)
     spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:
             found[space.name] = mix(ta, space, config.mix_evaluations, bar.update)
-    ta.to("cpu")
+    moved(ta, torch.device("cpu"))
     return found
 
 

@@ -17,6 +17,7 @@ from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
+from matta_core.pretrained import moved
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
 from matta_core.students.search import Widths, WidthSearch
@@ -101,7 +102,7 @@ def space_of(
     return space
 
 
-def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[], None] = lambda: None) -> Mix:
+def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[], object] = lambda: None) -> Mix:
     """The best mixture found. `advance` is called after each that was scored, at most `evaluations` times.
 
     Raises: UserError where what was estimated to take the budget's seconds takes more, again and again.
@@ -164,7 +165,7 @@ def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample
         "bytes": lambda size: 4 * num_parameters(ta, size),
         "flops_per_token": lambda size: flops_per_token(ta, size, sample.shape[1]),
     }.get(kind)
-    added = {}
+    added: dict[tuple[int, int], float] = {}
     if count is None:
         base = prefill_seconds(ta, smallest, sample)
         for size in reversed(uniform):  # a width that several sizes have costs what it does in the smallest of them
@@ -183,7 +184,7 @@ def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample
 @torch.no_grad()
 def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Tensor) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
-    model, prompt = compact_model(ta, granularity).to(sample.device), sample[:1]
+    model, prompt = moved(compact_model(ta, granularity), sample.device), sample[:1]
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()

@@ -8,13 +8,12 @@ import contextlib
 import dataclasses
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from components.common.locks import locked
 from components.common.step_runner import make_directory, say
-from components.find_data.step import Found, find_data, finish, give_up
+from components.find_data.step import Found, Sections, find_data, finish, give_up
 from matta_core.artifacts import write_json_atomically
 from matta_core.artifacts.json_files import read_json
 from matta_core.artifacts.kinds.report import read_summary
@@ -44,9 +43,9 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
             say("find_data", f"this run ends here, with nothing to do: another one is at work in {output}")
             yield None
             return
-        sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
+        sections: Sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
         found, run = _find(sections, output)
-        if found.source is None:
+        if found.source is None or found.span is None:
             yield None
             return
         data = dataclasses.replace(recipe.prepare_data, source=found.source)
@@ -60,7 +59,7 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         finish(**sections, run=run, span=found.span, pushed=pushed)
 
 
-def _find(sections: Mapping[str, Any], output: Path) -> tuple[Found, str]:
+def _find(sections: Sections, output: Path) -> tuple[Found, str]:
     """What this start of the run in `output` is to do, and its id.
 
     Machines can have equal names and paths, and copies of one output, so that an id is drawn, and drawn anew by each

@@ -156,8 +156,9 @@ def describe(pointer: Pointer | None) -> str:
 
 def _check(pointer: Pointer, size: str) -> None:
     """Raises: ValueError where the file's parts contradict one another, or do not name versions."""
-    versions = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
-    versions += [one.version for one in (*pointer.history, *pointer.withdrawn.now, *pointer.withdrawn.before)]
+    versions: list[str | None] = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
+    versions += [move.version for move in pointer.history]
+    versions += [one.version for one in (*pointer.withdrawn.now, *pointer.withdrawn.before)]
     if wrong := [version for version in versions if version is not None and not is_version(version)]:
         raise ValueError(f"a version is named by 16 hexadecimal digits, got {wrong[0][:60]!r}")
     if not pointer.history:
