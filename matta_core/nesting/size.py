@@ -5,8 +5,9 @@ its query heads), depth (any layers, the first and the last always: one reads th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
@@ -37,16 +38,11 @@ class Granularity:
 
     def to_dict(self) -> Size:
         """As nesting.json holds it; `name` is its key there."""
-        return {
-            "intermediate_sizes": self.intermediate_sizes,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "layers": self.layers,
-        }
+        return cast(Size, {key: value for key, value in asdict(self).items() if key != "name"})
 
     @classmethod
-    def from_dict(cls, name: str, size: Size) -> "Granularity":
-        return cls(name, **size)
+    def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Granularity":
+        return cls(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def intermediate_size(config: PreTrainedConfig) -> int:

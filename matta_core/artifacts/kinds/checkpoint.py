@@ -11,7 +11,7 @@ SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of fo
 
 
 class Size(TypedDict, total=False):
-    """What a size keeps of the TA, on each axis."""
+    """What a size keeps of the TA, on each axis. A family with other axes has other keys beside `layers`."""
 
     intermediate_sizes: tuple[int, ...]
     num_attention_heads: int
