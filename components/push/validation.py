@@ -91,7 +91,8 @@ class Queries:
                 complaints = complaints.strip() or self._complaints()
                 reason = (complaints.splitlines() or [f"exit status {status}"])[-1].rstrip(".")
                 # A download is gone by now: what stays can be asked again.
-                again = f" To see all of it: HF_HUB_OFFLINE=1 {sys.executable} -I {QUERY} {' '.join(request[:2])}"
+                command = [sys.executable, "-I", str(QUERY), *request[:2]]
+                again = f" To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}"
                 raise UserError(
                     f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved."
                     f"{again if where == str(place) else ''}"
