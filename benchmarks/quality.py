@@ -19,8 +19,7 @@ from components.common.command_line import DEFAULT_RECIPE, load_recipe, path_opt
 from components.common.parser import CommandParser
 from components.prepare_data.step import prepare_data
 from components.score_teacher.step import score_teacher
-from components.train.step import train
-from components.train_teacher.step import train_teacher
+from components.train.step import train, train_teacher
 from matta_core.artifacts import Artifact
 from matta_core.artifacts.kinds.checkpoint import METRICS, read_nesting
 from matta_core.errors import UserError

@@ -44,20 +44,23 @@ _WRAPPERS = {
 }
 
 
-def load_model(name_or_path: str | Path, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
+def load_model(
+    name_or_path: str | Path, dtype: "torch.dtype | None" = None, model_class: str = "AutoModelForCausalLM"
+) -> "PreTrainedModel":
     """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
+    `model_class`: see `Objective`.
 
     Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or its tensors are not just those of
     the architecture that its config.json names.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     name = str(name_or_path)
     transformers_logging.disable_progress_bar()  # a step's own bar counts models
     with _errors_explained(f"cannot load a model from {name}", _GIVE_A_MODEL, name), _quiet():
         if find_adapter_config_file(name):
             raise UserError(f"cannot load a model from {name}: it holds an adapter_config.json. {_MERGE}")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, model_class).from_pretrained(
             name,
             use_safetensors=True,
             trust_remote_code=False,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.common.served.versions import fetch, read_pointer, version_digest
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from matta_core.errors import UserError
 
 

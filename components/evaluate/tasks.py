@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from components.evaluate.catalogue import EvaluationTask
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import BUILT_IN_TASKS, EvaluateConfig
 
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
@@ -112,7 +113,7 @@ def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
         data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
         specifications.append(specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}})
     loaded = TaskManager(include_defaults=False).load(specifications)["tasks"]
-    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in BUILT_IN_TASKS]
+    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in OBJECTIVE.tasks]
 
 
 def read_documents(dataset: Path) -> Iterator[Document]:

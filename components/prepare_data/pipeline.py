@@ -20,7 +20,7 @@ from apache_beam.transforms import combiners
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from tokenizers import Tokenizer
 
-from components.common.storage.files import SourceFile
+from components.common.storage.listing import SourceFile
 from components.prepare_data.documents import content_hash, normalise, shard_counts, shard_names, shard_of
 from components.prepare_data.readers import read_documents
 from components.prepare_data.shards import DOCUMENTS, document_batches, pack, read_texts, sequences_schema, write_shard

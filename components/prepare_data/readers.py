@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.api_core.exceptions import GoogleAPIError
 
-from components.common.storage.files import SourceFile, printable, suffix
+from components.common.storage.listing import SourceFile, printable, suffix
 from components.common.storage.remote import open_remote
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

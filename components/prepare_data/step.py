@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.common.step_runner import run_step
 from components.common.step_runner import say as say_for_step
-from components.common.storage.files import SourceFile, find_files, fingerprint, tokenizer_files
+from components.common.storage.listing import SourceFile, find_files
 from components.prepare_data.documents import shard_counts, shard_names
+from components.prepare_data.fingerprint import fingerprint, tokenizer_files
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
 from matta_core.artifacts.kinds.dataset import STATS, SplitStats, Stats
 from matta_core.errors import UserError

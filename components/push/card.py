@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from components.common.markdown import code, escape
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from matta_core.artifacts.kinds.decision import Verdict
 from matta_core.artifacts.kinds.evaluation import Results, TaskFigure
 from matta_core.artifacts.kinds.family import Family, Member
@@ -22,7 +22,7 @@ from matta_core.recipe.extraction import amount
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What a card is made of."""
 
     name: str
@@ -38,12 +38,12 @@ class Facts:
     lineage: Mapping[str, str]  # digests of the artifacts that it comes from
 
 
-def model_card(facts: Facts) -> str:
+def model_card(facts: CardFacts) -> str:
     """The card, complete, as text. Names and words of the artifacts show as they are, and are no HTML or Markdown."""
     return f"---\n{_metadata(facts)}\n---\n\n" + "\n".join(_body(facts)) + "\n"
 
 
-def _metadata(facts: Facts) -> str:
+def _metadata(facts: CardFacts) -> str:
     tasks = facts.results["tasks"]
     figures = [
         EvalResult(
@@ -86,7 +86,7 @@ class _Header(yaml.SafeDumper):
 _Header.add_representer(str, _Header.represent_str)
 
 
-def _body(facts: Facts) -> Iterator[str]:
+def _body(facts: CardFacts) -> Iterator[str]:
     member, role = facts.member, "the TA itself" if facts.size == facts.family["ta"] else "a slice of the TA's weights"
     teacher = facts.results["models"].get("teacher", {})
     yield f"# {escape(facts.name)}, version {escape(facts.version)}"
@@ -180,11 +180,11 @@ def _widths(member: Member) -> Iterator[tuple[str, str]]:
         )
 
 
-def _figures(facts: Facts) -> Mapping[str, TaskFigure]:
+def _figures(facts: CardFacts) -> Mapping[str, TaskFigure]:
     return facts.results["models"].get(facts.size, {}).get("tasks", {})
 
 
-def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
+def _figure_rows(facts: CardFacts) -> Iterator[tuple[str, ...]]:
     for task, figure in _figures(facts).items():
         described = facts.results["tasks"][task]
         yield (
@@ -197,7 +197,7 @@ def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _comparison(facts: Facts) -> Iterator[str]:
+def _comparison(facts: CardFacts) -> Iterator[str]:
     yield "## Compared with what was served"
     yield ""
     baseline = facts.verdict.get("baseline")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.evaluate.figures import interval_95
-from components.report.figures import (
+from components.common.statistics import interval_95
+from components.report.formats import (
     UNKNOWN,
     milliseconds,
     plain,

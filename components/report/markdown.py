@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from components.common.markdown import code, escape
 from components.report.details import Column, Grid
-from components.report.figures import duration
+from components.report.formats import duration
 from components.report.sections import SectionOfReport, headline, held_lines
 from matta_core.artifacts.kinds.report import Summary
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.report.details import Column, Grid
-from components.report.figures import UNKNOWN, duration, setting_text, task_name, yes_no
+from components.report.formats import UNKNOWN, duration, setting_text, task_name, yes_no
 from matta_core.artifacts import Artifact
 from matta_core.artifacts.kinds.push_record import PushRecord
 from matta_core.artifacts.kinds.report import Summary

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.report.figures import duration, plain, scaled
+from components.report.formats import duration, plain, scaled
 from components.report.sections import SectionOfReport, headline, held_lines
 from components.report.table import table_tasks
 from matta_core.artifacts.kinds.report import ModelSummary, Summary

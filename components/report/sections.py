@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup
 
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from components.report.details import (
     Grid,
     comparison_grid,
@@ -16,7 +16,7 @@ from components.report.details import (
     task_grid,
     widths_grid,
 )
-from components.report.figures import task_name
+from components.report.formats import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
 from components.report.summary import Curves, decode_seconds

@@ -13,6 +13,18 @@ from matta_core.artifacts.kinds.report import SUMMARY
 from matta_core.errors import UserError
 from matta_core.recipe.settings import Section, setting
 
+# By its role, under which manifests name it among their inputs: the step that made it, and its kind.
+_MADE = {
+    "dataset": ("prepare_data", "TokenizedDataset"),
+    "teacher": ("train_teacher", "MattaCheckpoint"),
+    "scores": ("score_teacher", "TeacherScores"),
+    "checkpoint": ("train", "MattaCheckpoint"),
+    "students": ("extract_students", "StudentFamily"),
+    "evaluation": ("evaluate", "EvaluationReport"),
+    "decision": ("gate", "GateDecision"),
+    "record": ("push", "PushRecord"),
+}
+
 
 @dataclass(frozen=True)
 class ReportConfig(Section):
@@ -43,29 +55,25 @@ def report(
 
     Raises: UserError where an artifact was not made from the one that is given beside it.
     """
-    opened = {
-        "prepare_data": open_artifact(dataset, "TokenizedDataset"),
-        "train_teacher": teacher_checkpoint and open_artifact(teacher_checkpoint, "MattaCheckpoint"),
-        "score_teacher": scores and open_artifact(scores, "TeacherScores"),
-        "train": open_artifact(checkpoint, "MattaCheckpoint"),
-        "extract_students": open_artifact(students, "StudentFamily"),
-        "evaluate": open_artifact(evaluation, "EvaluationReport"),
-        "gate": open_artifact(decision, "GateDecision"),
-        "push": open_artifact(push_record, "PushRecord"),
+    given = {
+        "dataset": dataset,
+        "teacher": teacher_checkpoint,
+        "scores": scores,
+        "checkpoint": checkpoint,
+        "students": students,
+        "evaluation": evaluation,
+        "decision": decision,
+        "record": push_record,
     }
-    artifacts = {step: artifact for step, artifact in opened.items() if artifact}
-    for source, made in (
-        ("prepare_data", "train"),
-        ("train", "extract_students"),
-        ("extract_students", "evaluate"),
-        ("evaluate", "gate"),
-        ("gate", "push"),
-    ):
-        if artifacts[source].digest not in artifacts[made].inputs.values():
-            raise UserError(
-                f"{artifacts[made].path} was not made from {artifacts[source].path}: a report is of one run, "
-                f"give the artifacts of the same one"
-            )
+    opened = {role: open_artifact(path, kind) for role, (_, kind) in _MADE.items() if (path := given[role]) is not None}
+    for made in opened.values():
+        for role, source in opened.items():
+            if made.inputs.get(role, source.digest) != source.digest:
+                raise UserError(
+                    f"{made.path} was not made from {source.path}: a report is of one run, give the artifacts of the "
+                    f"same one"
+                )
+    artifacts = {_MADE[role][0]: artifact for role, artifact in opened.items()}
 
     def work(path: Path) -> dict[str, Any]:
         from components.report.markdown import markdown

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from components.report.figures import finite
+from components.report.formats import finite
 from matta_core.artifacts import Artifact
 from matta_core.artifacts.kinds.checkpoint import METRICS
 from matta_core.artifacts.kinds.decision import read_decision

@@ -4,7 +4,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from components.report.figures import BITS_PER_BYTE, LAST_TOKEN, milliseconds, scaled, task_name, with_error, yes_no
+from components.report.formats import BITS_PER_BYTE, LAST_TOKEN, milliseconds, scaled, task_name, with_error, yes_no
 from components.report.summary import decode_seconds
 from matta_core.artifacts.kinds.report import ModelSummary, Summary
 

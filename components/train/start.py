@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from components.common.served.versions import KIND as PUSHED_MODEL
 from components.common.served.versions import fetch, read_pointer
 from components.common.step_runner import checkpoint_identity
-from components.common.storage.store import Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
 from matta_core.artifacts import file_digest, is_finished, open_artifact, read_manifest
 from matta_core.artifacts.kinds.checkpoint import NESTING
 from matta_core.errors import UserError

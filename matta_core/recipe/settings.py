@@ -88,7 +88,7 @@ class Section:
         ]
         if missing:
             raise UserError(f"{path}{missing[0]} is required: add it to the recipe")
-        parsed = {key: _parse(hints[key], value, path + key) for key, value in values.items()}
+        parsed = {key: parse_value(hints[key], value, path + key) for key, value in values.items()}
         try:
             return cls(**parsed)
         except UserError:
@@ -172,7 +172,7 @@ def spelled(choices: tuple[str | bool, ...]) -> str:
     return ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
+def parse_value(hint: Any, value: Any, where: str) -> Any:
     """Check a value against a type hint: scalars, sections, tuple[X, ...], dict[str, X], and any of them or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -183,22 +183,22 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         fitting = [hint for hint in wanted if hint is type(value)] or [
             hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list
         ]
-        return _parse((fitting or wanted)[0], value, where)
+        return parse_value((fitting or wanted)[0], value, where)
     if hint is Any:
         return _plain(value, where)
-    if isinstance(hint, type) and issubclass(hint, Section):
+    if hasattr(hint, "from_dict"):
         return hint.from_dict(value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where} must be a list, got {shown(value)}")
         return tuple(
-            _finite(_parse(arguments[0], item, f"{where}[{i}]"), f"{where}[{i}]") for i, item in enumerate(value)
+            _finite(parse_value(arguments[0], item, f"{where}[{i}]"), f"{where}[{i}]") for i, item in enumerate(value)
         )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a mapping, got {shown(value)}")
         parsed = {_checked_key(key, where): (item, f"{where}.{shown_key(key)}") for key, item in value.items()}
-        return {key: _finite(_parse(arguments[1], item, place), place) for key, (item, place) in parsed.items()}
+        return {key: _finite(parse_value(arguments[1], item, place), place) for key, (item, place) in parsed.items()}
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         remedy = ": quote it" if hint is str and isinstance(value, int | float) else ""

@@ -19,7 +19,7 @@ def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
 
     recipe = load_recipe(args.recipe, args.set)
     with checked(args, recipe):

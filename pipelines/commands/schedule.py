@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _put(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
     from pipelines.commands.kubeflow import connected
     from pipelines.commands.submit import check_cluster
     from pipelines.kubeflow.cluster import load_cluster

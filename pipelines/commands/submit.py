@@ -45,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 def main(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
     from pipelines.kubeflow.cluster import load_cluster
 
     if args.timeout is not None and not (args.wait and args.timeout > 0):
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
 
 def check_cluster(recipe: "Recipe", cluster: "ClusterProfile") -> None:
     """Raises: UserError where the profile is not for Kubeflow, or its pods do not see a path of the recipe."""
-    from pipelines.paths import out_of_reach
+    from pipelines.checks.paths import out_of_reach
 
     if cluster.platform != "kubeflow":
         raise UserError(

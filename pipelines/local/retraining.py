@@ -13,7 +13,7 @@ from pathlib import Path
 
 from components.common.locks import locked
 from components.common.step_runner import make_directory, say
-from components.find_data.step import Found, Sections, find_data, finish, give_up
+from components.find_data.step import Findings, Sections, find_data, finish, give_up
 from matta_core.artifacts import write_json_atomically
 from matta_core.artifacts.json_files import read_json
 from matta_core.artifacts.kinds.report import read_summary
@@ -59,7 +59,7 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         finish(**sections, run=run, span=found.span, pushed=pushed)
 
 
-def _find(sections: Sections, output: Path) -> tuple[Found, str]:
+def _find(sections: Sections, output: Path) -> tuple[Findings, str]:
     """What this start of the run in `output` is to do, and its id.
 
     Machines can have equal names and paths, and copies of one output, so that an id is drawn, and drawn anew by each

@@ -17,15 +17,15 @@ import psutil
 
 from components.common.served.pointer import read_pointer
 from components.common.step_runner import make_directory
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
 from matta_core.artifacts import open_artifact
 from matta_core.artifacts.kinds.report import SUMMARY, Summary, read_summary
 from matta_core.errors import ToldToEndError, UserError
 from matta_core.recipe import PUSHED, Recipe
+from pipelines.checks.paths import is_path, models_named
 from pipelines.local.console import Console
-from pipelines.paths import is_path, models_named
 
 # A busy machine (a laptop's) makes OpenMP's spinning threads wait for one another.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}

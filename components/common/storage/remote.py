@@ -12,7 +12,8 @@ from typing import IO, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from components.common.storage.store import Entry, Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Entry, Store
 
 SCHEME = "gs://"
 

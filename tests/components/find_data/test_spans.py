@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from components.common.served import spans
-from components.common.served.spans import newest_span, parse_span, time_digits
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.find_data import spans
+from components.find_data.spans import newest_span, parse_span, time_digits
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
 

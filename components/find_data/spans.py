@@ -13,8 +13,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from components.common.step_runner import say
-from components.common.storage.files import SUCCESS_FILE
-from components.common.storage.store import Store, open_store
+from components.common.storage.listing import SUCCESS_FILE
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
 

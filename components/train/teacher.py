@@ -1,16 +1,21 @@
-"""The command of the Teacher's training: `python -m components.train_teacher --help`."""
+"""The command of the Teacher's training: `python -m components.train.teacher --help`."""
 
 from pathlib import Path
 
 from components.common.command_line import load_recipe, run_command, step_parser
 from components.common.launching.config import LAUNCH_HELP, LaunchConfig
-from components.train_teacher.step import train_teacher
+from components.train.step import train_teacher
 from matta_core.errors import UserError
 from matta_core.recipe import TrainConfig
 
 
 def main() -> None:
-    parser = step_parser("train_teacher", "Train a Teacher: plain training of a single size.", TrainConfig)
+    parser = step_parser(
+        "train.teacher",
+        "Train a Teacher: plain training of a single size.",
+        TrainConfig,
+        section_name="train_teacher",
+    )
     parser.add_argument("--dataset", required=True, help="a TokenizedDataset, made by prepare_data")
     parser.add_argument("--config", metavar="JSON", help="the settings as pipelines pass them, in place of a recipe")
     parser.add_argument("--launch", metavar="JSON", default="", help=LAUNCH_HELP)

@@ -12,8 +12,8 @@ from support import byte_tokenizer
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
-from pipelines.check import check
-from pipelines.check_models import check_models, needs_torch, vocabulary_of
+from pipelines.checks.models import check_models, needs_torch, vocabulary_of
+from pipelines.checks.recipe import check
 from pipelines.kubeflow.cluster import load_cluster
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"

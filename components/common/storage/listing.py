@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from components.common.storage.remote import RemoteFile, is_remote, match
-from matta_core.artifacts import digest_of, file_digest
 from matta_core.errors import UserError
 
 SUCCESS_FILE = "_SUCCESS"  # a folder with it is complete
@@ -76,29 +75,6 @@ def suffix(path: str) -> str:
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
-def fingerprint(files: list[SourceFile]) -> str:
-    """sha256 over names and contents: a changed corpus is other work. Costs one more reading of local files; an object
-    store's checksums stand for the contents there.
-
-    Raises: UserError where a file cannot be read.
-    """
-    try:
-        return digest_of([[file.name, _content_digest(file)] for file in files])
-    except OSError as error:
-        raise UserError(
-            f"cannot read {error.filename}: {error.strerror}; mend it, or leave it out of prepare_data.source"
-        ) from None
-
-
-def tokenizer_files(name: str | None) -> list[SourceFile]:
-    """The files that make up a tokenizer in a local folder; none for a name on a hub."""
-    folder = Path(name) if name else None
-    if folder is None or not folder.is_dir():
-        return []
-    paths = [path for path in folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".jinja"}]
-    return sorted(SourceFile(str(path), path.name) for path in paths)
-
-
 def printable(text: str) -> str:
     """What ends lines, and bytes that are not UTF-8, spelled out: messages are of one line, and a parquet string has no
     half of a surrogate pair."""
@@ -121,11 +97,3 @@ def _as_written(source: str) -> str:
 def _is_marker(path: str, source: str) -> bool:
     *folders, name = path.split("/")
     return bool(_MARKER.fullmatch(name) or _MARKER_FOLDERS.intersection(folders).difference(source.split("/")))
-
-
-def _content_digest(file: SourceFile) -> str:
-    if file.remote is None:
-        return file_digest(Path(file.path))
-    checksum = file.remote.entry.checksum
-    assert checksum is not None, "a bucket keeps them"
-    return checksum

@@ -1,8 +1,8 @@
-"""The work of the step, which needs torch: one model after the other scored on the same questions, and measured."""
+"""The results of all models: one after the other is scored on the same questions, and measured. Needs torch."""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from components.common.step_runner import say
 from components.evaluate import catalogue, questions, scoring, tasks
 from components.evaluate.baselines import Baseline, fetch_all
 from components.evaluate.candidates import Candidate, baseline_candidates
+from components.evaluate.costs import costs
 from components.evaluate.figures import summarise
-from components.evaluate.memory import peak_memory_bytes
-from components.evaluate.speed import TURNS_BYTES, latency
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, Costs, ModelResults, Results, Task, TaskFigure
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, Task, TaskFigure
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
@@ -90,8 +89,8 @@ def evaluate_all(
         if baseline is not None and baseline.is_student and size in results:
             results[size]["version"] = baseline.version
     new_tokens = min(NEW_TOKENS, shortest // 2)
-    for name, costs in _costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
-        results[name] |= costs
+    for name, cost in costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
+        results[name] |= cost
     say(
         "evaluate",
         "a token in "
@@ -197,44 +196,6 @@ def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreT
             f"has {num_token_ids(tokenizer)}: put its tokenizer's files beside its weights, and push that"
         )
     return tokenizer
-
-
-def _costs(
-    everyone: Mapping[str, Candidate], device: torch.device, prompt_tokens: int, new_tokens: int, repeats: int
-) -> Iterator[tuple[str, Costs]]:
-    """By model; the bytes are those of its file."""
-    memory = peak_memory_bytes(
-        {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
-    )
-    for group in _groups(memory):
-        models = {name: moved(load_model(everyone[name].path, torch.float32), device).eval() for name in group}
-        speeds = latency(models, prompt_tokens, new_tokens, repeats)
-        for name, model in models.items():
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            saved = load_config(everyone[name].path).dtype or torch.float32
-            assert isinstance(saved, torch.dtype), saved
-            yield (
-                name,
-                {
-                    "parameters": parameters,
-                    "bytes": parameters * saved.itemsize,
-                    **speeds[name],
-                    "peak_memory_bytes": memory[name],
-                },
-            )
-
-
-def _groups(memory: Mapping[str, int]) -> list[list[str]]:
-    """The models, in their order, in groups that are timed in turns: together below TURNS_BYTES, or alone."""
-    groups: list[list[str]] = []
-    room = 0
-    for name, needed in memory.items():
-        if needed > room:
-            groups.append([])
-            room = TURNS_BYTES
-        groups[-1].append(name)
-        room -= needed
-    return groups
 
 
 def _told(figures: Mapping[str, TaskFigure], descriptions: Mapping[str, Task]) -> str:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.storage.files import find_files, fingerprint, tokenizer_files
+from components.common.storage.listing import find_files
+from components.prepare_data.fingerprint import fingerprint, tokenizer_files
 from matta_core.errors import UserError
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from json_documents import changed_texts, fuzzed, in_one_line
 
-from components.common.served.ledger import LEDGER, read_entry, record_span, release_lease, renew_lease, take_lease
-from components.common.served.spans import parse_span
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.find_data.ledger import LEDGER, read_entry, record_span, release_lease, renew_lease, take_lease
+from components.find_data.spans import parse_span
 from matta_core.errors import UserError
 
 FIRST, SECOND = parse_span("span=2024-11-23"), parse_span("span=2024-11-24")

@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
 from components.common.served.pointer import who
-from components.common.served.spans import Span, is_future, parse_span
 from components.common.step_runner import say
 from components.common.storage.store import ConflictError, Store
+from components.find_data.spans import Span, is_future, parse_span
 from matta_core.artifacts.json_files import parse_json
 from matta_core.errors import UserError
 

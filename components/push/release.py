@@ -14,9 +14,9 @@ from components.common.served.pointer import (
     same_move,
     withdrawal,
 )
-from components.common.served.retention import finish_deletion
 from components.common.served.versions import content_digest, install, version_digest, version_name
 from components.common.storage.store import ConflictError, Store
+from components.push.retention import finish_deletion
 from matta_core.errors import UserError
 
 

@@ -1,5 +1,7 @@
-"""The part of `pipelines.check` that needs transformers: `python -m pipelines.check_models`, with a recipe as JSON on
-stdin. A mistake ends it with status 2 and one line."""
+"""What of a recipe needs transformers to be checked: `python -m pipelines.checks.models`, the recipe as JSON on stdin.
+
+A mistake ends it with status 2 and one line.
+"""
 
 import sys
 from pathlib import Path
@@ -36,7 +38,7 @@ def needs_torch(recipe: Recipe) -> bool:
 
 
 def check_models(recipe: Recipe) -> None:
-    """Raises: UserError as `pipelines.check.check` says."""
+    """Raises: UserError as `pipelines.checks.recipe.check` says."""
     vocabulary = vocabulary_of(recipe)
     if recipe.train_teacher is not None:
         with errors_of_section("train_teacher"):
@@ -97,7 +99,7 @@ def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dic
 
     with torch.device("meta"):
         ta = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        sample = torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)
+        sample = {"input_ids": torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)}
     for name, mix in recipe.extract_students.mixes.items():
         if mix.budget[0] != "prefill_seconds":
             space_of(ta, granularities, recipe.train.student, name, mix, sample)

@@ -9,20 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.common.command_line import located
 from matta_core.errors import UserError
-from matta_core.recipe import Recipe
+from matta_core.recipe import Recipe, TrainConfig
 from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.steps import TRAINING_STEPS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
     """That shapes are such as the families take, sizes nest, budgets of mixes can be kept, the Teacher's top k is
     within the vocabulary, lm-eval knows tasks and metrics, and batches divide over the profile's processes.
 
-    It takes seconds, in a process of its own (`pipelines.check_models`): there transformers' config classes do without
+    It takes seconds, in a process of its own (`pipelines.checks.models`): there transformers' config classes do without
     torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.
     """
     if cluster is not None:
         _check_batches(recipe, cluster)
-    command = [sys.executable, "-m", "pipelines.check_models"]
+    command = [sys.executable, "-m", "pipelines.checks.models"]
     checked = subprocess.run(command, input=recipe.to_json(), capture_output=True, text=True)
     told = checked.stderr.strip().rpartition("\n")[2]  # after what libraries say
     if checked.returncode == 2 and told.startswith("error: "):
@@ -42,7 +43,8 @@ def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | 
 
 
 def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
-    for step, config in (("train_teacher", recipe.train_teacher), ("train", recipe.train)):
+    for step in TRAINING_STEPS:
+        config: TrainConfig | None = getattr(recipe, step)  # its section bears its name
         placement = cluster.placement(step)
         ranks = placement.nodes * placement.processes
         if config is not None and config.batch_size % ranks:
