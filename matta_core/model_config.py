@@ -39,7 +39,8 @@ def build_config(
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {shown(dict(model))}")
     family = family_of(model["model_type"])
     wanted = _checked(model, family)
-    values = dict.fromkeys(family.dropouts, 0.0) | {
+    values: dict[str, Any] = {
+        **dict.fromkeys(family.dropouts, 0.0),
         "max_position_embeddings": sequence_length,
         "vocab_size": num_token_ids(tokenizer) if tokenizer else 1,
         **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},

@@ -17,7 +17,7 @@ from matta_core.artifacts import Artifact
 from matta_core.checkpoints import non_finite
 from matta_core.errors import UserError, some_of
 from matta_core.objectives import OBJECTIVE, Objective
-from matta_core.pretrained import load_model, load_tokenizer
+from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import ScoreTeacherConfig
 from matta_core.tokens import num_token_ids
@@ -59,7 +59,7 @@ def score_teacher(
     """
     device = distributed.pick_device()
     dtype = torch.float32 if config.precision == "fp32" else None
-    model = load_model(teacher, dtype, objective.model_class).to(device).eval()
+    model = moved(load_model(teacher, dtype, objective.model_class), device).eval()
     tokenizer, length = load_tokenizer(dataset.path / "tokenizer"), dataset.metadata["sequence_length"]
     objective.check_teacher(model, teacher, config, tokenizer, length)
     settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))

@@ -27,12 +27,11 @@ def evaluate(
     Artifact files: results.json, questions.jsonl, documents/<model>.jsonl, tasks/.
     `plan`, `model`: what plan_evaluation gave, and the one model to evaluate; its part is for merge_evaluations.
     """
-    import json
-
     from components.common.kubeflow import output_path, publish, received
     from components.common.step_runner import exit_on_user_error
     from components.evaluate.planning import EvaluationPlan
     from components.evaluate.step import evaluate
+    from matta_core.artifacts.kinds.evaluation import read_results
     from matta_core.recipe import EvaluateConfig, PushConfig, ScoreTeacherConfig
 
     with exit_on_user_error():
@@ -48,15 +47,14 @@ def evaluate(
             output=output_path(store, "evaluate", report.path),
         )
         publish(report, artifact)
-        results = json.loads((artifact.path / "results.json").read_text())
-        for name, evaluated in results["models"].items():
+        for name, evaluated in read_results(artifact.path)["models"].items():
             for task, figure in evaluated["tasks"].items():
                 if figure["value"] is not None:
                     metrics.log_metric(f"{task}/{name}", figure["value"])
 
 
 @dsl.component(base_image=EVALUATOR_IMAGE, install_kfp_package=False)
-def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTuple(
+def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTuple(  # type: ignore[valid-type]  # kfp reads the function's text alone
     "Plan", [("plan", str), ("models", list)]
 ):
     """Read once what is served: the pods that evaluate one of `models` each all compare with the same."""

@@ -1,23 +1,21 @@
 """Figures with standard errors, from what every question gave.
 
-A question is a line of `questions.jsonl`: `task`, `question` (its index in the task), `document` (questions of the
-same document share it), `weight` and `slices`. A value is what one model gave for it, or None where the model
-gave no finite number. The figure is sum(weight x value) / sum(weight).
+A value is what one model gave for a question, or None where it gave no finite number. The figure is sum(weight x value)
+/ sum(weight).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from components.common.statistics import ratio_estimate
+from matta_core.artifacts.kinds.evaluation import Figure, Question, TaskFigure
 
-Question = Mapping[str, Any]
 Answer = tuple[Question, float | None]
 
 
-def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, dict[str, Any]]:
-    """By task: {"value", "standard_error", "questions", "documents", "slices": {kind: {name: the same, unsliced}}}.
+def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, TaskFigure]:
+    """By task.
 
     A figure with a value that is None is None, which is JSON's way to say so; the gate takes it for a "no". So is
     the standard error of a single document.
@@ -31,18 +29,18 @@ def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> 
         for kind, name in question["slices"].items():
             by_slice[question["task"]][kind][name].append((question, value))
     return {
-        task: figure(answers)
-        | {
+        task: {
+            **figure(answers),
             "slices": {
                 kind: {name: figure(part) for name, part in sorted(parts.items())}
                 for kind, parts in by_slice[task].items()
-            }
+            },
         }
         for task, answers in by_task.items()
     }
 
 
-def figure(answers: Iterable[Answer]) -> dict[str, Any]:
+def figure(answers: Iterable[Answer]) -> Figure:
     """The ratio estimate, questions of the same document added up first."""
     answers = list(answers)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

@@ -1,9 +1,8 @@
 """The parts of an evaluation that ran in several pods, one model in each, as one EvaluationReport."""
 
 import filecmp
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from components.common.step_runner import run_step
 from components.evaluate.baselines import Baseline
 from components.evaluate.planning import model_names
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, read_results
 from matta_core.errors import UserError
 from matta_core.recipe.settings import Section
 
@@ -37,9 +37,9 @@ def merge_evaluations(parts: Sequence[str | Path], *, output: str | Path) -> Art
     opened = [open_artifact(part, "EvaluationPart") for part in parts]
     if not opened:
         raise UserError("merge_evaluations needs at least one EvaluationPart, got none")
-    results = [json.loads((part.path / "results.json").read_text(encoding="utf-8")) for part in opened]
+    results = [read_results(part.path) for part in opened]
     _check_same(opened, results)
-    models: dict[str, tuple[Artifact, Mapping[str, Any]]] = {}
+    models: dict[str, tuple[Artifact, ModelResults]] = {}
     for part, result in zip(opened, results, strict=True):
         for name, figures in result["models"].items():
             if name in models:
@@ -51,15 +51,14 @@ def merge_evaluations(parts: Sequence[str | Path], *, output: str | Path) -> Art
 
     def work(path: Path) -> dict[str, Any]:
         first = opened[0].path
-        shutil.copyfile(first / "questions.jsonl", path / "questions.jsonl")
+        shutil.copyfile(first / QUESTIONS, path / QUESTIONS)
         shutil.copytree(first / "tasks", path / "tasks", dirs_exist_ok=True)
         (path / "documents").mkdir(exist_ok=True)
         for name in expected:
             file = f"documents/{name}.jsonl"
             shutil.copyfile(models[name][0].path / file, path / file)
-        write_json_atomically(
-            path / "results.json", results[0] | {"models": {name: models[name][1] for name in expected}}
-        )
+        merged: Results = {**results[0], "models": {name: models[name][1] for name in expected}}
+        write_json_atomically(path / RESULTS, merged)
         return {"evaluation_set": results[0]["evaluation_set"], "models": expected}
 
     return run_step(
@@ -73,19 +72,22 @@ def merge_evaluations(parts: Sequence[str | Path], *, output: str | Path) -> Art
     )
 
 
-def _expected(results: Mapping[str, Any]) -> list[str]:
+def _expected(results: Results) -> list[str]:
     """The models of the whole evaluation, in order. A part's baselines are those of all sizes, by the model's name."""
     return model_names(
-        {size: name and Baseline(size, "", "", is_student=name == size) for size, name in results["baselines"].items()}
+        {
+            size: None if name is None else Baseline(size, "", "", is_student=name == size)
+            for size, name in results["baselines"].items()
+        }
     )
 
 
-def _check_same(parts: Sequence[Artifact], results: Sequence[Mapping[str, Any]]) -> None:
+def _check_same(parts: Sequence[Artifact], results: Sequence[Results]) -> None:
     first, agreed = parts[0], results[0]
     for part, result in zip(parts, results, strict=True):
         if part.inputs != first.inputs:
             raise UserError(f"{part.path} was made of other artifacts than {first.path}: give the parts of one run")
-        same_questions = filecmp.cmp(part.path / "questions.jsonl", first.path / "questions.jsonl", shallow=False)
+        same_questions = filecmp.cmp(part.path / QUESTIONS, first.path / QUESTIONS, shallow=False)
         if not same_questions or result["evaluation_set"] != agreed["evaluation_set"]:
             raise UserError(
                 f"{part.path} has the evaluation set {result['evaluation_set'][:12]}, {first.path} has "

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from components.common.served.versions import version_name
 from components.common.storage.open_store import open_store
@@ -13,6 +14,7 @@ from matta_core.errors import UserError
 from matta_core.recipe.settings import Section
 
 
+@final
 @dataclass(frozen=True)
 class PlannedBaseline(Section):
     """A pushed version, and how many tokens it sees at once: what all models are asked depends on the shortest."""
@@ -87,13 +89,14 @@ def read_plan(file: Path) -> EvaluationPlan:
     return EvaluationPlan.from_json(text, f"the plan {file}")
 
 
-def _context_length(folder: str | None, target: str, baseline: Baseline) -> int:
+def _context_length(folder: str | None, target: str | None, baseline: Baseline) -> int:
     """From the config alone: the weights are fetched by the one pod that evaluates them."""
     from components.evaluate.scoring import context_length
     from matta_core.pretrained import load_config
 
     if folder is not None:
         return context_length(load_config(folder))
+    assert target is not None, "the baseline lies below it"
     store = open_store(target)
     name = f"{version_name(baseline.size, baseline.version)}/config.json"
     found = store.read(name)

@@ -16,9 +16,10 @@ from components.evaluate.candidates import Candidate, baseline_candidates
 from components.evaluate.costs import costs
 from components.evaluate.figures import summarise
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, Task, TaskFigure
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
-from matta_core.pretrained import load_config, load_model, load_tokenizer
+from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
 from matta_core.tokens import as_in_training, num_token_ids
@@ -66,15 +67,20 @@ def evaluate_all(
             )
 
     device = pick_device()
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, ModelResults] = {}
     with progress(len(everyone), "evaluate", "models") as bar:
         for name, candidate in everyone.items():
             values = _values(
                 candidate, tokenizer, asked, config.batch_size, device, path / "documents" / f"{name}.jsonl"
             )
             figures = summarise(asked.questions, values)
-            results[name] = {key: getattr(candidate, key) for key in ("role", "size", "version", "digest")}
-            results[name]["tasks"] = figures
+            results[name] = {
+                "role": candidate.role,
+                "size": candidate.size,
+                "version": candidate.version,
+                "digest": candidate.digest,
+                "tasks": figures,
+            }
             with bar.external_write_mode():
                 say("evaluate", f"{name}: {_told(figures, asked.descriptions)}")
             bar.update()
@@ -92,22 +98,20 @@ def evaluate_all(
             f"{name} {1e3 * model['decode']['1']['seconds_per_token']:.2f} ms" for name, model in results.items()
         ),
     )
-    write_json_atomically(
-        path / "results.json",
-        {
-            "evaluation_set": asked.digest,
-            "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
-            "models": results,
-            "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
-            "baseline_target": target,
-            "measured_on": {
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-                "threads": torch.get_num_threads(),
-                "sequence_length": shortest - new_tokens,
-                "new_tokens": new_tokens,
-            },
+    content: Results = {
+        "evaluation_set": asked.digest,
+        "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
+        "models": results,
+        "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
+        "baseline_target": target,
+        "measured_on": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "sequence_length": shortest - new_tokens,
+            "new_tokens": new_tokens,
         },
-    )
+    }
+    write_json_atomically(path / RESULTS, content)
     return {"evaluation_set": asked.digest, "models": list(everyone)}
 
 
@@ -128,7 +132,7 @@ def _evaluation_set(
         tasks.write_tasks(dataset.path, path / "tasks", config, tokenizer, shortest)
         built_in = tasks.load_tasks(path / "tasks", work / "datasets")
         asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
-    questions.write_questions(path / "questions.jsonl", asked)
+    questions.write_questions(path / QUESTIONS, asked)
     # The hub may give other questions than it gave the process whose work this one goes on with.
     of_finished = work / "evaluation_set"
     if of_finished.exists() and of_finished.read_text() != asked.digest:
@@ -164,7 +168,7 @@ def _values(
     """What the model gives for every question: from its file, or scored, and then written."""
     if not file.exists():
         # In fp32 all: figures of half precision would differ by how a batch was padded.
-        model = load_model(candidate.path, torch.float32).to(device).eval()
+        model = moved(load_model(candidate.path, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name
         lines = (
@@ -194,7 +198,7 @@ def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreT
     return tokenizer
 
 
-def _told(figures: Mapping[str, Any], descriptions: Mapping[str, Any]) -> str:
+def _told(figures: Mapping[str, TaskFigure], descriptions: Mapping[str, Task]) -> str:
     def one(task: str) -> str:
         value, error = figures[task]["value"], figures[task]["standard_error"]
         digits = ".1%" if descriptions[task]["unit"] == "accuracy" else ".3f"

@@ -105,9 +105,15 @@ def record_span(store: Store, name: str, run: str, span: Span, pushed: list[str]
     """Note that a run has processed a span, and give back its lease. Returns None, or whose the lease is by now."""
 
     def change(entry: Entry) -> str | None:
-        done = {"span": span.name, "order": span.order, "run": run, "finished_at": _iso(datetime.now(UTC))}
+        done: Processed = {
+            "span": span.name,
+            "order": span.order,
+            "run": run,
+            "finished_at": _iso(datetime.now(UTC)),
+            "pushed": pushed,
+        }
         if (span.name, run) not in [(one["span"], one["run"]) for one in entry["processed"]]:
-            entry["processed"] = [*entry["processed"], done | {"pushed": pushed}][-_PROCESSED_LENGTH:]
+            entry["processed"] = [*entry["processed"], done][-_PROCESSED_LENGTH:]
         lease = entry["lease"]
         if lease is not None and lease["run"] != run:
             return describe(lease)

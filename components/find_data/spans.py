@@ -66,7 +66,9 @@ def is_future(order: str, now: str | None = None) -> bool:
 
 def _spans(prefix: str, folders: list[str]) -> list[Span]:
     """Raises: UserError where a name is a span's and its time cannot be read, two have one time, or there is none."""
-    spans, unread, undated = [], [], []
+    spans: list[Span] = []
+    unread: list[str] = []
+    undated: list[str] = []
     for folder in folders:
         name = unquote(folder)
         if (span := parse_span(folder)) is not None:

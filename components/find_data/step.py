@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from components.common.step_runner import disk_errors_explained, say
 from components.common.storage.listing import find_files
@@ -34,6 +35,14 @@ class Findings:
     span: str | None
     source: str | None
     why: str | None
+
+
+class Sections(TypedDict):
+    """What every function here is told of the recipe: its `retrain`, its `push`, its name."""
+
+    config: RetrainConfig
+    push_config: PushConfig
+    name: str
 
 
 def find_data(

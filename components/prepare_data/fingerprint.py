@@ -31,4 +31,8 @@ def tokenizer_files(name: str | None) -> list[SourceFile]:
 
 
 def _content_digest(file: SourceFile) -> str:
-    return file_digest(Path(file.path)) if file.remote is None else file.remote.entry.checksum
+    if file.remote is None:
+        return file_digest(Path(file.path))
+    checksum = file.remote.entry.checksum
+    assert checksum is not None, "a bucket keeps them"
+    return checksum

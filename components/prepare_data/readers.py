@@ -10,7 +10,7 @@ import reprlib
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -147,7 +147,7 @@ def _read_parquet(file: SourceFile, text_field: str) -> Documents:
                 yield place, Problem(f"{place} has no text: null") if data is None else _decode(data, place)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[SourceFile, str], Documents]] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), _read_lines),
     ".json": _read_json,
     ".csv": partial(_read_table, delimiter=","),
@@ -158,7 +158,7 @@ _READERS = {
 
 
 @contextlib.contextmanager
-def _open(file: SourceFile) -> Iterator[IO[bytes]]:
+def _open(file: SourceFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
     with _open_raw(file) as stream:
         yield gzip.GzipFile(fileobj=stream) if file.path.lower().endswith(".gz") else stream
 

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.common.records import contradiction, read_decision, read_family, read_results
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
 from components.common.served.versions import content_digest, version_name
@@ -17,20 +16,12 @@ from components.push.release import push_version
 from components.push.retention import retire
 from components.push.validation import Queries, validate
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.artifacts.kinds.decision import DECISION, contradiction, read_decision
+from matta_core.artifacts.kinds.evaluation import RESULTS, read_results
+from matta_core.artifacts.kinds.family import read_family
+from matta_core.artifacts.kinds.push_record import PUSH, Pushed, PushRecord
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
-
-_OF_A_PUSHED_STUDENT = (
-    "version",
-    "path",
-    "digest",
-    "before",
-    "after",
-    "manifest_path",
-    "model_card",
-    "registered",
-    "registry_error",
-)
 
 
 def push(
@@ -48,8 +39,7 @@ def push(
     push that failed or was killed can be run again: what is there already is checked and kept. It runs every time,
     for no digest of an artifact tells what became of the target since; with the same outcome the record is the same.
 
-    Files of a PushRecord: `push.json`: {"target", "students": {name: {"pushed", "why", "version", "path", "digest",
-    "before", "after", "manifest_path", "model_card", "registered", "registry_error"}}}; `before` and `after` are the
+    Files of a PushRecord: `push.json`, a `PushRecord`. In it `before` and `after` are the
     versions that the pointer named before and after the move that put this version in its place, whenever that was;
     `path` is the version's path or URL; `manifest_path` and `model_card` are relative to the record: a KServe
     InferenceService `serving/<size>.yaml` and `cards/<size>.md`; `registered` is the version's URL in the model
@@ -76,7 +66,8 @@ def push(
         registry.check_registry(config)
         with disk_errors_explained(Path(target), "push.target"):
             store = open_store(config.target)
-        record, failures = {}, {}
+        record: dict[str, Pushed] = {}
+        failures = {}
         with Queries() as queries:
             for size in judged.ascending:
                 if not judged.verdicts[size]["blessed"]:
@@ -102,7 +93,8 @@ def push(
             pushed = [size for size in record if record[size]["pushed"]]
             others = f" (pushed all the same: {', '.join(pushed)})" if pushed else ""
             raise UserError(f"{told}{others}") from next(iter(failures.values()))
-        write_json_atomically(path / "push.json", {"target": target, "students": record})
+        content: PushRecord = {"target": target, "students": record}
+        write_json_atomically(path / PUSH, content)
         return {"pushed": [size for size in record if record[size]["pushed"]]}
 
     inputs = {"decision": verdict, "students": family, "evaluation": report}
@@ -123,7 +115,7 @@ class _Judged:
         self.ascending = sorted(self.members, key=lambda size: self.members[size]["parameters"])
         self.decision = read_decision(verdict.path)
         if problem := contradiction(self.decision):
-            raise UserError(f"{verdict.path}/decision.json contradicts itself: {problem}; run the gate again")
+            raise UserError(f"{verdict.path / DECISION} contradicts itself: {problem}; run the gate again")
         self.verdicts = self.decision["students"]
         if self.verdicts.keys() != self.members.keys():
             raise UserError(
@@ -144,9 +136,7 @@ class _Judged:
             return None
         version = self.results["models"].get(baseline, {}).get("version")
         if not isinstance(version, str) or not is_version(version):
-            raise UserError(
-                f"results.json tells no version of {baseline}, which {size} was compared with: evaluate again"
-            )
+            raise UserError(f"{RESULTS} tells no version of {baseline}, which {size} was compared with: evaluate again")
         return version
 
 
@@ -193,7 +183,7 @@ def _may_replace(store: Store, size: str, version: str, judged_against: str | No
         )
 
 
-def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judged, path: Path) -> dict[str, Any]:
+def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judged, path: Path) -> Pushed:
     """Manifest, card and registration of a pushed student; its part of push.json."""
     size, version = pointer.size, pointer.version
     name = config.serving.service_name(size)
@@ -252,11 +242,23 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judg
     }
 
 
-def _not_pushed(store: Store, size: str, why: str) -> dict[str, Any]:
+def _not_pushed(store: Store, size: str, why: str) -> Pushed:
     say("push", f"{size}: not pushed, {why}")
     served = read_pointer(store, size)
     version = served and served.version
-    return {"pushed": False, "why": why} | dict.fromkeys(_OF_A_PUSHED_STUDENT) | {"before": version, "after": version}
+    return {
+        "pushed": False,
+        "why": why,
+        "version": None,
+        "path": None,
+        "digest": None,
+        "before": version,
+        "after": version,
+        "manifest_path": None,
+        "model_card": None,
+        "registered": None,
+        "registry_error": None,
+    }
 
 
 def _tidy_up(config: PushConfig, store: Store, size: str) -> None:

@@ -6,6 +6,10 @@ from typing import Any
 
 from components.common.step_runner import run_step
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.artifacts.kinds.decision import read_decision
+from matta_core.artifacts.kinds.evaluation import read_results
+from matta_core.artifacts.kinds.push_record import read_push_record
+from matta_core.artifacts.kinds.report import SUMMARY
 from matta_core.errors import UserError
 from matta_core.recipe.settings import Section, setting
 
@@ -61,7 +65,7 @@ def report(
         "decision": decision,
         "record": push_record,
     }
-    opened = {role: open_artifact(given[role], kind) for role, (_, kind) in _MADE.items() if given[role] is not None}
+    opened = {role: open_artifact(path, kind) for role, (_, kind) in _MADE.items() if (path := given[role]) is not None}
     for made in opened.values():
         for role, source in opened.items():
             if made.inputs.get(role, source.digest) != source.digest:
@@ -75,16 +79,14 @@ def report(
         from components.report.markdown import markdown
         from components.report.page import render
         from components.report.sections import sections
-        from components.report.summary import read, summarise, training_curves
+        from components.report.summary import summarise, training_curves
 
         summary = summarise(name, artifacts)
-        results, verdicts, record = (
-            read(artifacts[step], file)
-            for step, file in (("evaluate", "results.json"), ("gate", "decision.json"), ("push", "push.json"))
-        )
+        results = read_results(artifacts["evaluate"].path)
+        verdicts, record = read_decision(artifacts["gate"].path), read_push_record(artifacts["push"].path)
         curves = training_curves(artifacts["train"], list(summary["students"]))
         content = sections(summary, results, verdicts, record, curves, artifacts)
-        write_json_atomically(path / "summary.json", summary)
+        write_json_atomically(path / SUMMARY, summary)
         (path / "report.html").write_text(render(summary, content), encoding="utf-8")
         (path / "summary.md").write_text(markdown(summary, content), encoding="utf-8")
         return {"name": name, "students": list(summary["students"])}

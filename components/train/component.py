@@ -36,6 +36,7 @@ def train(
         artifact = train(
             settings, received(dataset), received(scores), output=output, launch_config=launch, push_config=push
         )
+        assert artifact is not None, "no rank of torchrun's runs this"
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)
@@ -66,6 +67,7 @@ def train_teacher(
         output = output_path(store, "train_teacher", checkpoint.path)
         launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
         artifact = train_teacher(settings, received(dataset), output=output, launch_config=launch)
+        assert artifact is not None, "no rank of torchrun's runs this"
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

@@ -4,14 +4,14 @@ The Teacher's training is for the demo: real recipes name a checkpoint that exis
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
 from components.common.launching.launch import run_ranks
-from components.common.step_runner import disk_errors_explained, keyed_path, run_step, say, step_key
+from components.common.step_runner import Work, disk_errors_explained, follow_step, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
 from matta_core.errors import UserError
@@ -59,10 +59,10 @@ def train(
 
         if launch_config is not None and launch_config.processes > 1:
             return _launched(launch_config, step, config, inputs, work, output, start)
-        follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
-        return run_step(
-            step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity, follows=follows
-        )
+        if os.environ.get("RANK", "0") != "0":  # set by torchrun
+            follow_step(step, output, config, inputs, work, extra_key=start.identity)
+            return None
+        return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity)
 
 
 def train_teacher(
@@ -79,7 +79,7 @@ def _launched(
     step: str,
     config: TrainConfig,
     inputs: Mapping[str, Artifact],
-    work: Callable,
+    work: Work,
     output: str | Path,
     start: Start,
 ) -> Artifact:

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.beginning.fit import misfit
+from matta_core.beginning.importance import layers_of
 from matta_core.errors import UserError
 from matta_core.families import Family, family_of
 from matta_core.nesting.size import Granularity
@@ -24,7 +25,7 @@ def grow(ta: PreTrainedModel, student: PreTrainedModel, place: Granularity) -> N
     Raises: UserError where the student is wider than `place` in some layer, and not by zeros.
     """
     family = family_of(ta.config.model_type)
-    for index, layer in enumerate(ta.get_submodule(family.layers)):
+    for index, layer in enumerate(layers_of(ta)):
         if index not in place.layers and family.output_norms:
             for name, silent in family.output_norms.items():
                 layer.get_parameter(name).fill_(silent)
@@ -56,6 +57,7 @@ def place_within(
     config: TrainConfig, start: Granularity, ta: Granularity, inside: Sequence[Granularity]
 ) -> Granularity:
     """Where in the TA the checkpoint goes: as the whole, also after it is cut down to that, or as one of the sizes."""
+    assert config.start_from is not None, "something is placed"
     family = family_of(config.model["model_type"])
     theirs, ours = _extent(family, start), _extent(family, ta)
     larger = [f"{axis} ({theirs[axis]}, not {ours[axis]})" for axis in ours if theirs[axis] > ours[axis]]

@@ -20,6 +20,12 @@ from matta_core.training.passes import PassSettings, error_sum
 Importance = Mapping[str, Sequence[Tensor]]
 
 
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    layers = model.get_submodule(family_of(model.config.model_type).layers)
+    assert isinstance(layers, nn.ModuleList), layers
+    return layers
+
+
 @torch.no_grad()
 def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objective) -> Importance:
     """Importance over calibration batches, on the model's device.
@@ -34,7 +40,7 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objecti
 
     A function of model and batches alone: ranks that measure the same agree without a message.
     """
-    layers = model.get_submodule(family_of(model.config.model_type).layers)
+    layers = layers_of(model)
     gauges = [_Gauge(model, axis, layer) for layer in layers for axis in family_of(model.config.model_type).nested]
     was_training, num_tokens = model.training, 0
     with ExitStack() as hooks:
@@ -58,12 +64,13 @@ class _Gauge:
     def __init__(self, model: PreTrainedModel, axis: Axis, layer: nn.Module) -> None:
         family = family_of(model.config.model_type)
         self.axis, self.projection = axis, layer.get_submodule(axis.output)
+        self.weight = self.projection.get_parameter("weight")
         _, self.dimension, grid = axis.read
         shares = axis.shares({key: family.count(model.config, key) for key in axis.keys})
         self.units = [shares[key] for key in grid if key in shares]
         self.size = [family.count(model.config, key) for key in grid if key not in shares]
         shape = (math.prod(self.units), *(2 * self.size))
-        self.seen = torch.zeros(shape, dtype=torch.float64, device=self.projection.weight.device)
+        self.seen = torch.zeros(shape, dtype=torch.float64, device=self.weight.device)
 
     def see(self, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         features = arguments[0].float().flatten(0, 1)  # (tokens, units x size)
@@ -74,7 +81,7 @@ class _Gauge:
             self.seen += features.pow(2).sum(0)
 
     def scores(self, num_tokens: int) -> Tensor:
-        columns = self.projection.weight.double().movedim(self.dimension, 0)  # (units x size, hidden)
+        columns = self.weight.double().movedim(self.dimension, 0)  # (units x size, hidden)
         if self.size:
             columns = columns.unflatten(0, (-1, *self.size))
             scores = torch.einsum("hio,hij,hjo->h", columns, self.seen, columns) / num_tokens
@@ -93,8 +100,9 @@ def layer_order(
     Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
     influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
     """
-    layers = model.get_submodule(family_of(model.config.model_type).layers)
-    was_training, kept, removed = model.training, list(range(len(layers))), []
+    layers = layers_of(model)
+    was_training, kept = model.training, list(range(len(layers)))
+    removed: list[int] = []
     settings = PassSettings(head_chunk_tokens)
     model.eval()
 

@@ -6,7 +6,6 @@ sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core import distributed
+from matta_core.artifacts.kinds.checkpoint import NESTING, read_nesting
 from matta_core.beginning.fit import check_function, check_layers
 from matta_core.beginning.grow import grow, place_within
 from matta_core.beginning.importance import layer_order, measure, sort_by
@@ -21,12 +21,10 @@ from matta_core.checkpoints import build_model, check_finite
 from matta_core.model_config import student_config
 from matta_core.nesting.size import Granularity, resolve, spread_out, whole
 from matta_core.objectives.objective import Batch, Objective
-from matta_core.pretrained import load_model
+from matta_core.pretrained import load_model, moved
 from matta_core.recipe import TrainConfig
 from matta_core.students.extract import extract_student
 from matta_core.training.data import Sequences, rows_of_step
-
-NESTING = "nesting.json"  # train writes it beside ta/
 
 
 def initialize(
@@ -56,7 +54,7 @@ def initialize(
     place = place_within(config, whole(start.config, "start_from"), granularities[config.ta], inside)
     if config.start_order == "importance":
         batches = list(calibration(config, data, device))
-        sort_by(start, measure(start.to(device), batches, objective))
+        sort_by(start, measure(moved(start, device), batches, objective))
         if start.config.num_hidden_layers >= ta_config.num_hidden_layers:
             fewest = _fewest_layers(config, ta_config)
             order = layer_order(start, batches, fewest, objective, config.head_chunk_tokens)
@@ -67,8 +65,8 @@ def initialize(
             place = granularities[place.name]
             if is_cut_down:
                 start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
-    elif place == granularities[config.ta] and (order := _order_within(Path(config.start_from))):
-        granularities = resolve(ta_config, config.sizes, order)
+    elif place == granularities[config.ta] and (kept_before := _order_within(Path(config.start_from))):
+        granularities = resolve(ta_config, config.sizes, kept_before)
     check_layers(config.start_from, start.config, student_config(ta_config, place))
     grow(ta, start.cpu(), place)
     objective.check_model(ta, f"train.start_from = {config.start_from!r}")
@@ -101,10 +99,9 @@ def _order_within(ta: Path) -> list[int] | None:
 
     None where there is no nesting.json beside it.
     """
-    nesting = ta.parent / NESTING
-    if not nesting.is_file():
+    if not (ta.parent / NESTING).is_file():
         return None
-    kept = [size["layers"] for size in json.loads(nesting.read_text())["sizes"].values()]
+    kept = [size["layers"] for size in read_nesting(ta.parent)["sizes"].values()]
     return sorted(spread_out(len(kept[-1])), key=lambda layer: -sum(layer in layers for layers in kept))
 
 

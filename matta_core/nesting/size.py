@@ -7,10 +7,11 @@ since one reads the embeddings and the other feeds the head.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
+from matta_core.artifacts.kinds.checkpoint import Size
 from matta_core.errors import UserError
 from matta_core.families import Axis, Family, family_of
 from matta_core.recipe.sizes import DEPTH, SizeConfig
@@ -54,17 +55,17 @@ class Granularity:
         """Where a size lies in its own checkpoint, which is padded."""
         return replace(self, layers=tuple(range(len(self.layers))))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Size:
         """As nesting.json holds it; `name` is its key there."""
         kept = {f"{key}s" if isinstance(count, tuple) else key: count for key, count in self.kept.items()}
-        return {**kept, "layers": self.layers}
+        return cast(Size, {**kept, "layers": self.layers})
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Granularity":
         kept = {key: count for key, count in values.items() if isinstance(count, int)}
         by_layer = {key.removesuffix("s"): tuple(counts) for key, counts in values.items() if key not in kept}
         layers = by_layer.pop("layer")
-        return cls(name, layers, by_layer | kept)
+        return cls(name, layers, {**by_layer, **kept})
 
 
 def whole(config: PreTrainedConfig, name: str) -> Granularity:
@@ -72,7 +73,7 @@ def whole(config: PreTrainedConfig, name: str) -> Granularity:
     family, layers = family_of(config.model_type), config.num_hidden_layers
     kept = {}
     for axis in family.axes:
-        for key in reversed(axis.keys):  # the order that nesting.json has
+        for key in reversed(list(axis.keys)):  # the order that nesting.json has
             number = family.count(config, key)
             kept[key] = (number,) * layers if axis.by_layer else number
     return Granularity(name, tuple(range(layers)), kept)

@@ -3,4 +3,6 @@
 from matta_core.objectives.next_token import NextToken
 from matta_core.objectives.objective import Objective
 
+__all__ = ["OBJECTIVE", "Objective"]
+
 OBJECTIVE: Objective = NextToken()

@@ -8,24 +8,17 @@ plain functions; the tests hold the two against each other.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from matta_core.objectives.divergences import divergence_named, teacher_outcomes
+from matta_core.objectives.top_k import TeacherTargets
 from matta_core.recipe import LossConfig
 
 _SMALLEST = torch.finfo(torch.float32).tiny
-
-
-class TopK(Protocol):
-    """The Teacher's largest: ids and log-probabilities (tokens, k), and the mass of the rest (tokens,)."""
-
-    top_k_ids: Tensor
-    top_k_log_probs: Tensor
-    tail_mass: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ def closed_form_loss(
     weights: Mapping[str, float],
     loss: LossConfig,
     *,
-    teacher: TopK | None = None,
+    teacher: TeacherTargets | None = None,
     ta: Target | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, from which to go backward once, and each term's own sum; see `loss_and_gradient`."""
@@ -83,7 +76,7 @@ def loss_and_gradient(
     weights: Mapping[str, float],
     loss: LossConfig,
     *,
-    teacher: TopK | None = None,
+    teacher: TeacherTargets | None = None,
     ta: Target | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The sums over valid tokens by term, unweighted, and the gradient of the weighted sum to the logits.
@@ -126,7 +119,7 @@ def loss_and_gradient(
         gradient.scatter_(-1, teacher.top_k_ids, at_top_k.mul_(per_token[:, None]).add_(slopes[:, :k]))
     if from_ta is not None:
         gradient.add_(from_ta)
-    elif "ta_divergence" in sums:
+    elif ta is not None and "ta_divergence" in weights:
         gradient.addcmul_(ta.probs, weight[:, None], value=-1.0)
     gradient.scatter_add_(-1, labels, (-weights["cross_entropy"] * valid)[:, None])
     return sums, gradient
@@ -161,7 +154,9 @@ def _against_target(
     return value, slope.sub_(mean[:, None]).mul_(probs)
 
 
-def _against_top_k(probs: Tensor, teacher: TopK, loss: LossConfig) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _against_top_k(
+    probs: Tensor, teacher: TeacherTargets, loss: LossConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """By token the divergence over the Teacher's top k and the rest (tokens,), its derivatives with respect to the
     model's log-probabilities of these outcomes (tokens, k or k + 1), its probabilities of the top k (tokens, k), and
     of the rest (tokens,), None where there is none. `probs` may be altered at the top k."""

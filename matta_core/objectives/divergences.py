@@ -65,11 +65,12 @@ def jensen_shannon(student_log_probs: Tensor, target_log_probs: Tensor, *, beta:
 
 def divergence_named(name: str, jensen_shannon_beta: float) -> Divergence:
     """The divergence that a recipe names."""
-    return {
+    named: dict[str, Divergence] = {
         "forward_kl": forward_kl,
         "reverse_kl": reverse_kl,
         "jensen_shannon": partial(jensen_shannon, beta=jensen_shannon_beta),
-    }[name]
+    }
+    return named[name]
 
 
 def vocabulary_divergence(

@@ -46,12 +46,12 @@ class NextToken:
     """See `Objective`. A batch: input_ids (sequences, length), and the Teacher's `top_k` columns."""
 
     model_class = "AutoModelForCausalLM"
-    columns = ("input_ids",)
-    teacher_columns = COLUMNS
+    columns: tuple[str, ...] = ("input_ids",)
+    teacher_columns: tuple[str, ...] = COLUMNS
     figure = "cross_entropy"
     own_terms: Mapping[str, str] = {"cross_entropy": "cross_entropy", "teacher_divergence": "teacher"}
     ta_terms: Mapping[str, str] = {"ta_divergence": "distillation", "hidden_state_mse": "hidden_state"}
-    tasks = BUILT_IN_TASKS
+    tasks: tuple[str, ...] = BUILT_IN_TASKS
 
     def num_targets(self, sequences: int, sequence_length: int) -> int:
         return sequences * (sequence_length - 1)
@@ -67,8 +67,9 @@ class NextToken:
     def loss(
         self, own: Answer, ta: Answer | None, targets: NextTokens, weights: Mapping[str, float], config: LossConfig
     ) -> tuple[Tensor, Sums]:
-        learns_from_ta = ta is not None and "ta_divergence" in weights
-        target = Target.of_logits(ta.outputs, config.loss_temperature) if learns_from_ta else None
+        target = None
+        if ta is not None and "ta_divergence" in weights:
+            target = Target.of_logits(ta.outputs, config.loss_temperature)
         total, sums = closed_form_loss(
             own.outputs, targets.labels, targets.mask, weights, config, teacher=targets.teacher, ta=target
         )

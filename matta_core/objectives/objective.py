@@ -37,7 +37,8 @@ class Objective(Protocol):
     """One objective, without state: a module of this room defines it, and `matta_core.objectives` picks it.
 
     A batch holds sequences, and a sequence one target or several. The loss is a sum over targets, so that chunks of
-    them, micro-batches and ranks add up; the loop divides once, by the number of targets in the whole step.
+    them, micro-batches and ranks add up; the loop divides once, by the number of targets in the whole step. `targets`
+    are those that `states` gave, or a chunk of them.
     """
 
     model_class: str  # the stock class in transformers that builds and loads its models
@@ -58,7 +59,7 @@ class Objective(Protocol):
         """The head over some of the states, in float32."""
 
     def loss(
-        self, own: Answer, ta: Answer | None, targets: Targets, weights: Mapping[str, float], config: LossConfig
+        self, own: Answer, ta: Answer | None, targets: Any, weights: Mapping[str, float], config: LossConfig
     ) -> tuple[Tensor, Sums]:
         """The weighted sum of a chunk's terms, to go backward from, and each term's own sum.
 
@@ -66,7 +67,7 @@ class Objective(Protocol):
         detached.
         """
 
-    def error(self, own: Answer, targets: Targets) -> Tensor:
+    def error(self, own: Answer, targets: Any) -> Tensor:
         """The sum of `figure` over a chunk."""
 
     def figures(self, mean: float) -> dict[str, float]:

@@ -9,9 +9,10 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
+from matta_core.artifacts.json_files import each_key_once
 from matta_core.errors import UserError
 
 WHOLE_NUMBERS = range(-(2**63), 2**63)  # what JSON's readers and torch take
@@ -50,6 +51,7 @@ def setting(
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 
+@dataclass(frozen=True)
 class Section:
     """What every section of a recipe can do. Subclasses are frozen dataclasses that override `check`."""
 
@@ -98,7 +100,7 @@ class Section:
     def from_json(cls, text: str, where: str = "") -> Self:
         """Parse one section from the JSON string in which pipelines pass it."""
         try:
-            values = json.loads(text, object_pairs_hook=_without_duplicates)
+            values = json.loads(text, object_pairs_hook=each_key_once)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where or cls.__name__} is not JSON ({error}): {shown(text)}") from None
         return cls.from_dict(values, where)
@@ -139,14 +141,6 @@ def shown(value: Any) -> str:
 def shown_key(key: Any) -> str:
     """A key in a message: as it is written where it is a name."""
     return key if isinstance(key, str) and len(key) <= 100 and key.isprintable() else shown(key)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{shown_key(next(key for key in keys if keys.count(key) > 1))} stands twice")
-    return values
 
 
 def _without_sections(value: Any) -> Any:
@@ -208,8 +202,8 @@ def parse_value(hint: Any, value: Any, where: str) -> Any:
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         remedy = ": quote it" if hint is str and isinstance(value, int | float) else ""
-        wanted = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
-        raise UserError(f"{where} must be {wanted}, got {shown(value)}{remedy}")
+        expected = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
+        raise UserError(f"{where} must be {expected}, got {shown(value)}{remedy}")
     return hint(_checked_scalar(value, where))
 
 

@@ -7,7 +7,6 @@ from matta_core.errors import UserError
 from matta_core.families import axes_by_setting
 from matta_core.recipe.settings import parse_value, shown, shown_key
 
-SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of folders and, in part, of services
 # How many layers: the first, the last, and those between by importance or evenly spread; or which, counted from 0.
 DEPTH = ("num_hidden_layers", "layers")
 
@@ -66,9 +65,9 @@ class SizeConfig(dict[str, Any]):
             raise ValueError(f"layers must be ascending and different, got {list(self['layers'])}")
 
     @property
-    def intermediate_size(self) -> int | None:
-        """The one FFN width of all layers."""
-        return self.get("intermediate_size")
+    def intermediate_size(self) -> int:
+        """The one FFN width of all layers, of a size that says one."""
+        return self["intermediate_size"]
 
     @property
     def is_width_alone(self) -> bool:

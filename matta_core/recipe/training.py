@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from matta_core.artifacts.kinds.checkpoint import SIZE_NAME
 from matta_core.families import axes_by_setting
 from matta_core.recipe.loss import LossConfig
 from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
-from matta_core.recipe.sizes import DEPTH, SIZE_NAME, SizeConfig
+from matta_core.recipe.sizes import DEPTH, SizeConfig
 
 PUSHED = "pushed"  # start_from: the Student that is served now
 

@@ -1,7 +1,6 @@
 """What a saved student is held against: the live one, bit for bit; and what push will hold it against."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -9,6 +8,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, file_digest
+from matta_core.artifacts.kinds.family import Certificate
 from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
@@ -22,7 +22,7 @@ from matta_core.training.data import arrays, as_batch
 @torch.no_grad()
 def certify(
     objective: Objective, ta: PreTrainedModel, granularity: Granularity, folder: Path, batch: Batch
-) -> dict[str, Any]:
+) -> Certificate:
     """Compare the checkpoint as it lies on disk, loaded by stock transformers, with the live student.
 
     CPU, fp32. "bitwise_equal" is true where every number of their answers (every logit) has the same bits.
@@ -31,18 +31,15 @@ def certify(
     """
     model = load_model(folder, torch.float32, objective.model_class).eval()
     found = compare_answers(objective, live_student(ta, granularity).eval(), model, batch)
-    padding = {}
+    certificate: Certificate = {"bitwise_equal": found.bitwise_equal}
     if not granularity.is_uniform:
         near = found.max_abs_difference <= 1e-4 * found.largest
-        padding = {"padded_equal": near and _is_padded(model, ta, granularity)}
-    return {
-        "bitwise_equal": found.bitwise_equal,
-        **padding,
-        "max_abs_difference": found.max_abs_difference,
-        "sequences": len(batch["input_ids"]),
-        "tokens": batch["input_ids"].numel(),
-        "weights_sha256": file_digest(folder / "model.safetensors"),
-    }
+        certificate["padded_equal"] = near and _is_padded(model, ta, granularity)
+    certificate["max_abs_difference"] = found.max_abs_difference
+    certificate["sequences"] = len(batch["input_ids"])
+    certificate["tokens"] = batch["input_ids"].numel()
+    certificate["weights_sha256"] = file_digest(folder / "model.safetensors")
+    return certificate
 
 
 def _is_padded(model: PreTrainedModel, ta: PreTrainedModel, granularity: Granularity) -> bool:

@@ -9,13 +9,13 @@ import importlib.util
 import sys
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.artifacts import file_digest
+from matta_core.artifacts.kinds.family import Certificate
 from matta_core.checkpoints import save_model
 from matta_core.families import family_of
 from matta_core.model_config import student_config
@@ -23,6 +23,7 @@ from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
 from matta_core.objectives.objective import Batch, Objective
+from matta_core.pretrained import moved
 from matta_core.students.comparison import compare_answers
 
 _MODULE = "modeling_matta"
@@ -62,7 +63,7 @@ class $name($stock):
 @torch.no_grad()
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     if ta.can_generate():
         student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
@@ -84,7 +85,7 @@ def export_compact(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     batch: Batch,
-) -> dict[str, Any]:
+) -> Certificate:
     """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, all that
     it answers to the batch has the live student's bits.
 
@@ -118,6 +119,8 @@ def _load(folder: Path) -> PreTrainedModel:
     """By the class that was just written here, without transformers' way for code of others."""
     name = f"{_MODULE}_{abs(hash(folder))}"
     spec = importlib.util.spec_from_file_location(name, folder / f"{_MODULE}.py")
+    assert spec is not None, "of a file that was just written"
+    assert spec.loader is not None, "of a .py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,7 +1,6 @@
 """Extraction: students as plain checkpoints, each with a certificate that it is the live student, bit for bit."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, write_json_atomically
+from matta_core.artifacts.kinds.checkpoint import read_nesting
+from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, FoundMix, Member
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
@@ -18,7 +19,7 @@ from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import put, slices, student_parameters, take
 from matta_core.objectives import OBJECTIVE, Objective
-from matta_core.pretrained import load_model, load_tokenizer
+from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
 from matta_core.students.certify import certify, record_reference, sample
@@ -34,7 +35,7 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     Stock configs know one FFN width: where widths differ, each layer is padded with zeros to the widest. A neuron
     whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
     """
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     if ta.can_generate():
         student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
@@ -57,7 +58,7 @@ def extract_students(
     Raises: UserError where a size was not trained, a mix's budget is out of reach, or a weight or a student's answer is
     not finite. AssertionError where a certificate fails: a bug of ours, and nothing is sealed.
     """
-    nesting = json.loads((checkpoint.path / "nesting.json").read_text())
+    nesting = read_nesting(checkpoint.path)
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
     wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
     ta = load_model(checkpoint.path / "ta", torch.float32, objective.model_class).eval()
@@ -67,7 +68,7 @@ def extract_students(
     length = nesting["sequence_length"]
     mixed = _mixed(config, objective, ta, trained, nesting["student"], dataset) if config.mixes else {}
     wanted |= {name: found.granularity for name, found in mixed.items()}
-    students = {}
+    students: dict[str, Member] = {}
     with progress(len(wanted), "extract_students", "students") as bar:
         for name in sorted(wanted, key=lambda name: num_parameters(ta, wanted[name])):
             granularity = wanted[name]
@@ -89,22 +90,26 @@ def extract_students(
                 "certificate": certificate,
             }
             if not granularity.is_uniform:
-                compact = {
+                compact: Compact = {
                     "parameters": num_parameters(ta, granularity),
                     "flops_per_token": flops_per_token(ta, granularity, length),
                 }
                 if config.compact:
                     folder = output / "compact" / name
                     compact["certificate"] = export_compact(objective, ta, granularity, tokenizer, folder, batch)
-                    compact |= {"path": f"compact/{name}", "bytes": (folder / "model.safetensors").stat().st_size}
+                    compact["path"] = f"compact/{name}"
+                    compact["bytes"] = (folder / "model.safetensors").stat().st_size
                 students[name]["compact"] = compact
             if name in mixed:
                 students[name]["mix"] = _as_found(mixed[name], config.mixes[name])
             bar.update()
-    family = {"student": nesting["student"], "ta": list(trained)[-1], "students": students}
-    # What a text begins with where a student is served: its tokenizer says so too.
-    family["bos_token"] = None if bos_token_id(tokenizer) is None else tokenizer.bos_token
-    write_json_atomically(output / "family.json", family)
+    family: Family = {
+        "student": nesting["student"],
+        "ta": list(trained)[-1],
+        "students": students,
+        "bos_token": None if bos_token_id(tokenizer) is None else tokenizer.bos_token,
+    }
+    write_json_atomically(output / FAMILY, family)
     return {
         "student": nesting["student"],
         "students": {name: entry["parameters"] for name, entry in students.items()},
@@ -122,21 +127,29 @@ def _mixed(
     """On the GPU, where there is one. All budgets are looked at before the first search."""
     device = pick_device()
     sequences = {name: rows.to(device) for name, rows in sample(objective, dataset, config.mix_sequences).items()}
-    ta.to(device)
+    moved(ta, device)
     spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:
             found[space.name] = mix(objective, ta, space, config.mix_evaluations, bar.update)
-    ta.to("cpu")
+    moved(ta, torch.device("cpu"))
     return found
 
 
-def _as_found(found: Mix, config: MixConfig) -> dict[str, Any]:
-    """The search, for family.json: loss in nats per token on its sample, and how far it looked."""
+def _as_found(found: Mix, config: MixConfig) -> FoundMix:
+    """The search, for family.json."""
     kind, limit = config.budget
-    values = {key: value for key, value in vars(found).items() if key != "granularity"}
-    return {"budget": {kind: limit}, **values}
+    return {
+        "budget": {kind: limit},
+        "loss": found.loss,
+        "cost": found.cost,
+        "evaluated": found.evaluated,
+        "combinations": found.combinations,
+        "ended": found.ended,
+        "best_uniform": found.best_uniform,
+        "best_uniform_loss": found.best_uniform_loss,
+    }
 
 
 def _wanted(sizes: Sequence[str] | None, trained: Mapping[str, Granularity], path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
 from matta_core.objectives.objective import Batch, Objective
+from matta_core.pretrained import moved
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
 from matta_core.students.search import Widths, WidthSearch
@@ -112,7 +113,7 @@ def mix(
     ta: PreTrainedModel,
     space: Space,
     evaluations: int,
-    advance: Callable[[], None] = lambda: None,
+    advance: Callable[[], object] = lambda: None,
 ) -> Mix:
     """The best mixture found. `advance` is called after each that was scored, at most `evaluations` times.
 
@@ -175,7 +176,7 @@ def _cost(
         "bytes": lambda size: 4 * num_parameters(ta, size),
         "flops_per_token": lambda size: flops_per_token(ta, size, sample["input_ids"].shape[1]),
     }.get(kind)
-    added = {}
+    added: dict[tuple[int, int], float] = {}
     if count is None:
         base = prefill_seconds(ta, smallest, sample)
         for size in reversed(uniform):  # a width that several sizes have costs what it does in the smallest of them
@@ -195,7 +196,7 @@ def _cost(
 def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Batch) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
     prompt = sample["input_ids"][:1]
-    model = compact_model(ta, granularity).to(prompt.device)
+    model = moved(compact_model(ta, granularity), prompt.device)
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()

@@ -12,6 +12,7 @@ from matta_core.checkpoints import build_model, non_finite
 from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError, some_of
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import cuts
+from matta_core.pretrained import moved
 from matta_core.recipe import TrainConfig
 from matta_core.training.optimizers import ModelOptimizer, make_optimizer
 from matta_core.training.state import (
@@ -48,7 +49,7 @@ class Checkpoints:
                 state = read_state(folder)
                 if state.sizes.keys() != config.sizes.keys():
                     raise DamagedStateError(f"{folder} is of other sizes than the recipe's")
-                ta = build_model(model_config, config.seed, model_class).to(device)
+                ta = moved(build_model(model_config, config.seed, model_class), device)
                 optimizer = make_optimizer(ta, config, cuts(ta, state.sizes.values()))
                 load_state(state, ta, optimizer)
             except DamagedStateError as error:

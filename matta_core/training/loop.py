@@ -7,7 +7,8 @@ from typing import Any
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact, write_json_atomically
-from matta_core.beginning.start import NESTING, agreed_over_ranks, initialize
+from matta_core.artifacts.kinds.checkpoint import NESTING, Nesting
+from matta_core.beginning.start import agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.model_config import build_config
@@ -15,7 +16,7 @@ from matta_core.nesting.cost import flops_per_token
 from matta_core.nesting.size import whole
 from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
-from matta_core.pretrained import load_tokenizer
+from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import TrainConfig
 from matta_core.training.checkpoints import Checkpoints
@@ -63,7 +64,7 @@ def train(
         ta, optimizer, granularities = resumed
     else:
         ta, granularities = initialize(config, objective, model_config, tokenizer, training_data, device)
-        granularities = agreed_over_ranks(ta.to(device), granularities)
+        granularities = agreed_over_ranks(moved(ta, device), granularities)
         optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     if config.start_from is not None:
         carry_generation(ta, config.start_from, config.model)
@@ -82,8 +83,13 @@ def train(
         log.close()
         save_model(ta, tokenizer, output / "ta")
         sizes = {name: size.to_dict() for name, size in granularities.items()}
-        nesting = {"model_type": ta.config.model_type, "sizes": sizes, "student": config.student}
-        write_json_atomically(output / NESTING, nesting | {"sequence_length": sequence_length})
+        nesting: Nesting = {
+            "model_type": ta.config.model_type,
+            "sizes": sizes,
+            "student": config.student,
+            "sequence_length": sequence_length,
+        }
+        write_json_atomically(output / NESTING, nesting)
     distributed.wait_for_all()
     distributed.stop()
     flops = flops_per_token(ta, whole(ta.config, config.ta), sequence_length)
@@ -134,6 +140,7 @@ class _Run:
                     steps_timed, seconds = 0, 0.0
                 bar.update()
                 evaluated = self.evaluate_and_save(step + 1, bar)
+        assert evaluated is not None, "everything is due after the last step"
         return evaluated
 
     def is_due(self, step: int, every: int) -> bool:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from matta_core.artifacts.kinds.checkpoint import METRICS
+
 
 class MetricsLog:
     """`metrics.jsonl` (one object a line: step and values) and `tensorboard/` below a folder."""
 
     def __init__(self, folder: Path, steps_done: int) -> None:
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         self._evaluated: set[int] = set()
         if path.exists():
             # Lines from after the checkpoint that is resumed from will be written again.

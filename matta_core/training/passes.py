@@ -74,10 +74,8 @@ def joint_backward(
 @torch.no_grad()
 def error_sum(objective: Objective, model: PreTrainedModel, batch: Batch, settings: PassSettings) -> Tensor:
     """Sum over a batch's targets of the objective's `figure`, without gradients."""
-    total = 0.0
-    for answer, targets in _answers(objective, model, batch, settings):
-        total += objective.error(answer, targets)
-    return total
+    first, *others = (objective.error(*answered) for answered in _answers(objective, model, batch, settings))
+    return sum(others, first)
 
 
 @torch.no_grad()

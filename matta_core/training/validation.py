@@ -40,7 +40,7 @@ def validate(training: Training, data: Sequences, step: int, stop: StopSignal) -
     *sums, told = totals.tolist()
     if told:
         return None
-    values = {}
+    values: dict[str, float] = {}
     for name, total in zip(models, sums, strict=True):
         mean = total / objective.num_targets(number, data.sequence_length)
         if not math.isfinite(mean):

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from components.common.command_line import load_recipe, path_option
+from components.common.parser import CommandParser
 from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_recipe_options
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("compile", help="write the pipeline as IR YAML, to be uploaded to Kubeflow")
     parser.add_argument("--output", type=path_option, default=Path("matta_pipeline.yaml"), help="a .yaml file")
     add_cluster_options(parser, required=False)

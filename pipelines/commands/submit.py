@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.common.parser import CommandParser
 from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_kubeflow_options, add_recipe_options
 
@@ -25,7 +26,7 @@ exit status:
 """
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser(
         "submit",
         help="start a run on a Kubeflow cluster",

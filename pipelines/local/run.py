@@ -1,7 +1,6 @@
 """Run the DAG on this machine, under kfp.local, each step in a process or a container of its own."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from components.common.storage.open_store import open_store
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
 from matta_core.artifacts import open_artifact
+from matta_core.artifacts.kinds.report import SUMMARY, Summary, read_summary
 from matta_core.errors import ToldToEndError, UserError
 from matta_core.recipe import PUSHED, Recipe
 from pipelines.checks.paths import is_path, models_named
@@ -40,7 +40,7 @@ class StepFailedError(RuntimeError):
         self.exit_status = exit_status
 
 
-def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[str, Any]:
+def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> Summary:
     """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
 
     Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
@@ -84,9 +84,9 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
             message = console.error or f"{reason}\n{console.tail()}\nThe whole log: {output / 'pipeline.log'}"
             raise StepFailedError(message, console.exit_status) from failure
     folder = open_artifact(task.output.path, "Report").path
-    for name in ("summary.json", "summary.md", "report.html"):
+    for name in (SUMMARY, "summary.md", "report.html"):
         shutil.copyfile(folder / name, output / name)
-    return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
+    return {**read_summary(output), "wall_seconds": time.monotonic() - started}
 
 
 @contextlib.contextmanager
@@ -149,7 +149,7 @@ def _runner(recipe: Recipe, output: Path, docker: bool) -> Iterator[tuple[Any, C
         yield local.SubprocessRunner(use_venv=False), list
 
 
-def show_results(summary: dict[str, Any], output: Path) -> None:
+def show_results(summary: Summary, output: Path) -> None:
     """The table, the pushed models, and where the report lies."""
     from rich.console import Console as RichConsole
 
@@ -161,5 +161,5 @@ def show_results(summary: dict[str, Any], output: Path) -> None:
     for line in pushed_lines(summary):
         console.print(line, soft_wrap=True)
     console.print(f"report    {(output / 'report.html').resolve().as_uri()}", soft_wrap=True)
-    console.print(f"figures   {(output / 'summary.json').resolve()}", soft_wrap=True)
+    console.print(f"figures   {(output / SUMMARY).resolve()}", soft_wrap=True)
     console.print(f"{summary['wall_seconds']:.0f} s now; {summary['total_seconds']:.0f} s of work in all")

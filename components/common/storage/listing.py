@@ -45,8 +45,8 @@ def find_files(source: str) -> list[SourceFile]:
     """
     if source == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
-        paths = [path.relative_to(root) for path in root.rglob("*.py")]
-        kept = [path for path in paths if not _NOT_STDLIB_TEXT.intersection(path.parts)]
+        modules = [path.relative_to(root) for path in root.rglob("*.py")]
+        kept = [path for path in modules if not _NOT_STDLIB_TEXT.intersection(path.parts)]
         files = [SourceFile(str(root / path), path.as_posix()) for path in kept]
     elif is_remote(source):
         files = [SourceFile(file.url, printable(file.url), file) for file in match(source)]

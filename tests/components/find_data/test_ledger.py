@@ -7,6 +7,9 @@ import time
 import traceback
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from json_documents import changed_texts, fuzzed, in_one_line
 
 from components.common.storage.open_store import open_store
 from components.find_data.ledger import LEDGER, read_entry, record_span, release_lease, renew_lease, take_lease
@@ -266,3 +269,17 @@ def test_of_racing_runs_one_processes_each_span_and_no_account_is_lost(target, t
     assert {(done["run"], done["span"]) for done in processed} == {
         (f"run-{number}", span) for number, spans in enumerate(outcomes) for span in spans
     }
+
+
+@fuzzed
+@given(data=st.data())
+def test_a_changed_account_of_spans_is_used_or_refused_in_one_line(tmp_path, data):
+    lease = {"run": "one", "holder": "me", "span": "span=2024-11-24", "taken_at": "x"}
+    lease["expires_at"] = "2024-11-25T00:00:00Z"
+    done = {"span": "span=2024-11-23", "order": "20241123", "run": "one", "finished_at": "x", "pushed": ["s"]}
+    document = {"nightly": {"lease": lease, "processed": [done]}}
+    place = tmp_path / LEDGER
+    place.write_bytes(data.draw(changed_texts(document)))
+    store = open_store(str(tmp_path))
+    in_one_line(lambda: read_entry(store, "nightly"), place)
+    in_one_line(lambda: take_lease(store, "nightly", "two", parse_span("span=2024-11-24"), 10.0), place)
