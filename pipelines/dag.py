@@ -23,9 +23,9 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
     started with others, and a step's cache key holds its own settings only. `store` is a directory in which every
     piece of work gets a folder named by its key; without it, artifacts lie where Kubeflow puts them.
 
-    A recipe with `retrain` is for a cluster's schedule: find_data comes first, all the rest only where there is new
-    data, renew_lease before the evaluation and before push, record_span after push; `scheduled_time` is the parameter
-    for Kubeflow's [[ScheduledTime]]. It has no output.
+    A recipe with `retrain` is for a cluster's schedule. find_data comes first, and the other steps run only where it
+    found new data; renew_lease runs before the evaluation and before push, record_span after push. `scheduled_time` is
+    the parameter for Kubeflow's [[ScheduledTime]]. This pipeline has no output.
     """
     parameters = _parameters(recipe, cluster)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from matta_core.nesting.size import Granularity
 
-# A vocabulary of unknown size, for a shape that is only looked at.
+# Stands for a vocabulary whose size is not known yet; the shape is only checked, no model is built.
 _UNKNOWN = 1
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def needs_torch(recipe: Recipe) -> bool:
-    """Whether parameters are counted, or a name looked up among torch's activations."""
+    """Whether the check counts parameters, or looks a name up among torch's activations."""
     trainings = [config for config in (recipe.train, recipe.train_teacher) if config is not None]
     named = ("_act", "_activation", "activation_function")
     activations = any(key.endswith(named) for config in trainings for key in config.model)
@@ -54,7 +54,7 @@ def check_models(recipe: Recipe) -> None:
 
 
 def vocabulary_of(recipe: Recipe) -> int | None:
-    """How many token ids there will be; None: that is known once the tokenizer is loaded from the hub."""
+    """How many token ids there will be; None where only the tokenizer on the hub can tell."""
     name = recipe.prepare_data.tokenizer
     if name is None:
         return recipe.prepare_data.vocab_size
@@ -65,7 +65,7 @@ def vocabulary_of(recipe: Recipe) -> int | None:
 
     try:
         return max(Tokenizer.from_file(str(file)).get_vocab().values()) + 1
-    except Exception:  # the library raises a bare one; prepare_data, the first step, tells what is wrong with it
+    except Exception:  # the library raises no narrower one; prepare_data, the first step, says what is wrong
         return None
 
 
@@ -91,7 +91,7 @@ def _shape(
 
 
 def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dict[str, Granularity]") -> None:
-    """That budgets can be kept, from shapes alone. Seconds are measured where extraction runs."""
+    """Check from shapes alone that budgets can be kept. Extraction itself checks a budget of seconds."""
     import torch
     from transformers import AutoModelForCausalLM
 

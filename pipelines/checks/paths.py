@@ -1,4 +1,4 @@
-"""Which settings of a recipe are paths, and which of those the pods of a cluster do not see."""
+"""Which settings of a recipe are paths, and which of these paths the pods of a cluster do not see."""
 
 import os.path
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pipelines.kubeflow.cluster import ClusterProfile
 
 
 def models_named(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(setting, value) of all that is a model's or tokenizer's name on the hub, or a path to one."""
+    """(setting, value) for every model and tokenizer: a name on the hub, or a path."""
     for where, name in (
         ("prepare_data.tokenizer", recipe.prepare_data.tokenizer),
         ("train_teacher.start_from", recipe.train_teacher.start_from if recipe.train_teacher else None),
@@ -21,17 +21,17 @@ def models_named(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def is_path(name: str) -> bool:
-    """Whether a model's name is a path: on the hub it is called NAME or OWNER/NAME."""
+    """Whether a model's name is a path. The hub's names are NAME or OWNER/NAME."""
     return name.startswith(("/", ".")) or name.count("/") > 1
 
 
 def out_of_reach(recipe: Recipe, cluster: ClusterProfile) -> list[str]:
-    """What is wrong with each setting whose path is in the file system of a step's own pod; none where all is well.
+    """A problem for each setting whose path lies in the file system of a step's own pod; none where all is well.
 
-    What is read there is missing, and what is pushed there is lost.
+    Nothing can be read there, and what is pushed there is lost.
     """
     volumes = [volume.mount_path for volume in cluster.volumes]
-    # Vertex AI mounts every bucket, to be read as files.
+    # Vertex AI mounts every bucket, so that its objects can be read as files.
     mounts = [*volumes, "/gcs"] if cluster.platform == "vertex" else volumes
     below = f"a path below {' or '.join(mounts)}" if mounts else "a path on a volume (the profile has no volumes)"
     reasons = []
@@ -48,7 +48,7 @@ def out_of_reach(recipe: Recipe, cluster: ClusterProfile) -> list[str]:
 
 
 def _read_by_pods(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """(setting, path, what else it takes) of all paths that steps read."""
+    """(setting, path, what else the setting takes) for every path that steps read."""
     if recipe.retrain is not None and not recipe.retrain.prefix.startswith("gs://"):
         yield "retrain.prefix", recipe.retrain.prefix, "gs://bucket/prefix"
     source = recipe.prepare_data.source

@@ -1,4 +1,4 @@
-"""What can be told of a recipe before its first step, alike by `run`, `compile`, `submit` and `schedule`."""
+"""The checks of a recipe that need no step to run: `run`, `compile`, `submit` and `schedule` all make them first."""
 
 import argparse
 import contextlib
@@ -15,8 +15,9 @@ from pipelines.steps import TRAINING_STEPS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
-    """That shapes are such as the families take, sizes nest, budgets of mixes can be kept, the Teacher's top k is
-    within the vocabulary, lm-eval knows tasks and metrics, and batches divide over the profile's processes.
+    """Check that the families take the shapes, that sizes nest, that budgets of mixes can be kept, that the Teacher's
+    top k is within the vocabulary, that lm-eval knows tasks and metrics, and that batches divide over the profile's
+    processes.
 
     It takes seconds, in a process of its own (`pipelines.checks.models`): there transformers' config classes do without
     torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.
@@ -25,7 +26,7 @@ def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
         _check_batches(recipe, cluster)
     command = [sys.executable, "-m", "pipelines.checks.models"]
     checked = subprocess.run(command, input=recipe.to_json(), capture_output=True, text=True)
-    told = checked.stderr.strip().rpartition("\n")[2]  # after what libraries say
+    told = checked.stderr.strip().rpartition("\n")[2]  # the last line; libraries print theirs before it
     if checked.returncode == 2 and told.startswith("error: "):
         raise UserError(told.removeprefix("error: "))
     if checked.returncode != 0:
@@ -34,8 +35,8 @@ def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
 
 @contextlib.contextmanager
 def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | None = None) -> Iterator[None]:
-    """`check` beside what is done within, which is imports and compiling: what it finds is told at the end, with the
-    setting's place in `--recipe` or `--set`."""
+    """Run `check` in the background while the body imports and compiles. An error that it finds is raised at the end,
+    with the setting's place in `--recipe` or `--set`."""
     with ThreadPoolExecutor(1) as pool, located(args.recipe, args.set, "--set"):
         found = pool.submit(check, recipe, cluster)
         yield

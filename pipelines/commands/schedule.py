@@ -139,5 +139,5 @@ def _show(client: "Client") -> None:
             "no" if item.no_catchup else "yes",
             escape((item.description or "").partition("; settings")[0]),
         )
-    # For another program, one line each; rich takes 80 columns where there is no terminal.
+    # Another program reads one line per schedule; without a terminal rich would wrap at 80 columns.
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)

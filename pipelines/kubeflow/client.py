@@ -1,7 +1,7 @@
 """The connection to a Kubeflow: kfp's own client with timeouts, retries and a token file.
 
-What is retried, and where: reads and deletions by urllib3 (below), creations by `answered_once`, which looks first
-whether the one without an answer took effect.
+urllib3 retries reads and deletions (below). `answered_once` retries creations: it first looks whether the one without
+an answer took effect.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class _Rest(RESTClientObject):
         self._timeout = (patience.connect_seconds, patience.read_seconds)
 
     def request(self, method: str, url: str, headers: dict[str, str] | None = None, **arguments: Any) -> Any:
-        """As the base class, in time; once more after a 401 where the token has changed since."""
+        """The base class's request with a timeout. After a 401 it tries once more if the token has changed since."""
         headers = dict(headers or {})
         arguments["_request_timeout"] = arguments.get("_request_timeout") or self._timeout
         try:
@@ -88,7 +88,7 @@ class _Rest(RESTClientObject):
 
 
 class Client(kfp_client.Client):
-    """kfp.Client that keeps its hands off the user's home and is patient, but not endlessly."""
+    """kfp.Client that writes nothing to the user's home, retries, and gives up in time."""
 
     def __init__(
         self, host: str, token_file: Path | None, ca_cert: Path | None, ui_host: str | None, patience: Patience
@@ -98,10 +98,10 @@ class Client(kfp_client.Client):
         self._token_file = token_file
         self._health: dict[str, Any] | None = None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # that it does not work with Kubeflow Pipelines 1
+            warnings.simplefilter("ignore", FutureWarning)  # it warns that it does not work with Kubeflow Pipelines 1
             super().__init__(
                 host=host,
-                # Goes before all else that kfp knows; `_load_config` has it read anew for each request.
+                # kfp prefers it to all other credentials; `_load_config` has it read anew for each request.
                 existing_token=read_token(token_file) if token_file else None,
                 ssl_ca_cert=str(ca_cert) if ca_cert else None,
                 ui_host=ui_host,
@@ -114,9 +114,9 @@ class Client(kfp_client.Client):
 
     @property
     def health(self) -> dict[str, Any]:
-        """What the server says of itself, asked once: kfp's model of it lacks the release.
+        """The server's own account of itself, asked once. kfp's model of it lacks the release.
 
-        Raises: KubeflowError where that is nothing that Kubeflow says.
+        Raises: KubeflowError where the answer is not Kubeflow's.
         """
         if self._health is None:
             self._be_patient()  # kfp's constructor may ask
@@ -129,22 +129,22 @@ class Client(kfp_client.Client):
         return self._health
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> kfp_server_api.V2beta1GetHealthzResponse:
-        """For kfp; its own asks five times with pauses between, without a timeout, and writes tracebacks."""
+        """What kfp asks for. Its own method asks five times, without a timeout, and prints tracebacks."""
         return kfp_server_api.V2beta1GetHealthzResponse(
             multi_user=self.health.get("multi_user"), pipeline_store=self.health.get("pipeline_store")
         )
 
     def set_user_namespace(self, namespace: str) -> None:
-        """For this client only; kfp's own writes it to ~/.config/kfp/context.json."""
+        """Set it for this client only. kfp's own method writes it to ~/.config/kfp/context.json."""
         self._context_setting["namespace"] = namespace
 
     def workflow(self, run_id: str) -> dict[str, Any]:
         """The run's Argo workflow, as Kubeflow's database holds it.
 
-        v2beta1 tells of a task neither its pod nor what went wrong (toApiPipelineTaskDetail in backend/src/apiserver);
-        v1beta1, which has no generated method, gives it all.
+        v2beta1 gives neither a task's pod nor its error (toApiPipelineTaskDetail in backend/src/apiserver). v1beta1
+        gives both, and kfp has no generated method for it.
 
-        Raises: KubeflowError where the answer holds none.
+        Raises: KubeflowError where the answer holds no workflow.
         """
         answer = json.loads(self._get(f"/apis/v1beta1/runs/{quote(run_id)}", "application/json"))
         try:
@@ -157,8 +157,9 @@ class Client(kfp_client.Client):
     def pod_log(self, run_id: str, pod: str, *, namespace: str, day: str) -> str:
         """What a pod's main container wrote: read from the pod, or from an archive where there is one.
 
-        The API server's call for it has no generated method, and Kubeflow's page, which hands on the others, has one of
-        its own (backend/src/apiserver/main.go, frontend/server/app.ts). `day`: when the workflow was made, YYYY-MM-DD.
+        kfp has no generated method for it. The API server answers one address; where Kubeflow's page stands before the
+        server, it answers another of its own (backend/src/apiserver/main.go, frontend/server/app.ts). `day` is the day
+        on which the workflow was made, YYYY-MM-DD.
 
         Raises: KubeflowError where there is no log.
         """
@@ -169,7 +170,7 @@ class Client(kfp_client.Client):
                 raise
             where = {"podname": pod, "runid": run_id, "podnamespace": namespace, "createdat": day}
             return self._get(f"/k8s/pod/logs?{urlencode(where)}", _TEXT)
-        # It has answered 200 before it looks for the log (run_log_server.go).
+        # The server answers 200 before it looks for the log (run_log_server.go): an error may stand in the body.
         with contextlib.suppress(ValueError):
             said = json.loads(text)
             if isinstance(said, dict) and said.keys() <= {"error_message", "error_details"} and said:
@@ -183,7 +184,7 @@ class Client(kfp_client.Client):
         return f"{self._get_url_prefix().rstrip('/')}/#/recurringrun/details/{recurring_run_id}"
 
     def _get(self, path: str, accept: str) -> str:
-        """The body of an answer that kfp has no method or no whole model for."""
+        """The body of an answer for which kfp has no method, or no complete model."""
         api_client = self._run_api.api_client
         headers = {"Accept": accept, **({"Cookie": api_client.cookie} if api_client.cookie else {})}
         api_client.update_params_for_auth(headers, [], ["Bearer"])
@@ -199,8 +200,8 @@ class Client(kfp_client.Client):
             )
         if self._token_file:
             config.refresh_api_key_hook = lambda c: c.api_key.update(authorization=read_token(self._token_file))
-        # urllib3 retries what is idempotent by its method: not the creations, which are POSTs, unless the connection
-        # was never made. A certificate that does not verify ("other") will not verify the next time.
+        # urllib3 retries idempotent methods. Creations are POSTs: it retries them only where the connection was never
+        # made. A certificate that does not verify ("other") will not verify the next time.
         tries = self.patience.attempts - 1
         config.retries = urllib3.Retry(
             total=tries,
@@ -217,7 +218,7 @@ class Client(kfp_client.Client):
         return config
 
     def _be_patient(self) -> None:
-        api_client = self._run_api.api_client  # one for all services
+        api_client = self._run_api.api_client  # all of kfp's services share it
         if not isinstance(api_client.rest_client, _Rest):
             api_client.rest_client = _Rest(api_client.configuration, self.patience)
 
@@ -231,18 +232,18 @@ def connect(
     ca_cert: Path | None = None,
     ui_host: str | None = None,
 ) -> Client:
-    """A client that has had an answer from the server, in the right namespace.
+    """A client in the right namespace, to which the server has answered.
 
-    Credentials, in this order: `token_file` (read for each request, so that it can be renewed); the service account's
-    token, from the file that KF_PIPELINES_SA_TOKEN_PATH names or, for a host in the cluster, from where Kubernetes
-    projects it; whatever kfp.Client finds: the cookie in ~/.config/kfp/context.json, the client of
-    KF_PIPELINES_IAP_OAUTH2_CLIENT_ID. A token goes over https, or to this machine, or to a service of the cluster. TLS
-    certificates are always verified, against the public authorities or, given `ca_cert`, against those in that file.
+    Credentials are looked for in this order: `token_file` (read for each request, so that it can be renewed); the
+    service account's token, from the file that KF_PIPELINES_SA_TOKEN_PATH names or, for a host in the cluster, from
+    where Kubernetes projects it; whatever kfp.Client finds: the cookie in ~/.config/kfp/context.json, the client of
+    KF_PIPELINES_IAP_OAUTH2_CLIENT_ID. A token is sent only over https, to this machine, or to a service of the cluster.
+    TLS certificates are always verified, against the public authorities or, with `ca_cert`, against those in it.
 
-    `usual_namespace` is taken where the server serves several users and nobody named another; one for a single user
-    has none.
+    `usual_namespace` is taken where the server has several users and nobody named a namespace; a server for a single
+    user has none.
 
-    Raises: UserError for an option that cannot be; KubeflowError for what the server answers, or does not.
+    Raises: UserError for an impossible option; KubeflowError where the server refuses, or gives no answer.
     """
     host = host or os.environ.get(kfp_client.client.KF_PIPELINES_ENDPOINT_ENV)
     if not host and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -278,10 +279,10 @@ def connect(
 
 
 def answered_once(client: Client, call: Callable[[], Any], find: Callable[[], Any]) -> Any:
-    """The result of `call`, a creation; where its answer is lost, unclear or "exists already", that of `find`.
+    """The result of `call`, a creation. Where its answer is lost, unclear or "exists already", the result of `find`.
 
-    `find` looks the thing up by its unique name, after a pause in which a slow server may finish; None: not there, so
-    `call` is tried again. With a `find` that finds nothing, `call` must be harmless when repeated.
+    `find` looks the thing up by its unique name, after a pause in which a slow server may finish. It returns None where
+    the thing is not there, and `call` is tried again. If `find` can never find it, `call` must be harmless to repeat.
     """
     for attempt in range(client.patience.attempts):
         try:

@@ -26,7 +26,7 @@ from components.common.launching.config import (
 from matta_core.recipe.settings import Section, setting
 from pipelines.steps import STEPS, TRAINING_STEPS, steps_in
 
-# What both Kubernetes and kfp's setters take: kfp has neither Kubernetes' small k nor fractions of memory.
+# Quantities that both Kubernetes and kfp's setters take: kfp knows neither Kubernetes' small k nor fractions of memory.
 _CPU = r"[0-9]+m|[0-9]+(\.[0-9]+)?"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?"
 _LABEL_KEY = rf"({DNS_NAME}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
@@ -42,7 +42,7 @@ _ACCELERATORS = {
 
 @dataclass(frozen=True)
 class Images(Section):
-    """The images of the steps, by digest: Kubeflow's cache sees the name only, not what a tag points to today."""
+    """The images of the steps, by digest: Kubeflow's cache sees a name, and not what its tag points to today."""
 
     data: str = setting(help=f"{steps_in('data')}; NAME@sha256:…, as `docker push` prints it")
     trainer: str = setting(help=steps_in("trainer"))
@@ -77,7 +77,7 @@ class Toleration(Section):
 
 @dataclass(frozen=True)
 class StepPlacement(Section):
-    """What one step is given. A step's settings take the place of `defaults`, one by one."""
+    """What one step is given. Each setting of a step takes the place of the same one in `defaults`."""
 
     cpu: str = setting("1", help="Kubernetes quantity, requested; also the limit, unless cpu_limit says otherwise")
     cpu_limit: str | None = None
@@ -108,7 +108,7 @@ class StepPlacement(Section):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """As of any section; a quantity may be a number, as Kubernetes has it."""
+        """Parse as any section. A quantity may be a number, as in Kubernetes."""
         if isinstance(values, Mapping):
             values = {
                 name: str(value) if name in _QUANTITIES and type(value) in (int, float) else value
@@ -149,15 +149,15 @@ class StepPlacement(Section):
 
     @property
     def retry_window_seconds(self) -> int:
-        """How long all attempts together may take: Argo's maxDuration counts the running as well as the waiting.
+        """How long all attempts together may take. Argo's maxDuration counts the time that they run and that they wait.
 
-        kfp's default of an hour would end the retries of any step that failed after its first hour.
+        kfp's default is an hour: a step that failed later than that would never be retried.
         """
         waits = sum(self.retry_backoff_seconds * self.retry_backoff_factor**n for n in range(self.retries))
         return int((self.retries + 1) * self.timeout_seconds + waits)
 
 
-# What only Kubernetes knows: Vertex AI Pipelines refuses a pipeline that comes with Kubernetes settings.
+# Settings of Kubernetes alone: Vertex AI Pipelines refuses a pipeline that has any.
 _NOT_ON_VERTEX = (
     "cpu_limit",
     "memory_limit",
@@ -193,7 +193,7 @@ class ClusterProfile(Section):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """As of any section; a step's missing settings are the defaults'."""
+        """Parse as any section. A setting that a step leaves out is that of `defaults`."""
         if isinstance(values, Mapping):
             defaults, steps = values.get("defaults", {}), values.get("steps", {})
             if isinstance(defaults, Mapping) and isinstance(steps, Mapping):
@@ -262,7 +262,7 @@ class ClusterProfile(Section):
             )
 
     def _check_vertex(self) -> None:
-        for name in ("secrets", "volumes", "security_context"):  # without volumes there is no store either
+        for name in ("secrets", "volumes", "security_context"):  # the store lies on a volume, so it needs no entry here
             if getattr(self, name):
                 raise ValueError(f"{name} must be empty for platform vertex, which takes no Kubernetes settings")
         unset = StepPlacement()

@@ -21,12 +21,12 @@ def compile_pipeline(
 ) -> None:
     """Write the pipeline to `path`: a document of PipelineSpec and, on Kubeflow with a profile, one of PlatformSpec.
 
-    `kubernetes_manifest=True`: a Pipeline and a PipelineVersion (pipelines.kubeflow.org/v2beta1) in the profile's
-    namespace instead, to be applied to a Kubeflow whose API server keeps pipelines in Kubernetes. The version is named
-    by its content, as a PipelineVersion cannot be changed: another content is another version.
+    `kubernetes_manifest=True` writes a Pipeline and a PipelineVersion (pipelines.kubeflow.org/v2beta1) in the profile's
+    namespace instead, for a Kubeflow whose API server keeps pipelines in Kubernetes. The version is named by its
+    content: a PipelineVersion cannot be changed, so other content must be another version.
 
-    Raises: UserError where the path is not a .yaml file or cannot be written, or a manifest is asked for without a
-    profile or for Vertex AI.
+    Raises: UserError where the path is not a .yaml file or cannot be written, or where a manifest is asked for without
+    a profile or for Vertex AI.
     """
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"--output must end in .yaml, got {path}")

@@ -1,4 +1,4 @@
-"""What lets a user in at Kubeflow, and to whom it is sent: tokens, and the certificates that are trusted."""
+"""Credentials for Kubeflow: tokens, to which hosts they are sent, and which certificates are trusted."""
 
 import os
 import ssl
@@ -12,7 +12,7 @@ from matta_core.errors import UserError
 
 
 def host_name(host: str) -> str:
-    """Of an address, as urllib3 reads it, which makes the connection; '' where it cannot."""
+    """The address's host as urllib3, which makes the connection, reads it; '' where it cannot."""
     try:
         return (urllib3.util.parse_url(host).host or "").strip("[]").rstrip(".").lower()
     except urllib3.exceptions.LocationParseError:
@@ -20,12 +20,12 @@ def host_name(host: str) -> str:
 
 
 def keeps_secrets(host: str) -> bool:
-    """Whether what is sent there stays between the two, or within this machine or the cluster."""
+    """Whether nobody else can read what is sent there: over https, on this machine, or in the cluster."""
     return hosts.keeps_secrets(host, host_name(host))
 
 
 def service_accounts_token(host: str) -> Path | None:
-    """The file that KF_PIPELINES_SA_TOKEN_PATH names; else the projected one, for no host outside the cluster."""
+    """The file that KF_PIPELINES_SA_TOKEN_PATH names; else, for a host in the cluster only, the projected one."""
     if named := os.environ.get(kfp_client.KF_PIPELINES_SA_TOKEN_ENV):
         return Path(named)
     projected = Path(kfp_client.KF_PIPELINES_SA_TOKEN_PATH)

@@ -1,8 +1,8 @@
-"""Cron expressions: five fields, as everybody writes them, made the six of Kubeflow, whose first is seconds.
+"""Cron expressions: the usual five fields are turned into Kubeflow's six, of which the first is seconds.
 
-Kubeflow reads them with github.com/robfig/cron v1: lists, ranges, steps, names of months and days; Sunday is 0, never
-7; where day of month and day of week are both given, either will do. Its clock is UTC unless the installation sets
-CRON_SCHEDULE_TIMEZONE.
+Kubeflow reads them with github.com/robfig/cron v1, which knows lists, ranges, steps, and names of months and days.
+Sunday is 0, never 7. Where day of month and day of week are both given, a day that fits either is taken. The clock is
+UTC unless the installation sets CRON_SCHEDULE_TIMEZONE.
 """
 
 import re
@@ -39,7 +39,7 @@ _FIELDS = (
 def six_fields(expression: str) -> str:
     """Kubeflow's form of a five-field expression; six fields are checked and left as they are.
 
-    Raises: UserError for what Kubeflow would refuse, or take and never run.
+    Raises: UserError for what Kubeflow would refuse, or accept and never run.
     """
     parts = expression.split()
     if len(parts) == 5:
@@ -68,7 +68,7 @@ def _values(text: str, field: _Field, expression: str) -> set[int]:
             low = _value(match["low"], field, expression)
             if match["high"]:
                 high = _value(match["high"], field, expression)
-            elif not match["step"]:  # 5/10 means from 5 on, every 10
+            elif not match["step"]:  # 5/10 means every 10, from 5 on
                 high = low
         step = int(match["step"] or 1)
         if step == 0 or high < low:

@@ -1,4 +1,4 @@
-"""What goes wrong between a user and Kubeflow, told in one line: host, what happened, what to do."""
+"""Errors between a user and Kubeflow, in one line: the host, what happened, what to do."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ class KubeflowError(RuntimeError):
 
 @contextlib.contextmanager
 def errors_explained(host: str) -> Iterator[None]:
-    """Turn what kfp's client raises into a KubeflowError of one line: host, what happened, what to do."""
+    """Turn the errors of kfp's client into a KubeflowError of one line: the host, what happened, what to do."""
     try:
         yield
     except ApiException as error:
@@ -58,7 +58,7 @@ def errors_explained(host: str) -> Iterator[None]:
 
 
 def _server_message(error: ApiException) -> str:
-    """What the server says, without the stack of its own errors."""
+    """The server's message, without its stack trace."""
     try:
         body = json.loads(error.body)
         return shortened(str(body.get("message") or body.get("error") or ""))

@@ -1,4 +1,4 @@
-"""What failed in a run, as its Argo workflow tells it: which pods, why, and where their logs are kept."""
+"""What failed in a run, read from its Argo workflow: which pods, why, and where their logs are kept."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _FAILED = ("Failed", "Error")
-_LOG = "main-logs"  # of the container that Argo calls main: the step's
+_LOG = "main-logs"  # Argo calls the step's own container main
 _NUMBERS = re.compile(r"\([^()]*\)")
 _ATTEMPT = re.compile(r"\(\d+\)$")
 _SCHEMES = {"s3": "s3", "gcs": "gs", "oss": "oss"}  # Argo's words for stores with a bucket
@@ -14,10 +14,11 @@ _SCHEMES = {"s3": "s3", "gcs": "gs", "oss": "oss"}  # Argo's words for stores wi
 
 @dataclass(frozen=True)
 class Failure:
-    """A pod that failed, or what failed before it had one.
+    """A pod that failed, or a node of the workflow that failed before it had a pod.
 
-    `step`: as a person names it; `why`: Argo's words, such as "OOMKilled (exit code 137)"; `pod`: its name, or another
-    by which the API server finds its log, "" where there was none; `archived`: where its log is kept after the pod.
+    `step` is the step's name as a person knows it. `why` is Argo's message, such as "OOMKilled (exit code 137)". `pod`
+    is its name, or another by which the API server finds its log, or "" where there was none. `archived` is where the
+    log is kept after the pod is gone.
     """
 
     step: str
@@ -27,14 +28,15 @@ class Failure:
 
 
 def failures(workflow: Mapping[str, Any], order: Sequence[str]) -> list[Failure]:
-    """What failed for itself, in the steps' order: not what failed because of it, nor an attempt before a later one.
+    """The nodes that failed by themselves, in the steps' order. What failed only because of them is left out, and so is
+    an attempt that another one followed.
 
-    `workflow`: status.nodes as Argo writes it, whose names are nested: `run.root.train(0).executor(1)` is the second
-    attempt of the executor in the first of step train. `order`: the steps' names.
+    `workflow` has `status.nodes` as Argo writes it. Names are nested: `run.root.train(0).executor(1)` is the second
+    attempt of the executor within the first attempt of step train. `order` lists the steps' names.
     """
     nodes = {node["name"]: node for node in workflow["status"]["nodes"].values()}
     failed = {name for name, node in nodes.items() if node.get("phase") in _FAILED}
-    # Where a later attempt, or a step's retry, ended well, nothing failed.
+    # A node that contains a success did not fail: a later attempt, or a step's retry, ended well.
     failed = {name for name in failed if all(other in failed for other in nodes if _lies_in(name, other))}
     last: dict[str, str] = {}
     for name in failed:
@@ -67,7 +69,7 @@ def _attempt(name: str) -> int:
 
 
 def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str:
-    """By the rule of GeneratePodName in Argo's workflow/util/pod_name.go; v1, its older one, is the node's id."""
+    """The pod's name, by GeneratePodName in Argo's workflow/util/pod_name.go; by its older rule, v1, the node's id."""
     metadata = workflow["metadata"]
     if (metadata.get("annotations") or {}).get("workflows.argoproj.io/pod-name-format") == "v1":
         return node["id"]
@@ -77,7 +79,7 @@ def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str:
 
 
 def _archived(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str:
-    """Bucket and endpoint are the repository's, unless the artifact has its own."""
+    """Where the node's log is archived. Bucket and endpoint are the repository's, unless the artifact has its own."""
     repository = (workflow["status"].get("artifactRepositoryRef") or {}).get("artifactRepository") or {}
     for artifact in (node.get("outputs") or {}).get("artifacts") or []:
         for kind, scheme in _SCHEMES.items():

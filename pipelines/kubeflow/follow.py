@@ -1,4 +1,4 @@
-"""Follow a run: a table of its steps on a terminal, a line per change elsewhere; what failed, with its log's end."""
+"""Follow a run: its steps as a table on a terminal, else a line per change; then what failed, with its log's end."""
 
 import contextlib
 import time
@@ -21,17 +21,17 @@ _ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELED, State.SKIPPED)
 _WELL_ENDED = (State.SUCCEEDED, State.SKIPPED)
 _SECONDS_WITHOUT_SERVER = 600
 _LOG_LINES = 40
-# The API server's word for Argo's phase Omitted, of a step that something before it kept from beginning.
+# The API server's word for Argo's phase Omitted: the step never began, because of something before it.
 _OMITTED = State.RUNTIME_STATE_UNSPECIFIED
 _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.RUNNING: "cyan", State.CANCELED: "yellow"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """A task of the run, as a person names it.
+    """A task of the run, under the name that a person knows.
 
-    `seconds` since its start, None before; `node`: the id of the workflow's node that it began last, by which the API
-    server finds a log, "" where it began none.
+    `seconds` counts from its start; it is None before. `node` is the id of the workflow's node that it began last, by
+    which the API server finds a log; it is "" where the task began none.
     """
 
     name: str
@@ -55,11 +55,11 @@ def follow(
     timeout_seconds: float | None,
     poll_seconds: float,
 ) -> bool:
-    """Wait until the run ends; True where it ended well.
+    """Wait until the run ends. Returns whether it ended well.
 
-    `order`: the steps' names, as they should be listed; `namespace`: where the run's pods are.
+    `order` lists the steps' names as the table shall have them; `namespace` is that of the run's pods.
 
-    A server that gives no answer is asked again for ten minutes: the run does not need us.
+    A server that gives no answer is asked again for ten minutes: the run goes on without us.
 
     Raises: WaitTimeoutError after `timeout_seconds`; KubeflowError where the server refuses, or is away for too long.
     """
@@ -80,7 +80,7 @@ def follow(
                 console.print(escape(f"{error}; asking again"))
                 run = None
             if run is not None:
-                if run.error:  # the run is there, but the server cannot read what it stored of it
+                if run.error:  # the run exists, but the server cannot read its own record of it
                     raise KubeflowError(f"{client.host} cannot tell of run {run_id}: {shortened(run.error.message)}", 5)
                 steps = steps_of_run(run, order)
                 if live is not None:
@@ -91,7 +91,7 @@ def follow(
                             console.print(escape(_line(step)))
                         seen[step.name] = step.state
                 ends_seen += run.state in _ENDED
-                # The server writes that a run has ended before it writes what became of its tasks.
+                # The server records the end of a run before the ends of its tasks: ask once more.
                 if ends_seen > 1 or (ends_seen and all(step.state != State.RUNNING for step in steps)):
                     break
             if timeout_seconds is not None and time.monotonic() - started >= timeout_seconds:
@@ -105,9 +105,9 @@ def follow(
 
 def steps_of_run(run: Any, order: list[str]) -> list[Step]:
     """The run's steps: those named in `order`, and drivers that failed. Kubeflow's other tasks (the root, loops and
-    conditions, attempts, each step's executor pod) only where nothing else tells what failed.
+    conditions, attempts, each step's executor pod) are among them only where nothing else says what failed.
 
-    Steps of one name, a loop's, are numbered.
+    The steps of a loop have one name; they are numbered.
     """
     tasks = (run.run_details.task_details if run.run_details else None) or []
 
@@ -139,7 +139,7 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
 
 
 def _seconds(task: Any) -> float | None:
-    """What has not ended ends in the year 1: Go's time without a value."""
+    """Seconds from the task's start to its end, or to now: while it runs it ends at Go's empty time, the year 1."""
     if not task.start_time or task.start_time.year == 1 or task.state in (State.SKIPPED, _OMITTED):
         return None
     ended = task.end_time and task.end_time >= task.start_time
@@ -200,7 +200,7 @@ def _tell_failures(
 
 
 def _end_of_log(client: Client, run_id: str, pod: str, namespace: str, day: str) -> list[str]:
-    """Its last lines, or why there are none."""
+    """The log's last lines, or why there are none."""
     try:
         with errors_explained(client.host):
             return client.pod_log(run_id, pod, namespace=namespace, day=day).splitlines()[-_LOG_LINES:]

@@ -25,13 +25,13 @@ def place(task: dsl.PipelineTask, step: str, cluster: ClusterProfile) -> None:
     if cluster.platform == "kubeflow":
         _set_pod(task, placement, cluster)
     if cluster.placement(step).nodes > 1:
-        # The TrainJob bears it. A parameter with the run's id would keep the step from being cached.
+        # The TrainJob carries the run's id. As a parameter, it would keep the step from being cached.
         kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, "metadata.labels['pipeline/runid']")
 
 
 def pod_of(step: str, cluster: ClusterProfile) -> StepPlacement:
-    """What the step's own pod is given. Where the work is a TrainJob's, the pod only waits: it is placed as `defaults`
-    says, without accelerators, and lives as long as the work does."""
+    """What the step's own pod is given. Where a TrainJob does the work, the pod only waits: it gets the profile's
+    `defaults` without accelerators, and the time limit of the work."""
     placement = cluster.placement(step)
     if placement.nodes == 1:
         return placement
@@ -46,13 +46,14 @@ def pod_of(step: str, cluster: ClusterProfile) -> StepPlacement:
 
 
 def launch_config(step: str, cluster: ClusterProfile | None) -> str:
-    """The step's LaunchConfig as JSON; '' where one process in the step's own pod does it all."""
+    """The step's LaunchConfig as JSON; '' where one process in the step's own pod does all the work."""
     if cluster is None:
         return ""
     placement = cluster.placement(step)
     if placement.nodes == 1 and placement.processes == 1:
         return ""
-    timeout = None if cluster.platform == "vertex" else _ranks_timeout_seconds(placement)  # there: none per step
+    # Vertex AI has no timeout per step.
+    timeout = None if cluster.platform == "vertex" else _ranks_timeout_seconds(placement)
     one_pod = LaunchConfig(processes_per_node=placement.processes, timeout_seconds=timeout)
     if placement.nodes == 1:
         return one_pod.to_json()
@@ -80,24 +81,24 @@ def launch_config(step: str, cluster: ClusterProfile | None) -> str:
 
 
 def _ranks_timeout_seconds(placement: StepPlacement) -> int:
-    """Of the ranks: a minute before the pod's, which began earlier, so that the step itself can tell what happened."""
+    """The ranks' timeout: a minute less than the pod's, which began earlier, so that the step can still report."""
     return max(placement.timeout_seconds - 60, placement.timeout_seconds // 2)
 
 
 def _set_resources(task: dsl.PipelineTask, placement: StepPlacement, platform: str) -> None:
-    if platform == "kubeflow":  # Vertex chooses a machine by the limits
+    if platform == "kubeflow":  # on Vertex AI the limits choose the machine
         task.set_cpu_request(placement.cpu).set_memory_request(placement.memory)
     cpu_limit = placement.cpu_limit or placement.cpu
     task.set_cpu_limit(cpu_limit).set_memory_limit(placement.memory_limit or placement.memory)
     if placement.accelerator is not None:
         task.set_accelerator_type(placement.accelerator).set_accelerator_limit(placement.accelerators)
-    # torch counts the node's cores, of which the pod may use a few: its threads would wait for one another.
+    # torch counts the node's cores, but the pod may use only a few: too many threads would wait for one another.
     threads = max(1, int(parse_quantity(cpu_limit) / placement.processes))
     task.set_env_variable("OMP_NUM_THREADS", str(threads))
 
 
 def _set_pod(task: dsl.PipelineTask, placement: StepPlacement, cluster: ClusterProfile) -> None:
-    """What only Kubernetes knows."""
+    """Apply the settings of Kubernetes alone."""
     kubernetes.set_timeout(task, placement.timeout_seconds)
     for key, value in placement.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
@@ -112,7 +113,7 @@ def _set_pod(task: dsl.PipelineTask, placement: StepPlacement, cluster: ClusterP
     for volume in cluster.volumes:
         kubernetes.mount_pvc(task, volume.claim, volume.mount_path)
     if (context := cluster.security_context) is not None:
-        # Kubeflow Pipelines itself sets the rest of what "restricted" asks for, from 2.16 on.
+        # From 2.16 on, Kubeflow Pipelines itself sets the rest of what "restricted" asks for.
         kubernetes.set_security_context(
             task, run_as_user=context.user, run_as_group=context.group, run_as_non_root=True
         )

@@ -1,8 +1,8 @@
 """The release of a Kubeflow Pipelines, and whether it can run our pipelines.
 
-What a server says of itself, by its sources: `tag_name` is the release up to 2.4 and from 2.16 on; between, and in
-images that somebody built without naming them, it is "unknown"; builds from the main branch say "master", others what
-their builder chose, also nothing. `pipeline_store` is there from 2.14 on, whatever the tag says. Either is proof
+By its sources, a server says two things of itself. `tag_name` is the release up to 2.4 and from 2.16 on. In between,
+and in images that somebody built without naming them, it is "unknown"; builds from the main branch say "master", others
+what their builder chose, or nothing. `pipeline_store` is there from 2.14 on, whatever the tag says. Either is proof
 enough; a server that gives neither is taken for an older one.
 """
 
@@ -20,7 +20,7 @@ _WHY = (
 
 
 def check_release(client: Client) -> None:
-    """Raises: KubeflowError where the server is, or must be taken for, a release before 2.14."""
+    """Check the server's release. Raises: KubeflowError where it is, or must be taken for, one before 2.14."""
     health = client.health
     release = _release(health.get("tag_name"))
     if health.get("pipeline_store") or (release and release >= _OLDEST):
@@ -35,6 +35,6 @@ def check_release(client: Client) -> None:
 
 
 def _release(tag: Any) -> tuple[int, int] | None:
-    """(2, 14) of "2.14.0" or "v2.14.0-rc.1"; None of what is no release's name."""
+    """(2, 14) for "2.14.0" or "v2.14.0-rc.1"; None for what is no release's name."""
     match = re.fullmatch(r"v?(\d+)\.(\d+)\.\d+(-[\w.]+)?", tag) if isinstance(tag, str) else None
     return (int(match[1]), int(match[2])) if match else None

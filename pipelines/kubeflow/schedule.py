@@ -1,13 +1,13 @@
 """Recurring runs, one per name, replaced without ever having two at once.
 
-Kubeflow cannot change a recurring run, and lets several have one name. So a name is made to mean one of them by this
-order: create the new one disabled; delete the older ones of that name; enable the new one. Killed after the first
-step, the old one still runs, and the new one is disabled; killed later, none runs. Repeating the command finds the
-new one by the digest of its settings, in its description, and goes on from there. Of two such commands at once the
-one whose creation is the newer wins: the other one finds it, takes its own away and says so.
+Kubeflow cannot change a recurring run, and lets several have one name. This order makes a name mean one of them: create
+the new one disabled; delete the older ones of that name; enable the new one. If the command is killed after the first
+step, the old one still runs and the new one is disabled; if it is killed later, none runs. The same command, repeated,
+finds the new one by the digest of its settings, which is in its description, and goes on from there. Of two commands at
+once, the one that created last wins: the other finds that out, deletes its own and says so.
 
-What is replaced is the schedule: a run that the old one has started goes on. That it does not overlap with the new
-one's first run is the work of the lease that the pipeline takes (components/find_data).
+Only the schedule is replaced: a run that the old one has started goes on. The lease that the pipeline takes keeps it
+from overlapping with the new one's first run (components/find_data).
 """
 
 import re
@@ -29,10 +29,10 @@ _DIGEST_LINE = re.compile(r"settings sha256:(?P<digest>[0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Timing:
-    """When a schedule runs. `cron` has Kubeflow's six fields. Times are aware, or None for no bound.
+    """When a schedule runs. `cron` has Kubeflow's six fields. Times have a time zone; None is no bound.
 
-    `catch_up=False`: after a pause or an outage one run, not one for each that was missed: they would all retrain on
-    the same newest data.
+    With `catch_up=False` there is one run after a pause or an outage, not one for each that was missed: they would all
+    retrain on the same newest data.
     """
 
     cron: str
@@ -51,7 +51,7 @@ class Timing:
 
 
 def read_time(text: str) -> datetime:
-    """ISO 8601; without an offset, UTC. Raises: UserError."""
+    """The time that ISO 8601 text names; without an offset it is UTC. Raises: UserError."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -60,7 +60,7 @@ def read_time(text: str) -> datetime:
 
 
 def schedules(client: Client, name: str | None = None) -> list[Any]:
-    """The recurring runs, all or of one name, oldest first."""
+    """All recurring runs, or those of one name, oldest first."""
     listed = every(
         client.list_recurring_runs,
         "recurring_runs",
@@ -84,10 +84,10 @@ def put_schedule(
     parameters: dict[str, Any],
     cluster: ClusterProfile,
 ) -> tuple[Any, str]:
-    """Make `name` mean this one recurring run, enabled. Returns it, and "created", "replaced", "enabled", "unchanged".
+    """Make `name` mean this one recurring run, enabled. Returns it, and created, replaced, enabled or unchanged.
 
-    Raises: KubeflowError or kfp's own errors; the same call repairs what they leave. UserError where another
-    command replaced the schedule at the same time.
+    Raises: UserError where another command replaced the schedule at the same time; KubeflowError or kfp's own errors,
+    after which the same call repairs what they left.
     """
     digest = digest_of(
         {
@@ -128,7 +128,7 @@ def put_schedule(
         )
 
     made = None if find() else answered_once(client, create, find)
-    # Read after the creation: of two commands at once, at least the one whose creation came later sees both.
+    # They are listed after the creation: of two commands at once, at least the one that created later sees both.
     *older, kept = schedules(client, name) or [None]
     if kept is None or _digest(kept) != digest:
         if made:
@@ -148,13 +148,13 @@ def put_schedule(
 
 
 def pause(client: Client, name: str) -> None:
-    """No further runs; those under way go on. Raises: UserError where there is no such schedule."""
+    """Start no further runs; those under way go on. Raises: UserError where there is no such schedule."""
     for item in _named(client, name):
         _switch(client, item, on=False)
 
 
 def resume(client: Client, name: str) -> None:
-    """Raises: UserError where there is no such schedule, or a replacement was cut short."""
+    """Start runs again. Raises: UserError where there is no such schedule, or a replacement was cut short."""
     items = _named(client, name)
     if len(items) > 1:
         raise UserError(
@@ -165,7 +165,7 @@ def resume(client: Client, name: str) -> None:
 
 
 def delete(client: Client, name: str) -> None:
-    """With what a replacement that was cut short has left. Runs under way go on."""
+    """Delete the schedule, and what a replacement that was cut short has left of it. Runs under way go on."""
     for item in _named(client, name):
         _delete(client, item)
 
@@ -186,7 +186,7 @@ def _delete(client: Client, item: Any) -> None:
     try:
         client.delete_recurring_run(item.recurring_run_id)
     except ApiException as error:
-        if error.status != 404:  # gone is what was wanted
+        if error.status != 404:  # somebody else has deleted it
             raise
 
 

@@ -1,4 +1,4 @@
-"""Bring a recipe to Kubeflow: one pipeline version per content, and runs of it."""
+"""Bring a recipe to Kubeflow: upload one pipeline version per content, and start runs of it."""
 
 import contextlib
 import copy
@@ -24,7 +24,7 @@ from pipelines.kubeflow.release import check_release
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled pipeline (the file, and the documents in it), and the parameters that a run of it is to have."""
+    """A compiled pipeline (the file, and the documents in it), and the parameters that its run will have."""
 
     path: Path
     documents: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class Package:
 
     @property
     def steps(self) -> list[str]:
-        """The names of all tasks that run something, within loops and conditions too, none before what it waits for."""
+        """The names of all tasks that run something, also in loops and conditions, each after what it waits for."""
         components = self.documents[0]["components"]
 
         def ordered(dag: dict[str, Any]) -> Iterator[str]:
@@ -51,9 +51,11 @@ class Package:
         return list(ordered(self.documents[0]["root"]["dag"]))
 
     def with_parameters(self, given: list[str]) -> Self:
-        """`given`: NAME=VALUE each, for parameters of the pipeline that are no recipe's settings (scheduled_time).
+        """The package with values for parameters that are no settings of the recipe (scheduled_time). Each of `given`
+        is NAME=VALUE.
 
-        Raises: UserError for one that the pipeline does not have, and for settings, whose checks this would pass by.
+        Raises: UserError for a parameter that the pipeline does not have, and for settings: here nothing would check
+        them.
         """
         names = list(_defaults(self.documents))
         known = [name for name in names if not name.endswith("_config")]
@@ -82,7 +84,7 @@ class PipelineVersion:
 
 
 def make_package(recipe: Path, overrides: list[str], cluster: ClusterProfile, folder: Path) -> Package:
-    """Compile the recipe. Overrides that only change settings become parameters of the run: no version of their own.
+    """Compile the recipe. Overrides that only change settings become parameters of the run and need no new version.
 
     Overrides that change the pipeline itself (a teacher that is not trained here, another name) are compiled in.
     """
@@ -93,7 +95,7 @@ def make_package(recipe: Path, overrides: list[str], cluster: ClusterProfile, fo
         return Package(changed, after, {})
     try:
         plain_recipe = load_recipe(recipe)
-    except UserError:  # what it lacks is among the overrides
+    except UserError:  # the recipe is not whole without its overrides
         return Package(changed, after, {})
     plain = folder / "plain.yaml"
     compile_pipeline(plain_recipe, cluster, plain)
@@ -105,7 +107,7 @@ def make_package(recipe: Path, overrides: list[str], cluster: ClusterProfile, fo
 
 
 def upload(client: Client, package: Package) -> PipelineVersion:
-    """The version of this content: found by its name, which holds the digest, or uploaded.
+    """The version with this content: found by its name, which holds the digest, or uploaded.
 
     Raises: KubeflowError where the server is too old to run it.
     """
@@ -142,7 +144,7 @@ def upload(client: Client, package: Package) -> PipelineVersion:
 
 
 def experiment_id(client: Client, name: str) -> str:
-    """The experiment of this name, made where there is none."""
+    """The id of the experiment of this name, which is created where there is none."""
     namespace = client.get_user_namespace()
 
     def find() -> Any:
@@ -170,10 +172,11 @@ def start_run(
     parameters: dict[str, Any],
     cluster: ClusterProfile,
 ) -> Any:
-    """One run of that name, which no other run in the experiment may have: by it a lost answer is found again.
+    """Start one run of that name. No other run in the experiment may have it: it is what finds a run whose creation got
+    no answer.
 
-    Kubeflow has no key that makes creating a run idempotent. A creation without an answer is looked for before it is
-    tried again; should the first one have been merely slow, the later of the two is ended.
+    Kubeflow has no key that makes creating a run idempotent. So the run is looked for before its creation is tried
+    again; if the first try was merely slow, the later of the two runs is ended.
 
     Raises: UserError where a run of that name exists.
     """

@@ -1,8 +1,8 @@
-"""What a person sees of a local run: the steps' own lines and one live bar; everything else goes to the log.
+"""What a person sees of a local run: the steps' own lines and one live bar. Everything else goes to the log.
 
-kfp.local prints each line of a step, indented, among its own records, and turns a bar's carriage returns into
-lines. This stream takes its place: a line "[step] …" is shown, a bar is redrawn in place, an error is kept, and
-the rest is written to the log file only.
+kfp.local prints each line of a step, indented, among its own records, and turns a bar's carriage returns into lines. It
+prints to this stream instead of the terminal: the stream shows a line "[step] …", redraws a bar in place, keeps an
+error, and writes the rest to the log file only.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""The containers of a local run: kfp.local's DockerRunner, given what a step needs, and watched.
+"""The containers of a local run: kfp.local's DockerRunner gets what a step needs, and its containers are watched.
 
-kfp takes a container that is gone before it is asked about for a success, so how each one ended is read from docker's
-events, and what it should have left is looked for.
+kfp counts a container that is gone before kfp asks for it as a success. So docker's events say here how each one ended,
+and its output is looked for.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from pipelines.local.mounts import Mounts, mounts_of
 
 _LABEL = "matta.run"
 _SHARED_MEMORY = "2g"  # torch's worker processes and NCCL pass tensors through /dev/shm; docker's default is 64 MB
-# Docker hands on whole lines, so a bar's carriage returns become line ends, as kfp does with a process's output. A
-# container that fails stays for a second: kfp reads the log and the status of one that is there.
+# Docker passes on whole lines only, so a bar's carriage returns become line ends, as kfp does with a process's output.
+# A container that fails stays for a second, because kfp must find it to read its log and its status.
 _ENTRYPOINT = [
     "bash",
     "-c",
@@ -45,14 +45,14 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 
 @dataclass
 class Container:
-    """One step's container: what it ran, what it should leave, and how it ended (None: not yet)."""
+    """One step's container: the step, the file that it should leave, and its exit code (None while it runs)."""
 
     step: str
     output_file: str | None
     exit_code: int | None = None
 
     def problem(self) -> str | None:
-        """Why it counts as failed, or None."""
+        """Why the container counts as failed, or None."""
         if self.exit_code == 137:
             return f"the container of {self.step} was killed (status 137): most likely it had too little memory"
         if self.exit_code:
@@ -63,7 +63,7 @@ class Container:
 
 
 class Containers:
-    """Every container that bears one run's label: recorded from docker's events, ended with the run."""
+    """Every container with one run's label. docker's events record it, and it is ended with the run."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self.label = uuid.uuid4().hex
@@ -75,14 +75,14 @@ class Containers:
         self._watcher.start()
 
     def problems(self, wait_seconds: float = 5.0) -> list[str]:
-        """What went wrong in those that ended, in the order in which they started."""
+        """The problems of the containers that ended, in the order in which these started."""
         deadline = time.monotonic() + wait_seconds  # events come a little after the fact
         while any(item.exit_code is None for item in self._containers.values()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return [problem for item in self._containers.values() if (problem := item.problem())]
 
     def close(self) -> None:
-        """End those that still run."""
+        """End the containers that still run."""
         for container in self._client.containers.list(filters={"label": f"{_LABEL}={self.label}"}):
             with contextlib.suppress(docker.errors.APIError):  # it has just ended by itself
                 container.kill()
@@ -100,7 +100,7 @@ class Containers:
                     item.exit_code = int(event["Actor"]["Attributes"]["exitCode"])
 
     def _look_at(self, container_id: str) -> Container:
-        """What kfp's executor was told, from the container's command line."""
+        """The step and its output file, read from the command line that kfp's executor got."""
         try:
             command = self._client.api.inspect_container(container_id)["Config"]["Cmd"]
         except docker.errors.NotFound:  # ended and removed already
@@ -113,10 +113,10 @@ class Containers:
 
 @contextlib.contextmanager
 def containers_of(recipe: Recipe, output: Path) -> Iterator[tuple[local.DockerRunner, Callable[[], list[str]]]]:
-    """A runner for local.init, and what tells the failures; containers that still run at the end are killed.
+    """A runner for local.init, and a function that gives the failures. Containers that still run at the end are killed.
 
-    A step's container has this machine's network, so a hub or a registry at localhost is reached as by a process, the
-    caller's user id, a read-only root with a /tmp in memory, and the mounts of `mounts_of`.
+    A step's container has this machine's network, so that it reaches a hub or a registry at localhost as a process
+    does. It has the caller's user id, a read-only root with a /tmp in memory, and the mounts of `mounts_of`.
 
     Raises: UserError where no engine answers, an image is missing or holds other code, or a path cannot be mounted.
     """
@@ -188,12 +188,12 @@ def _environment(mounts: Mounts) -> dict[str, str]:
     if credentials:
         mounts.add(credentials, read_only=True, why="GOOGLE_APPLICATION_CREDENTIALS")
         result["GOOGLE_APPLICATION_CREDENTIALS"] = credentials
-    result["USER"] = getpass.getuser()  # whom a pushed version's record names
+    result["USER"] = getpass.getuser()  # a pushed version's record names this user
     return result
 
 
 def _working_directory(mounts: Mounts) -> list[Mount]:
-    """An empty folder of that name, where no mount is: a recipe's relative paths start there."""
+    """An empty folder in place of the working directory, unless a mount holds it: relative paths start there."""
     cwd = str(Path.cwd())
     if cwd == "/" or mounts.holds(cwd):
         return []
@@ -201,7 +201,7 @@ def _working_directory(mounts: Mounts) -> list[Mount]:
 
 
 def _gpus(client: docker.DockerClient) -> list[DeviceRequest]:
-    """All of them, where the engine has NVIDIA's runtime."""
+    """All GPUs, where the engine has NVIDIA's runtime."""
     if "nvidia" in client.info().get("Runtimes", {}):
         return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
     return []
@@ -209,7 +209,7 @@ def _gpus(client: docker.DockerClient) -> list[DeviceRequest]:
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """`kill` ends this process as Ctrl-C does: its containers are no children of it, and would go on."""
+    """Let `kill` end this process as Ctrl-C does. Its containers are not its children, and would go on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

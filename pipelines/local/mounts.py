@@ -1,7 +1,7 @@
-"""Which of this machine's paths the containers of a run see, each under its own name.
+"""Which of this machine's paths the containers of a run see. Each keeps its name.
 
-A recipe's paths are read by the steps as they stand there, so the digests of its settings are the same with and
-without containers. Every string of a recipe that is a path here counts: a setting that is added later needs no entry.
+Steps therefore read a recipe's paths as they are written, and the digests of its settings are the same with and without
+containers. Every string of a recipe that is a path here is mounted, so that a new setting needs no entry.
 """
 
 import glob
@@ -17,7 +17,7 @@ from matta_core.errors import UserError
 from matta_core.recipe import Recipe
 
 IMAGE_ROOT = "/opt/matta"
-# A mount there would hide what a container runs from. What lies below some of them may be mounted.
+# A mount at one of these would hide what the container itself runs from. Folders below some of them may be mounted.
 _HIDES_THE_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/tmp", "/var", IMAGE_ROOT)
 _CLOSED = ("/proc", "/sys", "/dev", IMAGE_ROOT)
 _MOST_FILES_LOOKED_AT = 100_000
@@ -25,13 +25,13 @@ _LONGEST_PATH = 4096
 
 
 class Mounts:
-    """Paths by name, each read-only or not. What lies below a path already there adds nothing."""
+    """Paths by name, each read-only or not. A path below one that is mounted already is not added."""
 
     def __init__(self) -> None:
         self._paths: dict[str, bool] = {}  # path -> whether it is read-only
 
     def add(self, path: str | Path, *, read_only: bool, why: str) -> None:
-        """Also the folders that links in a read-only folder lead to, as in the Hugging Face cache.
+        """Mount the path, and the folders to which links in a read-only folder lead, as in the Hugging Face cache.
 
         Raises: UserError that names `why`, where the path would hide the container's own system.
         """
@@ -50,14 +50,14 @@ class Mounts:
                 self.add(folder, read_only=True, why=f"{why}: a link in {name} leads to {folder}")
 
     def as_docker_mounts(self) -> list[Mount]:
-        """Parents before children, as docker needs them."""
+        """The mounts for docker, which needs parents before children."""
         return [
             Mount(target=name, source=os.path.realpath(name), type="bind", read_only=read_only)
             for name, read_only in sorted(self._paths.items(), key=lambda item: (item[0].count("/"), item[0]))
         ]
 
     def _covers(self, name: str, read_only: bool) -> bool:
-        """Whether the nearest mount at or above it allows as much. Links are another matter: they keep their names."""
+        """Whether the nearest mount at or above the path allows as much. Links are not followed."""
         for parent in (name, *map(str, Path(name).parents)):
             if parent in self._paths:
                 return read_only or not self._paths[parent]
@@ -69,7 +69,8 @@ class Mounts:
 
 
 def mounts_of(recipe: Recipe, output: Path) -> Mounts:
-    """The run's output, the target of push and the hub's cache to write to; all else that the recipe names to read.
+    """The mounts of a run. It writes to its output, push's target and the hub's cache, and reads all else that the
+    recipe names.
 
     Raises: UserError where one of them cannot be mounted.
     """
@@ -85,7 +86,7 @@ def mounts_of(recipe: Recipe, output: Path) -> Mounts:
 
 
 def local_paths(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
-    """(setting, path) for every string that is a path of this machine; of a glob, the folder where it begins."""
+    """(setting, path) for every string that is a path on this machine; a glob's path is the folder where it begins."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from local_paths(item, f"{setting}.{key}" if setting else key)
@@ -94,26 +95,26 @@ def local_paths(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
             yield from local_paths(item, setting)
     elif isinstance(value, str) and value and "://" not in value and "\0" not in value and len(value) < _LONGEST_PATH:
         path = _fixed_part(value) if glob.has_magic(value) else value
-        # A word may be a name (gpt2) or a folder: it counts as one where there is one.
+        # A word such as gpt2 may be a hub name or a folder: it counts as a folder where one exists.
         if os.path.lexists(path):
             yield f"{setting} = {value!r}", path
 
 
 def _fixed_part(pattern: str) -> str:
-    """The folder below which a glob matches."""
+    """The folder in which a glob begins to match."""
     parts = Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     return str(Path(*parts[:fixed]))
 
 
 def _led_to(folder: str) -> set[str]:
-    """The folders outside of `folder` in which the targets of links in it lie."""
+    """The folders outside of `folder` to which links in it lead."""
     outside = set()
     seen = 0
     for place, folders, files in os.walk(folder):
         seen += len(files)
         if seen > _MOST_FILES_LOOKED_AT:
-            break  # a folder of so many files is data, not a cache of links
+            break  # a folder with so many files is data, not a cache of links
         for entry in (*folders, *files):
             path = os.path.join(place, entry)  # noqa: PTH118 - fast, for folders of many files
             if os.path.islink(path):  # noqa: PTH114

@@ -1,7 +1,7 @@
-"""Scheduled retraining on this machine: what a cluster's find_data and record_span do, around a local run.
+"""Scheduled retraining on this machine: a local run between what find_data and record_span do on a cluster.
 
-The lease is not renewed within the run, as it is on a cluster: a local run that takes longer than
-`retrain.lease_seconds` goes on beside the next one, and is told at its end.
+On a cluster the lease is renewed within the run; here it is not. A local run that takes longer than
+`retrain.lease_seconds` goes on beside the next one, and learns of it at its end.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _IDS = ".runs.json"
 
 @contextlib.contextmanager
 def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
-    """The recipe with the newest span as its source, while this run holds the lease; None: there is nothing to do.
+    """The recipe with the newest span as its source, while this run holds the lease. None where nothing is to be done.
 
-    Where all goes well, the span is noted as processed, with what `output`/summary.json says was pushed; where not,
-    the lease is given back. A run that was killed takes its lease again when it is started with the same output. A
-    recipe without `retrain` comes back as it is.
+    If the body succeeds, the span is recorded as processed, with what was pushed according to `output`/summary.json. If
+    it fails, the lease is given back. A run that was killed takes its lease again when it is started with the same
+    output. A recipe without `retrain` comes back as it is.
 
     Raises: UserError as `find_data`.
     """
@@ -62,9 +62,9 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
 def _find(sections: Sections, output: Path) -> tuple[Findings, str]:
     """What this start of the run in `output` is to do, and its id.
 
-    Machines can have equal names and paths, and copies of one output, so that an id is drawn, and drawn anew by each
-    start: whoever takes a lease takes it away from all copies. It is noted before it is used, so that a run that is
-    killed in between knows all ids under which it may hold its lease.
+    Every start draws a new id: machines can have equal names and paths, and copies of one output, and whoever takes a
+    lease must take it from all copies. The id is written down before it is used, so that a run that is killed in
+    between knows all ids under which it may hold its lease.
     """
     file = output / _IDS
     earlier = read_json(file, list[str], remedy="delete it, and release the lease") if file.exists() else []

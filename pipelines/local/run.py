@@ -1,4 +1,4 @@
-"""Run the DAG on this machine, under kfp.local, each step in a process or a container of its own."""
+"""Run the DAG on this machine by kfp.local. Each step has a process or a container of its own."""
 
 import contextlib
 import os
@@ -27,13 +27,13 @@ from matta_core.recipe import PUSHED, Recipe
 from pipelines.checks.paths import is_path, models_named
 from pipelines.local.console import Console
 
-# A busy machine (a laptop's) makes OpenMP's spinning threads wait for one another.
+# Where a machine has other work, as a laptop does, OpenMP's spinning threads would wait for one another.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class StepFailedError(RuntimeError):
-    """A step of a local run failed. `exit_status` is that of a user's mistake (2), a diverged training (3), or a step
-    that was told to end (143); else 1."""
+    """A step of a local run failed. `exit_status` is 2 for a user's mistake, 3 for a diverged training, 143 for a step
+    that was told to end, else 1."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
@@ -43,13 +43,12 @@ class StepFailedError(RuntimeError):
 def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> Summary:
     """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
 
-    Below `output`: artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log, and,
-    at the end, summary.json, summary.md and report.html. `docker`: each step in a container of its image.
+    `output` then holds artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log,
+    summary.json, summary.md and report.html. With `docker`, each step runs in a container of its image.
 
     Raises: UserError where a folder, a bucket or a file that the recipe names does not exist, or docker lacks what a
-    run needs;
-    StepFailedError with the step's own message, or the end of the log; ToldToEndError after SIGTERM, once the step at
-    work has ended, a training with a checkpoint.
+    run needs; StepFailedError with the step's own message, or the end of the log; ToldToEndError after SIGTERM, once
+    the step at work has ended (a training has then written a checkpoint).
     """
     from kfp import local
 
@@ -71,8 +70,8 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> Summar
                 task = build_pipeline(recipe)(store=str((output / "artifacts").resolve()))
                 failure = None
             except Exception as error:
-                # kfp says only that a task failed, or goes on after one whose failure it did not see and misses its
-                # outputs; the step itself has said why. All else is no step's failure.
+                # Of a failed step, kfp says only that a task failed, or it misses the task's outputs later on; the step
+                # itself has said why. Any other error is not a step's.
                 if not isinstance(error, RuntimeError) and not problems():
                     raise
                 failure = error
@@ -91,9 +90,9 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> Summar
 
 @contextlib.contextmanager
 def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
-    """SIGTERM goes to the processes of the step at work, and kfp sees that step fail; gives the signals that came.
+    """Pass SIGTERM on to the processes of the step at work, so that kfp sees it fail. Gives the signals that came.
 
-    With docker it does not: its runner ends the containers.
+    With docker nothing is passed on: its runner ends the containers.
     """
     told: list[int] = []
     if docker or threading.current_thread() is not threading.main_thread():
@@ -103,7 +102,7 @@ def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
     def receive(number: int, _frame: FrameType | None) -> None:
         told.append(number)
         steps = psutil.Process().children(recursive=True)
-        if not steps:  # between two of them
+        if not steps:  # it came between two steps
             raise ToldToEndError("told to end (SIGTERM): the same command goes on from here")
         for process in steps:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -117,7 +116,7 @@ def _sigterm_passed_on(docker: bool) -> Iterator[list[int]]:
 
 
 def _check_what_is_named(recipe: Recipe) -> None:
-    """What a later step would find missing is better told now than after hours."""
+    """Check now that all named folders exist, before a later step misses one after hours."""
     for where, name in models_named(recipe):
         if is_path(name) and not Path(name).exists():
             raise UserError(f"{where}: there is no folder {name}: correct the path, or give a model's name on the hub")
@@ -135,7 +134,7 @@ def _check_what_is_named(recipe: Recipe) -> None:
 
 @contextlib.contextmanager
 def _runner(recipe: Recipe, output: Path, docker: bool) -> Iterator[tuple[Any, Callable[[], list[str]]]]:
-    """kfp.local's runner, and what tells of failures that kfp did not see."""
+    """kfp.local's runner, and a function that gives the failures that kfp did not see."""
     from kfp import local
 
     if docker:
@@ -144,7 +143,7 @@ def _runner(recipe: Recipe, output: Path, docker: bool) -> Iterator[tuple[Any, C
         with containers_of(recipe, output) as runner_and_problems:
             yield runner_and_problems
     else:
-        # The steps' images are names only here: kfp warns of each that this is not the environment in it.
+        # No image is used here, but kfp warns for each step that this is not its image's environment.
         warnings.filterwarnings("ignore", message="You may be attemping to run a task", category=RuntimeWarning)
         yield local.SubprocessRunner(use_venv=False), list
 

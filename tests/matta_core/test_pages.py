@@ -55,8 +55,8 @@ def test_the_page_lists_every_family():
     assert rows == list(FAMILIES)
 
 
-def test_the_sizes_that_the_readme_shows_are_a_recipes():
-    (shown,) = [block for block in blocks(ROOT / "README.md", "yaml") if block.startswith("train:")]
+def test_the_sizes_that_the_page_about_recipes_shows_are_a_recipes():
+    (shown,) = [block for block in blocks(DOCS / "recipes.md", "yaml") if block.startswith("train:")]
     config = TrainConfig.from_dict(yaml.safe_load(shown)["train"], "train")
     ta_config = build_config(config.model, config.sizes[config.ta].intermediate_size, None, 128)
     sizes = resolve(ta_config, config.sizes)

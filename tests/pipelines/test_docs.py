@@ -4,13 +4,25 @@ import shlex
 from pathlib import Path
 
 import pytest
-from page_commands import commands, parsed
+import yaml
+from page_commands import blocks, commands, parsed
+from pipelines.check_models import check_models
 
+from components.common.command_line import DEFAULT_RECIPE
 from matta_core.errors import UserError
+from matta_core.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 # How many each page has at least: a page whose blocks are no longer read would pass unseen.
-PAGES = {"README.md": 10, "docs/cluster.md": 8, "docs/retraining.md": 4, "docs/method.md": 1}
+PAGES = {
+    "README.md": 3,
+    "docs/cluster.md": 8,
+    "docs/commands.md": 6,
+    "docs/docker.md": 2,
+    "docs/method.md": 1,
+    "docs/recipes.md": 3,
+    "docs/retraining.md": 4,
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -34,6 +46,21 @@ def test_a_command_is_found_wherever_it_stands(tmp_path):
         ["components.gate", "--help"],
         ["components.push", "--history", "s"],
     ]
+
+
+def test_the_recipe_that_the_readme_shows_is_whole_and_its_sizes_nest():
+    (shown,) = blocks(ROOT / "README.md", "yaml")
+    assert len(shown.splitlines()) <= 12
+    check_models(Recipe.from_dict(yaml.safe_load(shown)))
+
+
+def test_the_settings_that_the_page_about_recipes_shows_make_one_with_the_demos():
+    values = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    shown = [yaml.safe_load(block) for block in blocks(ROOT / "docs" / "recipes.md", "yaml")]
+    assert [list(block) for block in shown] == [["train"], ["evaluate"], ["gate"]]
+    for block in shown:
+        values |= block
+    check_models(Recipe.from_dict(values))
 
 
 @pytest.mark.parametrize(
