@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from page_commands import blocks, commands, parsed
-from pipelines.check_models import check_models
+from pipelines.checks.models import check_models
 
 from components.common.command_line import DEFAULT_RECIPE
 from matta_core.errors import UserError
