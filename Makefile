@@ -52,9 +52,10 @@ test: setup ## every test that this machine can run (ARGS=… goes to pytest)
 test-fast: setup ## those that are neither slow nor need a Docker engine: about three minutes on two cores
 	$(PYTEST) -m 'not slow and not docker' $(ARGS)
 
-lint: setup ## ruff, import-linter
+lint: setup ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
 compile: setup ## write matta_pipeline.yaml for Kubeflow

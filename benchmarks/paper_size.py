@@ -6,6 +6,7 @@ process. Nothing is downloaded and nothing is learnt. Exits with status 1 where 
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -28,17 +29,17 @@ from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.model_config import build_config
 from matta_core.nesting.cost import num_parameters
-from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve
 from matta_core.nesting.slices import cuts
+from matta_core.objectives import OBJECTIVE
+from matta_core.objectives.objective import Batch
+from matta_core.objectives.top_k import top_k_scores
 from matta_core.recipe import TrainConfig
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
 from matta_core.training.draw import sizes_of_step
-from matta_core.training.learning_rate import learning_rate
 from matta_core.training.optimizers import make_optimizer
-from matta_core.training.passes import Batch, PassSettings, TeacherTargets, joint_backward
-from matta_core.training.precision import autocast_dtype
+from matta_core.training.step import train_step, training_of
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
 LIMIT_GIB = 16.0
@@ -141,36 +142,16 @@ def take_steps(
     top_k: int,
     phases: Phases,
 ) -> None:
-    """The training loop's step on random tokens and targets, on the CPU; the optimizer's state is gone at the end."""
-    students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
-    if config.activation_checkpointing:
-        for model in (ta, *students.values()):
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    ta.train()
-    for student in students.values():
-        student.train()
+    """The training loop's steps on random tokens and targets, on the CPU; the optimizer's state is gone at the end."""
+    config = dataclasses.replace(config, batch_size=args.batch_size)
     optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
-    settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, torch.device("cpu")))
+    training = training_of(config, OBJECTIVE, ta, granularities, optimizer, args.sequence_length)
     for number in range(args.steps):
         step = max(0, config.steps - args.steps) + number
-        names = sizes_of_step(config, step)
-        with phases(f"step {number + 1}: {', '.join([config.ta, *names])}"):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            sums = joint_backward(
-                ta,
-                {name: students[name] for name in names},
-                random_batch(ta.config.vocab_size, args.batch_size, args.sequence_length, top_k, seed=number),
-                config.loss,
-                step=step,
-                num_tokens=args.batch_size * (args.sequence_length - 1),
-                settings=settings,
-                ta_name=config.ta,
-            )
-            norm = torch.nn.utils.clip_grad_norm_(ta.parameters(), config.max_grad_norm)
-            assert torch.isfinite(norm + sum(sums.values())), f"step {number + 1} is not finite: {sums}"
-            optimizer.step()
-            optimizer.zero_grad()
+        batch = random_batch(ta.config.vocab_size, args.batch_size, args.sequence_length, top_k, seed=number)
+        with phases(f"step {number + 1}: {', '.join([config.ta, *sizes_of_step(config, step)])}"):
+            train_step(training, step, [batch])
+            training.figures.check()
 
 
 def random_batch(vocab_size: int, batch_size: int, length: int, top_k: int, seed: int) -> Batch:
@@ -178,8 +159,7 @@ def random_batch(vocab_size: int, batch_size: int, length: int, top_k: int, seed
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(vocab_size, (batch_size, length), generator=generator)
     logits = torch.randn(batch_size * (length - 1), vocab_size, generator=generator)
-    log_probs, ids = logits.log_softmax(-1).topk(top_k)
-    return Batch(input_ids, TeacherTargets(ids, log_probs, (1.0 - log_probs.exp().sum(-1)).clamp(min=0.0)))
+    return {"input_ids": input_ids, **vars(top_k_scores(logits, top_k, vocab_size))}
 
 
 def check_student(
@@ -189,9 +169,8 @@ def check_student(
     with phases(f"extract {granularity.name}"):
         extract_student(ta, granularity).save_pretrained(folder)
     with phases(f"certify {granularity.name}"):
-        certificate = certify(
-            ta.eval(), granularity, folder, torch.arange(sequence_length)[None] % ta.config.vocab_size
-        )
+        batch = {"input_ids": torch.arange(sequence_length)[None] % ta.config.vocab_size}
+        certificate = certify(OBJECTIVE, ta.eval(), granularity, folder, batch)
         assert certificate["bitwise_equal"], f"{granularity.name} differs from the live student: {certificate}"
     with phases(f"load {granularity.name} with stock transformers"):
         output = subprocess.run([sys.executable, "-c", _LOAD, str(folder)], check=True, capture_output=True, text=True)

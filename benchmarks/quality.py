@@ -19,9 +19,9 @@ from components.common.command_line import DEFAULT_RECIPE, load_recipe, path_opt
 from components.common.parser import CommandParser
 from components.prepare_data.step import prepare_data
 from components.score_teacher.step import score_teacher
-from components.train.step import train
-from components.train_teacher.step import train_teacher
+from components.train.step import train, train_teacher
 from matta_core.artifacts import Artifact
+from matta_core.artifacts.kinds.checkpoint import METRICS, read_nesting
 from matta_core.errors import UserError
 from matta_core.recipe import LossConfig, Recipe, TrainConfig
 
@@ -83,9 +83,9 @@ def ways(config: TrainConfig) -> dict[str, TrainConfig]:
 
 def seconds_of_training(run: Artifact, config: TrainConfig) -> float:
     """Steps only, without validation and saving, from the run's own speed; the median over its log lines."""
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
     speed = statistics.median(row["perf/tokens_per_second"] for row in rows if "perf/tokens_per_second" in row)
-    length = json.loads((run.path / "nesting.json").read_text())["sequence_length"]
+    length = read_nesting(run.path)["sequence_length"]
     return config.steps * config.batch_size * (length - 1) / speed
 
 

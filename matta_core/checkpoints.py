@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from matta_core.compatibility import write_older_spellings
@@ -14,34 +15,12 @@ from matta_core.errors import UserError, some_of
 from matta_core.pretrained import load_config, load_generation_config
 
 
-def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """A model with the architecture's own random initialisation, a function of the seed."""
+def build_model(config: PreTrainedConfig, seed: int, model_class: str = "AutoModelForCausalLM") -> PreTrainedModel:
+    """A model with the architecture's own random initialisation, a function of the seed. `model_class`: see
+    `Objective`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-
-
-@torch.no_grad()
-def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
-    """That logits are the output head applied to the final hidden states, from which they are rebuilt here.
-
-    Raises: UserError where they are capped, scaled or otherwise changed (Gemma 2, Granite, Cohere).
-    """
-    was_training = model.training
-    model.eval()
-    input_ids = (torch.arange(4, device=model.device) % model.config.get_text_config().vocab_size)[None]
-    theirs = model(input_ids=input_ids, use_cache=False).logits.float()
-    states = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    ours = model.get_output_embeddings()(states).float()
-    model.train(was_training)
-    # The same operations on the same numbers: a few last bits at most.
-    allowed = 4 * torch.finfo(states.dtype).eps * ours.abs().max()
-    if (difference := (theirs - ours).abs().max()) > allowed:
-        raise UserError(
-            f"{name_or_path} ({model.config.model_type}) changes its logits after the output head, by up to "
-            f"{difference:.3g} on four tokens: MatTA rebuilds them by the head alone, so that its losses would be "
-            f"wrong. Take a model without logit capping or scaling"
-        )
+        return getattr(transformers, model_class).from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 @torch.no_grad()

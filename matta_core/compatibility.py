@@ -33,7 +33,8 @@ def write_older_spellings(config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
 def older_rope(config: PreTrainedConfig) -> dict[str, Any]:
     """`rope_parameters` as `rope_theta` and `rope_scaling`, for Gemma 3 also `rope_local_base_freq`.
 
-    A scaling of Gemma 3's sliding layers has no older spelling: there, an older release leaves it out.
+    A scaling of Gemma 3's sliding layers has no older spelling: there, an older release leaves it out. Nor has Phi-3's
+    longrope: an older release refuses it.
     """
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     local = {}
@@ -42,9 +43,10 @@ def older_rope(config: PreTrainedConfig) -> dict[str, Any]:
         rope = rope["full_attention"]
     if not rope:
         return {}
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    part = {"partial_rotary_factor": rope["partial_rotary_factor"]} if rope.get("partial_rotary_factor", 1) != 1 else {}
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", *part)}
     scaled = {"rope_scaling": scaling} if scaling.get("rope_type", "default") != "default" else {}
-    return {"rope_theta": rope["rope_theta"], **scaled, **local}
+    return {"rope_theta": rope["rope_theta"], **part, **scaled, **local}
 
 
 def _older_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:

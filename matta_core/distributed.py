@@ -17,9 +17,9 @@ def world_size() -> int:
 
 
 def start(device: torch.device) -> None:
-    """Join the other ranks, if there are any."""
+    """Join the other ranks, if there are any. CPUs talk as well: see `any_rank`."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
 def stop() -> None:
@@ -41,6 +41,15 @@ def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
     dist.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether any rank's flag is set. The CPUs ask one another, so that none waits for its GPU."""
+    if not dist.is_initialized():
+        return flag
+    found = torch.tensor(flag, dtype=torch.uint8)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())
 
 
 def copy_from_leader(tensors: Iterable[Tensor]) -> None:

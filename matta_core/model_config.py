@@ -5,6 +5,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -13,7 +14,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
-from matta_core.nesting.size import Granularity, head_size, whole
+from matta_core.nesting.size import Granularity
 from matta_core.recipe.settings import shown
 from matta_core.tokens import num_token_ids
 
@@ -38,11 +39,12 @@ def build_config(
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {shown(dict(model))}")
     family = family_of(model["model_type"])
     wanted = _checked(model, family)
-    values = dict.fromkeys(family.dropouts, 0.0) | {
+    values: dict[str, Any] = {
+        **dict.fromkeys(family.dropouts, 0.0),
         "max_position_embeddings": sequence_length,
         "vocab_size": num_token_ids(tokenizer) if tokenizer else 1,
         **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        family.width_key: intermediate_size,
+        family.word("intermediate_size"): intermediate_size,
     }
     try:
         with _rotary_warnings_raised():
@@ -54,12 +56,11 @@ def build_config(
             f"train.model.hidden_size must be divisible by num_attention_heads = {config.num_attention_heads}, "
             f"got {config.hidden_size}"
         )
-    groups = whole(config, "").num_key_value_heads
-    if config.num_attention_heads % groups:
-        raise UserError(
-            f"train.model.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got "
-            f"{config.num_attention_heads}"
-        )
+    for axis in family.axes:
+        for outer, inner in pairwise(axis.keys):
+            outers, inners = family.count(config, outer), family.count(config, inner)
+            if inners % outers:
+                raise UserError(f"train.model.{inner} must be a multiple of {outer} = {outers}, got {inners}")
     if tokenizer and config.vocab_size < num_token_ids(tokenizer):
         raise UserError(
             f"train.model.vocab_size must be at least the tokenizer's {num_token_ids(tokenizer)}, its largest token id "
@@ -79,15 +80,16 @@ def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> Pre
     Raises: UserError where the stock class refuses such a shape.
     """
     config = copy.deepcopy(ta_config)
-    setattr(config, family_of(config.model_type).width_key, max(granularity.intermediate_sizes))
+    family = family_of(config.model_type)
     config.num_hidden_layers = len(granularity.layers)
     if getattr(config, "layer_types", None):
         config.layer_types = [ta_config.layer_types[layer] for layer in granularity.layers]
-    if granularity.num_attention_heads != ta_config.num_attention_heads:
-        config.head_dim = head_size(ta_config)  # else computed from the number of heads
-        config.num_attention_heads = granularity.num_attention_heads
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = granularity.num_key_value_heads
+    for key, number in granularity.padded.counts(0).items():
+        if hasattr(config, family.word(key)):
+            setattr(config, family.word(key), number)
+    for key in family.features:
+        if family.count(config, key) != family.count(ta_config, key):
+            setattr(config, family.word(key), family.count(ta_config, key))  # else computed from the number of heads
     try:
         return type(config).from_dict(config.to_dict(), attn_implementation=ta_config._attn_implementation)
     except (StrictDataclassError, ValueError) as error:
@@ -141,7 +143,8 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
     # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
     known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
     known -= _NO_SHAPE
-    ours = {family.width_key, "intermediate_size", *family.dropouts}
+    counts = {family.word(key) for key in (*family.keys, *family.features)}
+    ours = {family.word("intermediate_size"), "intermediate_size", *family.dropouts}
     checked = {}
     for key, value in model.items():
         where = f"train.model.{key}"
@@ -155,7 +158,7 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
             raise UserError(f"unknown setting {where}: {family.model_type} has no such field{_instead(key, known)}")
         usual = getattr(default, key)
         is_count = isinstance(usual, int) and not isinstance(usual, bool) and not key.endswith("_token_id")
-        if is_count or (key in ("head_dim", "num_key_value_heads") and value is not None):
+        if is_count or (key in counts and value is not None):
             high = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= high:
                 raise UserError(f"{where} must be a whole number >= 1 and <= {high}, got {shown(value)}")

@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # seconds to import, and prepare_data loads tokenizers alone
     import torch
     from transformers import GenerationConfig, PreTrainedModel
 
+Model = TypeVar("Model", bound="PreTrainedModel")
 _GIVE_A_MODEL = (
     "Give a folder with config.json and model.safetensors, or the name of a checkpoint on the hub (safetensors only)"
 )
@@ -43,20 +44,23 @@ _WRAPPERS = {
 }
 
 
-def load_model(name_or_path: str | Path, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
+def load_model(
+    name_or_path: str | Path, dtype: "torch.dtype | None" = None, model_class: str = "AutoModelForCausalLM"
+) -> "PreTrainedModel":
     """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
+    `model_class`: see `Objective`.
 
     Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or its tensors are not just those of
     the architecture that its config.json names.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     name = str(name_or_path)
     transformers_logging.disable_progress_bar()  # a step's own bar counts models
     with _errors_explained(f"cannot load a model from {name}", _GIVE_A_MODEL, name), _quiet():
         if find_adapter_config_file(name):
             raise UserError(f"cannot load a model from {name}: it holds an adapter_config.json. {_MERGE}")
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, model_class).from_pretrained(
             name,
             use_safetensors=True,
             trust_remote_code=False,
@@ -64,9 +68,17 @@ def load_model(name_or_path: str | Path, dtype: "torch.dtype | None" = None) -> 
             ignore_mismatched_sizes=True,  # they are told below, by name
             output_loading_info=True,
         )
+    model, found = loaded
     if problem := _misloaded(model, found):
         raise UserError(f"cannot load a model from {name}: {problem}")
     return model
+
+
+def moved(model: "Model", to: "torch.device | torch.dtype") -> "Model":
+    """The model itself, its weights on a device or of a dtype. transformers' own `to` hides its types."""
+    from torch import nn
+
+    return nn.Module.to(model, to)
 
 
 def load_config(name_or_path: str | Path) -> PreTrainedConfig:

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from tqdm import tqdm
 
 
-def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> tqdm:
+def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> "tqdm[NoReturn]":
     """A tqdm bar with the time left, on stderr; under torchrun on rank 0 only.
 
     On a terminal it is redrawn ten times a second; elsewhere a line is written every ten seconds. The variables

@@ -1,52 +1,23 @@
 """The Kubeflow DAG of a recipe. Imports kfp and the components' wrappers: neither torch nor Beam."""
 
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kfp import dsl
 
-from components.evaluate.component import evaluate
-from components.extract_students.component import extract_students
-from components.find_data.component import find_data, record_span, renew_lease
-from components.gate.component import gate
-from components.merge_evaluations.component import merge_evaluations
-from components.plan_evaluation.component import plan_evaluation
-from components.prepare_data.component import prepare_data
-from components.push.component import push
-from components.report.component import report
-from components.score_teacher.component import score_teacher
-from components.train.component import train
-from components.train_teacher.component import train_teacher
 from matta_core.recipe import PUSHED, Recipe
 from pipelines.kubeflow.cluster import ClusterProfile
 from pipelines.kubeflow.placement import launch_config, place
+from pipelines.steps import STEPS, Step
 
-# These steps read or change what is served, or report what was done: Kubeflow's cache must not answer for them. Our own
-# keys include what is served.
-UNCACHED = ("find_data", "plan_evaluation", "evaluate", "gate", "push", "report", "renew_lease", "record_span")
-
-
-def _is_cached(step: str, recipe: Recipe, cluster: ClusterProfile | None) -> bool:
-    """Whether Kubeflow may take the step's result from its cache, whose key holds settings, inputs and image alone.
-
-    It may not where the step reads files, buckets or the hub, which that key does not see. It may not with a store
-    either: there our own keys find finished work, and somebody may have deleted a folder.
-    """
-    reads_outside = {
-        "prepare_data": recipe.retrain is not None
-        or (recipe.prepare_data.source, recipe.prepare_data.tokenizer) != ("stdlib", None),
-        "train_teacher": recipe.train_teacher is not None and recipe.train_teacher.start_from is not None,
-        "score_teacher": recipe.score_teacher.teacher is not None,
-        "train": recipe.train.start_from is not None,
-    }
-    stored = cluster and cluster.store
-    return not (stored or step in UNCACHED or reads_outside.get(step, False))
+MakeTask = Callable[..., dsl.PipelineTask]
 
 
-def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable:
-    """The pipeline from prepare_data to report, placed as the profile says, if any. train_teacher is in it only where
-    the recipe says how to train one.
+def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Callable[..., Any]:
+    """From prepare_data to report, with train_teacher where the recipe says how; placed as the profile says, if any.
 
     Each step's settings are a pipeline parameter, one JSON string, with the recipe's as its default: a run can be
     started with others, and a step's cache key holds its own settings only. `store` is a directory in which every
@@ -56,134 +27,120 @@ def build_pipeline(recipe: Recipe, cluster: ClusterProfile | None = None) -> Cal
     found new data; renew_lease runs before the evaluation and before push, record_span after push. `scheduled_time` is
     the parameter for Kubeflow's [[ScheduledTime]]. This pipeline has no output.
     """
-
-    def step(component: Callable, **arguments: Any) -> dsl.PipelineTask:
-        name = component.name.replace("-", "_")
-        if cluster is not None and (launch := launch_config(name, cluster)):
-            arguments["launch_config"] = launch
-        task = component(**arguments)
-        task.set_caching_options(_is_cached(name, recipe, cluster))
-        if cluster is not None:
-            place(task, name, cluster)
-        return task
-
-    def steps(
-        *,
-        store: str,
-        name: str,
-        prepare_data_config: str,
-        train_teacher_config: str,
-        score_teacher_config: str,
-        train_config: str,
-        extract_students_config: str,
-        evaluate_config: str,
-        gate_config: str,
-        push_config: str,
-        renewed: Callable[[dsl.PipelineTask], list[dsl.PipelineTask]] = lambda task: [],
-        **source: Any,
-    ) -> tuple[dsl.PipelineTask, Any]:
-        """The report's task, and push's record. `renewed(task)` gives the tasks to wait for once `task` has ended."""
-        prepared = step(
-            prepare_data, config=prepare_data_config, evaluate_config=evaluate_config, store=store, **source
-        )
-        data = prepared.outputs["dataset"]
-        teacher = {}
-        if recipe.train_teacher:
-            trained = step(train_teacher, config=train_teacher_config, store=store, dataset=data)
-            teacher = {"teacher_checkpoint": trained.outputs["checkpoint"]}
-        scored = step(score_teacher, config=score_teacher_config, store=store, dataset=data, **teacher)
-        scores = scored.outputs["scores"]
-        # Only where train reads push's target does it get push's settings: they become part of its cache key.
-        begins = {"push_config": push_config} if recipe.train.start_from == PUSHED else {}
-        fitted = step(train, config=train_config, store=store, dataset=data, scores=scores, **begins)
-        checkpoint = fitted.outputs["checkpoint"]
-        extracted = step(
-            extract_students, config=extract_students_config, store=store, checkpoint=checkpoint, dataset=data
-        )
-        students = extracted.outputs["students"]
-        to_evaluate = {
-            "config": evaluate_config,
-            "score_teacher_config": score_teacher_config,
-            "push_config": push_config,
-            "store": store,
-            "dataset": data,
-            "students": students,
-            **teacher,
-        }
-        if cluster is None:  # one process, so that torch and lm-eval start once
-            evaluation = step(evaluate, **to_evaluate).after(*renewed(extracted)).outputs["report"]
-        else:  # one pod per model; plan_evaluation reads once, before them, what is served
-            planned = step(plan_evaluation, push_config=push_config, students=students).after(*renewed(extracted))
-            plan, models = planned.outputs["plan"], planned.outputs["models"]
-            with dsl.ParallelFor(models, name="evaluate-models") as model:
-                part = step(evaluate, plan=plan, model=model, **to_evaluate).outputs["report"]
-            evaluation = step(merge_evaluations, store=store, parts=dsl.Collected(part)).outputs["report"]
-        decided = step(gate, config=gate_config, store=store, evaluation=evaluation, students=students)
-        decision = decided.outputs["decision"]
-        pushed = step(
-            push, config=push_config, store=store, decision=decision, students=students, evaluation=evaluation
-        ).after(*renewed(decided))
-        record = pushed.outputs["record"]
-        reported = step(
-            report,
-            store=store,
-            name=name,
-            dataset=data,
-            checkpoint=checkpoint,
-            students=students,
-            evaluation=evaluation,
-            decision=decision,
-            record=record,
-            scores=scores,
-            **teacher,
-        )
-        return reported, record
-
-    def steps_where_data_is_new(*, retrain_config: str, scheduled_time: str, **parameters: str) -> None:
-        known = {
-            "config": retrain_config,
-            "push_config": parameters["push_config"],
-            "name": parameters["name"],
-            "run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # stays the same when a step or the run is tried again
-        }
-        source = step(find_data, **known, scheduled_time=scheduled_time).output
-
-        def renewed(task: dsl.PipelineTask) -> list[dsl.PipelineTask]:
-            return [step(renew_lease, **known, source=source).after(task)]
-
-        with dsl.If(source != "none", name="new data"):
-            _, record = steps(**parameters, source=source, renewed=renewed)
-            # It waits for push alone, so that a failed report does not keep it from recording.
-            step(record_span, **known, source=source, record=record)
-
-    parameters = {
-        "store": (cluster and cluster.store) or "",
-        "name": recipe.name,
-        "prepare_data_config": recipe.prepare_data.to_json(),
-        "train_teacher_config": recipe.train_teacher.to_json() if recipe.train_teacher else "",
-        "score_teacher_config": recipe.score_teacher.to_json(),
-        "train_config": recipe.train.to_json(),
-        "extract_students_config": recipe.extract_students.to_json(),
-        "evaluate_config": recipe.evaluate.to_json(),
-        "gate_config": recipe.gate.to_json(),
-        "push_config": recipe.push.to_json(),
-    }
-    if recipe.retrain is not None:
-        parameters |= {"retrain_config": recipe.retrain.to_json(), "scheduled_time": ""}
+    parameters = _parameters(recipe, cluster)
 
     def matta(*values: Any) -> Any:
-        given = dict(zip(parameters, values, strict=True))
+        step = partial(_task, recipe, cluster, dict(zip(parameters, values, strict=True)))
         if recipe.retrain is not None:
-            return steps_where_data_is_new(**given)
-        return steps(**given)[0].outputs["report"]
+            return _steps_where_data_is_new(step, recipe, cluster)
+        return _steps(step, recipe, cluster)[0].outputs["report"]
 
     # kfp reads a pipeline's parameters from its signature: here they depend on the recipe.
-    matta.__signature__ = inspect.Signature(
+    signature = inspect.Signature(
         [
             inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=str)
             for name, default in parameters.items()
         ],
         return_annotation=inspect.Signature.empty if recipe.retrain else dsl.Artifact,
     )
+    setattr(matta, "__signature__", signature)  # noqa: B010 - no attribute that functions are known to have
     name = f"matta-{recipe.name.replace('_', '-').lower()}"
     return dsl.pipeline(matta, name=name, description="Teacher, TA and nested Students")
+
+
+def component_of(step: Step) -> Any:
+    """The Kubeflow component that the step's row names."""
+    return getattr(importlib.import_module(f"components.{step.folder}.component"), step.name)
+
+
+def _parameters(recipe: Recipe, cluster: ClusterProfile | None) -> dict[str, str]:
+    """The pipeline's parameters with their defaults; a section that the recipe leaves out is empty."""
+    sections = [step.section for step in STEPS.values() if step.section and not step.only_on_cluster]
+    settings = {section: getattr(recipe, section) for section in sections}
+    parameters = {"store": (cluster and cluster.store) or "", "name": recipe.name}
+    parameters |= {f"{section}_config": config.to_json() if config else "" for section, config in settings.items()}
+    if recipe.retrain is not None:
+        parameters |= {"retrain_config": recipe.retrain.to_json(), "scheduled_time": ""}
+    return parameters
+
+
+def _task(
+    recipe: Recipe,
+    cluster: ClusterProfile | None,
+    parameters: dict[str, Any],
+    name: str,
+    /,
+    *,
+    also: Sequence[str] = (),
+    **wired: Any,
+) -> dsl.PipelineTask:
+    """A task of the step. What its component requires, and `also`, it gets from the pipeline's parameters by name, its
+    `config` from that of its section; all else is wired."""
+    step = STEPS[name]
+    component = component_of(step)
+    known = parameters | ({"config": parameters[f"{step.section}_config"]} if step.section else {})
+    required = [asked for asked, spec in component.component_spec.inputs.items() if not spec.optional]
+    if launch := launch_config(name, cluster):
+        wired["launch_config"] = launch
+    task = component(**{asked: known[asked] for asked in (*required, *also) if asked in known}, **wired)
+    # Our own keys find finished work in a store, from which a folder may have been deleted.
+    task.set_caching_options(step.cached(recipe) and not (cluster and cluster.store))
+    if cluster is not None:
+        place(task, name, cluster)
+    return task
+
+
+def _steps(
+    step: MakeTask,
+    recipe: Recipe,
+    cluster: ClusterProfile | None,
+    renewed: Callable[[dsl.PipelineTask], list[dsl.PipelineTask]] = lambda task: [],
+    **source: Any,
+) -> tuple[dsl.PipelineTask, Any]:
+    """The report's task, and what push recorded. `renewed(task)`: what else to wait for once `task` has ended."""
+    data = step("prepare_data", **source).outputs["dataset"]
+    teacher: dict[str, Any] = {}
+    if recipe.train_teacher:
+        teacher = {"teacher_checkpoint": step("train_teacher", dataset=data).outputs["checkpoint"]}
+    scores = step("score_teacher", dataset=data, **teacher).outputs["scores"]
+    # Only then: push's settings are else no part of what train's cache is known by.
+    also = ["push_config"] if recipe.train.start_from == PUSHED else []
+    checkpoint = step("train", also=also, dataset=data, scores=scores).outputs["checkpoint"]
+    extracted = step("extract_students", checkpoint=checkpoint, dataset=data)
+    students = extracted.outputs["students"]
+    to_evaluate = {"dataset": data, "students": students, **teacher}
+    if cluster is None:  # torch and lm-eval start once
+        evaluation = step("evaluate", **to_evaluate).after(*renewed(extracted)).outputs["report"]
+    else:  # each model in a pod of its own; what is served is read once, before them
+        planned = step("plan_evaluation", students=students).after(*renewed(extracted))
+        with dsl.ParallelFor(planned.outputs["models"], name="evaluate-models") as model:
+            part = step("evaluate", plan=planned.outputs["plan"], model=model, **to_evaluate).outputs["report"]
+        evaluation = step("merge_evaluations", parts=dsl.Collected(part)).outputs["report"]
+    decided = step("gate", evaluation=evaluation, students=students)
+    decision = decided.outputs["decision"]
+    pushed = step("push", decision=decision, students=students, evaluation=evaluation).after(*renewed(decided))
+    reported = step(
+        "report",
+        dataset=data,
+        checkpoint=checkpoint,
+        students=students,
+        evaluation=evaluation,
+        decision=decision,
+        record=pushed.outputs["record"],
+        scores=scores,
+        **teacher,
+    )
+    return reported, pushed.outputs["record"]
+
+
+def _steps_where_data_is_new(step: MakeTask, recipe: Recipe, cluster: ClusterProfile | None) -> None:
+    run = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}  # the same when a step or the run is tried again
+    source = step("find_data", **run).output
+
+    def renewed(task: dsl.PipelineTask) -> list[dsl.PipelineTask]:
+        return [step("renew_lease", **run, source=source).after(task)]
+
+    with dsl.If(source != "none", name="new data"):
+        _, record = _steps(step, recipe, cluster, renewed, source=source)
+        # What was pushed is noted even where the report fails.
+        step("record_span", **run, source=source, record=record)

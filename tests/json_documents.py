@@ -3,7 +3,12 @@
 import copy
 import json
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+from matta_core.errors import UserError
+
+fuzzed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -39,3 +44,12 @@ def changed(draw, document):
 def changed_texts(document):
     """The bytes of such a document, or of something that is no document at all."""
     return changed(document).map(lambda value: json.dumps(value).encode()) | st.sampled_from(_ODDITIES)
+
+
+def in_one_line(use, place):
+    """Use a file: any error is one line that names it."""
+    try:
+        use()
+    except UserError as error:
+        assert str(place) in str(error)
+        assert "\n" not in str(error)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from matta_core.artifacts import Artifact, finish_artifact
 from matta_core.families import family_of
-from matta_core.nesting.size import intermediate_size, resolve
+from matta_core.nesting.size import resolve
 from matta_core.recipe import LossConfig, SizeConfig, TrainConfig
 
 SEQUENCE_LENGTH = 16
@@ -63,10 +63,13 @@ def tiny_model(model_type, seed=0, **overrides):
         "tie_word_embeddings": True,
     }
     family = family_of(model_type)
-    values |= {family.width_key: 32} | dict.fromkeys(family.dropouts, 0.0)
+    values |= {family.word("intermediate_size"): 32} | dict.fromkeys(family.dropouts, 0.0)
     values |= {} if model_type == "gpt2" else {"num_key_value_heads": 2, "head_dim": 4}
     if model_type == "gemma3_text":
         values |= {"sliding_window": 6, "layer_types": None, "sliding_window_pattern": 2, "query_pre_attn_scalar": 4}
+    if model_type == "phi3":
+        rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+        values |= {"sliding_window": 6, "rope_parameters": rotary}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(values | overrides)))
@@ -76,9 +79,15 @@ def tiny_model(model_type, seed=0, **overrides):
     return model
 
 
+def can_be_smaller(model_type, key):
+    """Whether a size of such a model may keep fewer of what the key counts."""
+    return any(key in axis.keys for axis in family_of(model_type).nested)
+
+
 def granularity(ta, **size):
     """The size "s" of a TA, as a recipe's `sizes` would say it."""
-    sizes = {"s": SizeConfig(**size), "xl": SizeConfig(intermediate_size=intermediate_size(ta.config))}
+    width = family_of(ta.config.model_type).count(ta.config, "intermediate_size")
+    sizes = {"s": SizeConfig(**size), "xl": SizeConfig(intermediate_size=width)}
     return resolve(ta.config, sizes)["s"]
 
 

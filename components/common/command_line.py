@@ -70,7 +70,7 @@ def _place(message: str, path: str | Path, lines: dict[str, int], overrides: lis
     while setting and not any(setting == one or setting.startswith(f"{one}.") for one in overridden):
         if setting in lines:
             return f"in line {lines[setting]} of {place.removeprefix('in ')}"
-        setting = re.sub(r"(^|\.|(?=\[))[^.\[]*$", "", setting)
+        setting = re.sub(r"(^|[.\[])[^.\[]*$", "", setting)
     return place
 
 

@@ -32,13 +32,14 @@ def received(kfp_artifact: Any) -> str:
     return str(view)
 
 
-def output_path(store: str, step: str, kfp_path: str) -> str:
-    """Where a wrapper's step writes: a directory named by its key below `store`, or, without one, Kubeflow's."""
-    return f"{store}/{step}-{{key}}" if store else kfp_path
+def output_path(artifacts: str, step: str, kfp_path: str) -> str:
+    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`, or, where that is "",
+    Kubeflow's own place. (The pipeline calls that folder its `store`; a Store of ours holds pushed models.)"""
+    return f"{artifacts}/{step}-{{key}}" if artifacts else kfp_path
 
 
 def publish(kfp_artifact: Any, artifact: Artifact) -> None:
-    """Tell Kubeflow what a step's artifact is, and its digest; where it lies in the store, its place says where.
+    """Tell Kubeflow what a step's artifact is, and its digest; where it lies in a folder of ours, its place says where.
 
     The place stays Kubeflow's own: its launcher refuses a step with an input whose URI is no object store's
     (ParseBucketConfigForArtifactURI in kubeflow/pipelines, backend/src/v2/objectstore).

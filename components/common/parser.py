@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, NoReturn
 
 
@@ -15,7 +15,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*args, **settings)
         self._may_be_empty = may_be_empty
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         option = None
         for word in given:

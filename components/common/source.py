@@ -70,7 +70,7 @@ def _used_by(file: Path, root: Path, packages: Collection[str]) -> Iterator[Path
 @cache
 def _named(source: bytes) -> list[tuple[int, str, tuple[str, ...]]]:
     """What a module's source names: (dots before it, module, names imported from it), a text as a module."""
-    found = []
+    found: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(0, alias.name, ()) for alias in node.names]

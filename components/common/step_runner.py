@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from components.common.locks import locked
 from components.common.source import closure_digest
@@ -59,26 +59,34 @@ _DISK_WORDS = re.compile(
 )
 
 
+Work = Callable[[Path], Mapping[str, Any] | None]
+
+
+class Made(Protocol):
+    """What a step is made of."""
+
+    @property
+    def digest(self) -> str: ...
+
+
 def run_step(
     step: str,
     kind: str,
     output: str | Path,
     config: Section,
-    inputs: Mapping[str, Artifact],
-    work: Callable[[Path], Mapping[str, Any] | None],
+    inputs: Mapping[str, Made],
+    work: Work,
     *,
     extra_key: Any = None,
     reuse: bool = True,
-    follows: bool = False,
-) -> Artifact | None:
+) -> Artifact:
     """Run `work(directory)` unless its result is already there; seal the directory; return the artifact.
 
     `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
     work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
     only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
     its directory (a push) and no digest knows of; the same outcome gives the same artifact again, and a finished one
-    stays until its successor is whole. `follows=True` is for a process that works along with another one (torchrun):
-    it leaves the directory to that one, returns None.
+    stays until its successor is whole.
 
     Raises: UserError where the directory holds something else, cannot be written or locked, another process is at work
     in it, or the disk is full.
@@ -86,10 +94,6 @@ def run_step(
     key = step_key(step, config, inputs, work, extra_key=extra_key)
     path = keyed_path(output, key)
     with disk_errors_explained(path):
-        if follows:
-            if not is_finished(path):
-                work(path)
-            return None
         earlier = _finished(path, kind, key)
         if reuse and earlier is not None:
             return _reused(step, earlier)
@@ -114,11 +118,21 @@ def run_step(
     return dataclasses.replace(artifact, path=path)
 
 
+def follow_step(
+    step: str, output: str | Path, config: Section, inputs: Mapping[str, Made], work: Work, *, extra_key: Any = None
+) -> None:
+    """`run_step` in a process that works along with another one (torchrun): it leaves the directory to that one."""
+    path = keyed_path(output, step_key(step, config, inputs, work, extra_key=extra_key))
+    with disk_errors_explained(path):
+        if not is_finished(path):
+            work(path)
+
+
 def step_key(
     step: str,
     config: Section,
-    inputs: Mapping[str, Artifact],
-    work: Callable,
+    inputs: Mapping[str, Made],
+    work: Work,
     *,
     extra_key: Any = None,
 ) -> str:

@@ -51,9 +51,10 @@ def read_yaml(text: str, source: str) -> Document:
         if root is not None:
             return Document(reader.value(root, ""), reader.lines)
     except _RefusedError as error:
-        raise UserError(f"{source}, line {error.problem_mark.line + 1}: {error.problem}") from None
+        raise UserError(f"{source}, line {error.mark.line + 1}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+        assert mark is not None, "of an error in a text"
         raise UserError(f"{not_yaml} {mark.line + 1}: {problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -61,8 +62,11 @@ def read_yaml(text: str, source: str) -> Document:
     raise UserError(f"{source} is empty: there is no value in it")
 
 
-class _RefusedError(yaml.MarkedYAMLError):
+class _RefusedError(Exception):
     """YAML, but not what a recipe may hold."""
+
+    def __init__(self, mark: yaml.Mark, problem: str) -> None:
+        self.mark, self.problem = mark, problem
 
 
 class _Loader(yaml.BaseLoader):
@@ -72,23 +76,24 @@ class _Loader(yaml.BaseLoader):
         super().__init__(text)
         self.open_anchors: list[str | None] = []
 
-    def compose_document(self) -> yaml.Node:
-        event = self.peek_event()
+    def compose_document(self) -> yaml.Node | None:
+        event: Any = self.peek_event()
         if event.version not in (None, (1, 2)):
-            raise _at_mark(event.start_mark, f"%YAML {'.'.join(map(str, event.version))}: recipes are YAML 1.2")
+            raise _RefusedError(event.start_mark, f"%YAML {'.'.join(map(str, event.version))}: recipes are YAML 1.2")
         return super().compose_document()
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        event = self.peek_event()
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.open_anchors:
-                raise _at_mark(event.start_mark, f"*{event.anchor} stands within its own anchor &{event.anchor}")
+                raise _RefusedError(mark, f"*{event.anchor} stands within its own anchor &{event.anchor}")
         elif event.tag is not None:
-            raise _at_mark(event.start_mark, f"the tag {event.tag}: write a plain value, quoted where it is text")
+            raise _RefusedError(mark, f"the tag {event.tag}: write a plain value, quoted where it is text")
         anchor = None if isinstance(event, yaml.AliasEvent) else event.anchor
         self.open_anchors.append(anchor)
         if len(self.open_anchors) > _MAX_DEPTH:
-            raise _at_mark(event.start_mark, f"more than {_MAX_DEPTH} levels within one another")
+            raise _RefusedError(mark, f"more than {_MAX_DEPTH} levels within one another")
         node = super().compose_node(parent, index)
         self.open_anchors.pop()
         return node
@@ -104,12 +109,13 @@ class _Reader:
     def value(self, node: yaml.Node, path: str) -> Any:
         self.count += 1
         if self.count > _MAX_VALUES:
-            raise _at_mark(node.start_mark, f"more than {_MAX_VALUES:,} values, with aliases written out")
+            raise _RefusedError(node.start_mark, f"more than {_MAX_VALUES:,} values, with aliases written out")
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
+        assert isinstance(node, yaml.ScalarNode), node
         return _scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
@@ -118,7 +124,9 @@ class _Reader:
         for key_node, value_node in node.value:
             key, line = _key(key_node), key_node.start_mark.line + 1
             if key in first:
-                raise _at_mark(key_node.start_mark, f"{key} stands twice, first in line {first[key]}: leave one out")
+                raise _RefusedError(
+                    key_node.start_mark, f"{key} stands twice, first in line {first[key]}: leave one out"
+                )
             first[key] = line
             place = f"{path}.{key}" if path else key
             self.lines[place] = line
@@ -127,13 +135,13 @@ class _Reader:
 
 
 def _key(node: yaml.Node) -> str:
-    is_scalar = isinstance(node, yaml.ScalarNode)
-    key = _scalar(node, "a key") if is_scalar else None
+    if not isinstance(node, yaml.ScalarNode):
+        raise _RefusedError(node.start_mark, "keys are text, and a list or mapping stands for a key")
+    key = _scalar(node, "a key")
     if not isinstance(key, str):
-        written = f"{node.value[:40]} is no text: quote it" if is_scalar else "a list or mapping stands for a key"
-        raise _at_mark(node.start_mark, f"keys are text, and {written}")
+        raise _RefusedError(node.start_mark, f"keys are text, and {node.value[:40]} is no text: quote it")
     if key == "<<" and not node.style:
-        raise _at_mark(node.start_mark, "YAML 1.2 has no merge key <<: write the settings out")
+        raise _RefusedError(node.start_mark, "YAML 1.2 has no merge key <<: write the settings out")
     return key
 
 
@@ -143,24 +151,20 @@ def _scalar(node: yaml.ScalarNode, what: str = "a value") -> Any:
         try:  # of two escapes one character, as JSON writes those beyond 16 bits
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            raise _at_mark(node.start_mark, f"{what} holds half of a character: write all of it") from None
+            raise _RefusedError(node.start_mark, f"{what} holds half of a character: write all of it") from None
     if not text:
-        raise _at_mark(node.start_mark, f"{what} is missing: write null for none, or leave the setting out")
+        raise _RefusedError(node.start_mark, f"{what} is missing: write null for none, or leave the setting out")
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     for pattern, base in _INTEGERS:
         if re.fullmatch(pattern, text):
             if len(text) > 80 or int(text, base) not in WHOLE_NUMBERS:
-                raise _at_mark(node.start_mark, f"{text[:40]} is too large for 64 bits: quote it where it is text")
+                raise _RefusedError(node.start_mark, f"{text[:40]} is too large for 64 bits: quote it where it is text")
             return int(text, base)
     if re.fullmatch(_NOT_FINITE, text):
         return float(text.replace(".", ""))
     if re.fullmatch(_FLOAT, text):
         if (number := float(text)) in (float("inf"), float("-inf")):
-            raise _at_mark(node.start_mark, f"{text[:40]} is too large for a number: quote it where it is text")
+            raise _RefusedError(node.start_mark, f"{text[:40]} is too large for a number: quote it where it is text")
         return number
     return text
-
-
-def _at_mark(mark: yaml.Mark, problem: str) -> _RefusedError:
-    return _RefusedError(problem=problem, problem_mark=mark)

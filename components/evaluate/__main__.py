@@ -1,7 +1,7 @@
 """The command of evaluate: `python -m components.evaluate --help`."""
 
 from components.common.command_line import load_recipe, path_option, run_command, step_parser
-from components.evaluate.plan import read_plan
+from components.evaluate.planning import read_plan
 from components.evaluate.step import evaluate
 from matta_core.recipe import EvaluateConfig
 
@@ -19,9 +19,9 @@ def main() -> None:
         help="the MattaCheckpoint that train_teacher made, where the recipe has no score_teacher.teacher",
     )
     parser.add_argument(
-        "--plan", type=path_option, help="what plan_evaluation wrote: evaluate one model of it (--model)"
+        "--plan", type=path_option, help="what components.evaluate.plan wrote: evaluate one model of it (--model)"
     )
-    parser.add_argument("--model", help="the one model to evaluate; its part is for merge_evaluations")
+    parser.add_argument("--model", help="the one model to evaluate; its part is for components.evaluate.merge")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, args.set)
     evaluate(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.common.served.versions import fetch, read_pointer, version_digest
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from matta_core.errors import UserError
 
 
@@ -24,7 +24,7 @@ class Baseline(NamedTuple):
         return self.size if self.is_student else f"baseline-{self.size}"
 
 
-def resolve(target: str | None, students: Mapping[str, str]) -> dict[str, Baseline | None]:
+def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str, Baseline | None]:
     """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
 
     A student that is itself what is served, by its own push, is compared with what was served before it, so that the

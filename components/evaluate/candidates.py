@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from components.common.records import read_family
 from components.common.served.versions import content_digest
 from components.evaluate.baselines import Baseline
 from matta_core.artifacts import Artifact
+from matta_core.artifacts.kinds.family import read_family
 from matta_core.errors import UserError
 
 TEACHER = "teacher"
 
 
 class Candidate(NamedTuple):
-    """A model to evaluate. `role`: student, ta, teacher or baseline. `path`: a folder, or a hub name.
+    """A model to evaluate. `path`: a folder, or a hub name. `size`: None for the Teacher. `version`: of a baseline.
 
-    `size`: None for the Teacher. `version`: of a baseline. `digest`: of the files' content; None for a hub name.
+    `digest`: of the files' content; None for a hub name.
     """
 
-    role: str
+    role: Literal["student", "ta", "teacher", "baseline"]
     path: str
     size: str | None = None
     version: str | None = None
@@ -34,8 +34,9 @@ def family(students: Artifact) -> dict[str, Candidate]:
     candidates = {}
     for name, member in members["students"].items():
         folder = students.path / member["path"]
-        role = "ta" if name == members["ta"] else "student"
-        candidates[name] = Candidate(role, str(folder), size=name, digest=content_digest(folder))
+        candidates[name] = Candidate(
+            "ta" if name == members["ta"] else "student", str(folder), size=name, digest=content_digest(folder)
+        )
     return candidates
 
 

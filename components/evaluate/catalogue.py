@@ -107,7 +107,8 @@ def _load(name: str, config: TaskConfig, folder: Path, unreachable: Exception | 
 def _cannot_load(
     name: str, config: TaskConfig, settings: Mapping[str, Any], error: Exception, unreachable: Exception | None
 ) -> str:
-    where, cause = f"evaluate.tasks.{name}", error
+    where = f"evaluate.tasks.{name}"
+    cause: BaseException = error
     if config.data_files is not None:
         what = f"{where}.data_files = {config.data_files}: lm-eval cannot load it"
         remedy = "the file must have the columns of the task's own data set"

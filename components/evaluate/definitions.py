@@ -29,7 +29,7 @@ DEFAULT_METRICS = {
 }
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(yaml.CSafeLoader):
     """lm-eval's files name functions by a tag of their own, which are not needed here."""
 
 
@@ -78,7 +78,10 @@ def definition(name: str) -> Path:
 
 @cache
 def _texts() -> dict[Path, str]:
-    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
+    found = importlib.util.find_spec("lm_eval")
+    assert found is not None, "lm_eval is installed wherever this is called"
+    assert found.origin is not None, "it is a package with a file"
+    folder = Path(found.origin).parent / "tasks"
     return {file: file.read_text(encoding="utf-8") for file in sorted(folder.rglob("*.yaml"))}
 
 

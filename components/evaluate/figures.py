@@ -1,21 +1,21 @@
 """Figures with standard errors, from what every question gave.
 
-A question is a line of `questions.jsonl`: `task`, `question` (its index in the task), `document` (questions of the
-same document share it), `weight` and `slices`. A value is what one model gave for it, or None where the model
-gave no finite number. The figure is sum(weight x value) / sum(weight).
+A value is what one model gave for a question, or None where it gave no finite number. The figure is sum(weight x value)
+/ sum(weight).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-Question = Mapping[str, Any]
+from components.common.statistics import ratio_estimate
+from matta_core.artifacts.kinds.evaluation import Figure, Question, TaskFigure
+
 Answer = tuple[Question, float | None]
 
 
-def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, dict[str, Any]]:
-    """By task: {"value", "standard_error", "questions", "documents", "slices": {kind: {name: the same, unsliced}}}.
+def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, TaskFigure]:
+    """By task.
 
     A figure with a value that is None is None, which is JSON's way to say so; the gate takes it for a "no". So is
     the standard error of a single document.
@@ -29,18 +29,18 @@ def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> 
         for kind, name in question["slices"].items():
             by_slice[question["task"]][kind][name].append((question, value))
     return {
-        task: figure(answers)
-        | {
+        task: {
+            **figure(answers),
             "slices": {
                 kind: {name: figure(part) for name, part in sorted(parts.items())}
                 for kind, parts in by_slice[task].items()
-            }
+            },
         }
         for task, answers in by_task.items()
     }
 
 
-def figure(answers: Iterable[Answer]) -> dict[str, Any]:
+def figure(answers: Iterable[Answer]) -> Figure:
     """The ratio estimate, questions of the same document added up first."""
     answers = list(answers)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -56,40 +56,5 @@ def figure(answers: Iterable[Answer]) -> dict[str, Any]:
     }
 
 
-def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
-    """sum(numerators) / sum(denominators), and its standard error, NaN where there is one entry only.
-
-    One entry per document. Documents are drawn, not the bytes or lines in them, so they are what varies: the
-    linearised variance of a ratio, n / (n - 1) sum (y - r x)^2 / (sum x)^2 (Cochran, Sampling Techniques,
-    chapter 6). With all denominators 1 it is the usual standard error of a mean.
-    """
-    n, total = len(numerators), math.fsum(denominators)
-    ratio = math.fsum(numerators) / total
-    if n == 1:
-        return ratio, math.nan
-    squares = math.fsum((y - ratio * x) ** 2 for y, x in zip(numerators, denominators, strict=True))
-    return ratio, math.sqrt(n / (n - 1) * squares) / total
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | None:
-    """The 95% interval of one figure, from its standard error over documents; None where that is not known.
-
-    Student's t with one degree of freedom less than there are documents. An accuracy's is cut at 0 and 1; where all
-    values are 0, or all 1, nothing varied, and it is the exact one of as many questions, right or wrong, as there are
-    documents (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the
-    gate's paired comparison, which is sharper.
-    """
-    from scipy.special import stdtrit
-
-    value, error, documents = (entry.get(name) for name in ("value", "standard_error", "documents"))
-    if value is None or error is None or documents is None or documents < 2:
-        return None
-    reach = float(stdtrit(documents - 1, 0.975)) * error
-    if error == 0 and value in (0, 1):  # of whatever name: no other metric is a whole number by chance
-        reach = 1 - 0.025 ** (1 / documents)
-    low, high = value - reach, value + reach
-    return (max(0.0, low), min(1.0, high)) if unit == "accuracy" else (low, high)

@@ -13,7 +13,7 @@ import transformers
 
 from components.evaluate.speed import BATCH_SIZES, generate
 from matta_core.errors import UserError
-from matta_core.pretrained import load_model
+from matta_core.pretrained import load_model, moved
 
 
 def peak_memory_bytes(
@@ -50,7 +50,7 @@ def _on_gpu(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 
 def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int) -> None:
-    model = load_model(path, torch.float32).to(device).eval()
+    model = moved(load_model(path, torch.float32), device).eval()
     generate(model, max(BATCH_SIZES), prompt_tokens, new_tokens)
 
 

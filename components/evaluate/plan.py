@@ -1,102 +1,22 @@
-"""What a fanned-out evaluation is about: read once, before the pods that evaluate one model each, and given to all."""
+"""The command of plan_evaluation: `python -m components.evaluate.plan --help`."""
 
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-
-from components.common.served.versions import version_name
-from components.common.storage.store import open_store
-from components.evaluate.baselines import Baseline, resolve
-from components.evaluate.candidates import TEACHER, family
-from matta_core.artifacts import open_artifact
-from matta_core.errors import UserError
-from matta_core.recipe.settings import Section
+from components.common.command_line import load_recipe, run_command, step_parser
+from components.common.step_runner import disk_errors_explained, make_directory
+from components.evaluate.planning import plan_evaluation
 
 
-@dataclass(frozen=True)
-class PlannedBaseline(Section):
-    """A pushed version, and how many tokens it sees at once: what all models are asked depends on the shortest."""
-
-    version: str
-    digest: str
-    is_student: bool
-    context_length: int
-
-
-@dataclass(frozen=True)
-class EvaluationPlan(Section):
-    """What is served below `target`, by size in ascending order; None where nothing is. JSON between steps."""
-
-    target: str | None
-    served: dict[str, PlannedBaseline | None]
-
-    @property
-    def baselines(self) -> dict[str, Baseline | None]:
-        return {
-            size: planned and Baseline(size, planned.version, planned.digest, planned.is_student)
-            for size, planned in self.served.items()
-        }
-
-    @property
-    def models(self) -> list[str]:
-        """The names of all that is evaluated, in the order of an EvaluationReport."""
-        return model_names(self.baselines)
-
-    @property
-    def shortest_context(self) -> int | None:
-        """Of the baselines, in tokens; None where there are none."""
-        return min((planned.context_length for planned in self.served.values() if planned), default=None)
-
-
-def model_names(baselines: dict[str, Baseline | None]) -> list[str]:
-    """Of all models that are evaluated: the sizes, the Teacher, and the baselines that are no students."""
-    names = [baseline.name for baseline in baselines.values() if baseline and not baseline.is_student]
-    return [*baselines, TEACHER, *names]
-
-
-def plan_evaluation(students: str | Path, target: str | None) -> EvaluationPlan:
-    """Read the pointers below `target` for every size of a StudentFamily.
-
-    Raises: UserError where the students or a pointer cannot be read, or what a pointer names is not whole.
-    """
-    candidates = family(open_artifact(students, "StudentFamily"))
-    baselines = resolve(target, {size: candidate.digest for size, candidate in candidates.items()})
-    return EvaluationPlan(
-        target,
-        {
-            size: baseline
-            and PlannedBaseline(
-                baseline.version,
-                baseline.digest,
-                baseline.is_student,
-                _context_length(candidates[size].path if baseline.is_student else None, target, baseline),
-            )
-            for size, baseline in baselines.items()
-        },
+def main() -> None:
+    parser = step_parser(
+        "evaluate.plan", "Read once what is served, for evaluations of one model each (evaluate --plan).", None
     )
+    parser.add_argument("--students", required=True, help="a StudentFamily, made by extract_students")
+    args = parser.parse_args()
+    plan = plan_evaluation(args.students, load_recipe(args.recipe, args.set).push.target)
+    with disk_errors_explained(args.output):
+        make_directory(args.output.parent)
+        args.output.write_text(plan.to_json() + "\n", encoding="utf-8")
+    print("\n".join(plan.models))
 
 
-def read_plan(file: Path) -> EvaluationPlan:
-    """Raises: UserError where the file cannot be read or holds no plan."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read the plan {file}: {error.strerror}; plan_evaluation makes one") from None
-    return EvaluationPlan.from_json(text, f"the plan {file}")
-
-
-def _context_length(folder: str | None, target: str, baseline: Baseline) -> int:
-    """From the config alone: the weights are fetched by the one pod that evaluates them."""
-    from components.evaluate.scoring import context_length
-    from matta_core.pretrained import load_config
-
-    if folder is not None:
-        return context_length(load_config(folder))
-    store = open_store(target)
-    name = f"{version_name(baseline.size, baseline.version)}/config.json"
-    found = store.read(name)
-    if found is None:
-        raise UserError(f"{store.location(name)} is missing: roll back to another version of {baseline.size}")
-    with tempfile.TemporaryDirectory() as temporary:
-        Path(temporary, "config.json").write_bytes(found[0])
-        return context_length(load_config(temporary))
+if __name__ == "__main__":
+    run_command(main)

@@ -16,6 +16,7 @@ from typing import Any
 
 from components.evaluate.catalogue import FEWSHOT_SEED, EvaluationTask
 from matta_core.artifacts import digest_of
+from matta_core.artifacts.kinds.evaluation import Question, Task
 from matta_core.errors import UserError
 from matta_core.recipe import BUILT_IN_TASKS
 
@@ -28,14 +29,14 @@ _LENGTHS = ("short", "medium", "long")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """`questions`: the lines of questions.jsonl. `tasks`: by name, what results.json says of it.
+    """`descriptions`: by task, what results.json says of it.
 
     `samples`: by task, the indices that lm-eval is asked for, where these are not all.
     """
 
     tasks: Sequence[EvaluationTask]
-    questions: Sequence[Mapping[str, Any]]
-    descriptions: Mapping[str, Mapping[str, Any]]
+    questions: Sequence[Question]
+    descriptions: Mapping[str, Task]
     samples: Mapping[str, list[int]]
 
     @property
@@ -54,8 +55,9 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
 
     Raises: UserError where the questions of a task are all about one document.
     """
-    questions: list[dict[str, Any]] = []
-    descriptions, samples = {}, {}
+    questions: list[Question] = []
+    descriptions: dict[str, Task] = {}
+    samples = {}
     for task in tasks:
         number = len(task.task.eval_docs)
         if task.limit is not None and task.limit < number:
@@ -63,9 +65,7 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
         task.task.set_fewshot_seed(FEWSHOT_SEED)
         task.task.build_all_requests(samples=samples.get(task.name))
         asked = list(_requests(task).values())
-        ours = [_question(task, index, requests) for index, requests in enumerate(asked)]
-        for question, slices in zip(ours, _slices(task, ours, asked), strict=True):
-            question["slices"] = slices
+        ours = _questions(task, asked)
         documents = len({question["document"] for question in ours})
         if documents < 2:
             limited = f"its limit of {task.limit} questions" if task.name in samples else f"its {len(ours)} questions"
@@ -151,12 +151,27 @@ def _digest(task: EvaluationTask, asked: Sequence[Sequence[Any]]) -> str:
     return digest_of({"metric": task.metric, "version": task.version, "questions": seen})
 
 
-def _question(task: EvaluationTask, index: int, requests: Sequence[Any]) -> dict[str, Any]:
-    row = requests[0].doc
-    weight = 1.0
-    if task.metric == "bits_per_byte":
-        _, weight = task.task.process_results(row, [0.0])["bits_per_byte"]
-    return {"task": task.name, "question": index, "document": _document(task, requests), "weight": float(weight)}
+def _questions(task: EvaluationTask, asked: Sequence[Sequence[Any]]) -> list[Question]:
+    documents = [_document(task, requests) for requests in asked]
+    return [
+        {
+            "task": task.name,
+            "question": index,
+            "document": document,
+            "weight": _weight(task, requests[0].doc),
+            "slices": slices,
+        }
+        for index, (requests, document, slices) in enumerate(
+            zip(asked, documents, _slices(documents, asked), strict=True)
+        )
+    ]
+
+
+def _weight(task: EvaluationTask, row: Any) -> float:
+    if task.metric != "bits_per_byte":
+        return 1.0
+    _, num_bytes = task.task.process_results(row, [0.0])["bits_per_byte"]
+    return float(num_bytes)
 
 
 def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
@@ -170,18 +185,16 @@ def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
     return digest_of([list(request.arguments) for request in requests])
 
 
-def _slices(
-    task: EvaluationTask, questions: Sequence[Mapping[str, Any]], asked: Sequence[Sequence[Any]]
-) -> Iterator[dict[str, str]]:
+def _slices(documents: Sequence[str], asked: Sequence[Sequence[Any]]) -> Iterator[dict[str, str]]:
     """By kind. A kind that puts all questions into one slice says nothing, and is left out."""
     kinds = {
         "length": length_slices([max(sum(map(len, _texts(request))) for request in requests) for requests in asked])
     }
     sources = [requests[0].doc.get("source") for requests in asked]
     if all(isinstance(source, str) and source for source in sources):
-        kinds["source"] = source_slices(sources, [question["document"] for question in questions])
+        kinds["source"] = source_slices(sources, documents)
     kept = {kind: names for kind, names in kinds.items() if len(set(names)) > 1}
-    for place in range(len(questions)):
+    for place in range(len(asked)):
         yield {kind: names[place] for kind, names in kept.items()}
 
 

@@ -101,7 +101,7 @@ def score(
     evaluation_set.check_same()
     samples = {task.name: _samples(outcome["samples"][task.name]) for task in evaluation_set.tasks}
     broken = not all(_finite(sample["filtered_resps"]) for rows in samples.values() for sample in rows)
-    values = []
+    values: list[float | None] = []
     for task in evaluation_set.tasks:
         for sample in samples[task.name]:
             if not _finite(sample["filtered_resps"]) or (broken and task.new_tokens):

@@ -3,10 +3,11 @@
 import statistics
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from matta_core.artifacts.kinds.evaluation import Latency
 
 BATCH_SIZES = (1, 8)
 # Models take turns while their weights in memory are less than this: any machine that trained them can spare it,
@@ -16,9 +17,8 @@ TURNS_BYTES = 2**30
 
 def latency(
     models: Mapping[str, PreTrainedModel], prompt_tokens: int, new_tokens: int, repeats: int
-) -> dict[str, dict[str, Any]]:
-    """By model: {"prefill": {"1": {"seconds", "tokens_per_second"}, "8": …}, "decode": {"1": {"seconds_per_token",
-    "tokens_per_second"}, "8": …}}, medians over `repeats`.
+) -> dict[str, Latency]:
+    """By model, medians over `repeats`.
 
     Prefill is one pass over `prompt_tokens` random tokens per sequence, up to the logits of the next one. Decode is
     `new_tokens` passes of one token per sequence that follow it, with the cache of keys and values, greedily and
@@ -27,7 +27,7 @@ def latency(
     The models take turns, so that a slow moment of the machine is not one model's misfortune; the first round
     warms up and does not count.
     """
-    result: dict[str, dict[str, Any]] = {name: {"prefill": {}, "decode": {}} for name in models}
+    result: dict[str, Latency] = {name: {"prefill": {}, "decode": {}} for name in models}
     for batch_size in BATCH_SIZES:
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
         for _ in range(1 + repeats):

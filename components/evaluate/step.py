@@ -8,7 +8,7 @@ from typing import Any
 from components.common.step_runner import run_step
 from components.evaluate.baselines import resolve
 from components.evaluate.candidates import TEACHER, family, teacher_candidate
-from components.evaluate.plan import EvaluationPlan
+from components.evaluate.planning import EvaluationPlan
 from matta_core.artifacts import Artifact, file_digest, open_artifact
 from matta_core.errors import UserError
 from matta_core.recipe import EvaluateConfig
@@ -87,7 +87,7 @@ def evaluate(
         on_disk = Path(candidates[TEACHER].path).is_dir() and all(task.data_files for task in config.tasks.values())
         if on_disk:
             os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: nothing is asked of the network
-        from components.evaluate.work import evaluate_all
+        from components.evaluate.results import evaluate_all
 
         return evaluate_all(
             config,

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from components.evaluate.catalogue import EvaluationTask
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import BUILT_IN_TASKS, EvaluateConfig
 
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
@@ -112,7 +113,7 @@ def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
         data_files = {"test": str(folder / specification["dataset_kwargs"]["data_files"]["test"])}
         specifications.append(specification | {"dataset_kwargs": {"data_files": data_files, "cache_dir": str(cache)}})
     loaded = TaskManager(include_defaults=False).load(specifications)["tasks"]
-    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in BUILT_IN_TASKS]
+    return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in OBJECTIVE.tasks]
 
 
 def read_documents(dataset: Path) -> Iterator[Document]:
@@ -176,9 +177,9 @@ def split_last_token(
     room = max_length + 1 - tokenizer.num_special_tokens_to_add()
     # Eight characters a token are plenty: more are not read, and so the context gets shorter, never wrong.
     ids = tokenizer.encode(text[-8 * room :], add_special_tokens=False)
-    whole = tokenizer.decode(ids[-room:], clean_up_tokenization_spaces=False)
+    whole = _decoded(tokenizer, ids[-room:])
     ids = tokenizer.encode(whole)
-    last_token = tokenizer.decode(ids[-1:], clean_up_tokenization_spaces=False)
+    last_token = _decoded(tokenizer, ids[-1:])
     if not text.endswith(whole) or not whole.endswith(last_token) or not minimum < len(ids) <= max_length + 1:
         return None
     context = whole.removesuffix(last_token).rstrip()
@@ -187,7 +188,13 @@ def split_last_token(
     return context, whole.removeprefix(context)
 
 
-def _write_task(folder: Path, name: str, questions: list[Mapping[str, str]]) -> None:
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str), "of one sequence"
+    return text
+
+
+def _write_task(folder: Path, name: str, questions: Sequence[Mapping[str, str]]) -> None:
     task = {
         "task": name,
         "dataset_path": "json",

@@ -1,12 +1,12 @@
 """Cut the students out of the TA."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.common.step_runner import run_step, say
 from matta_core.artifacts import Artifact, open_artifact
+from matta_core.artifacts.kinds.family import Member, read_family
 from matta_core.errors import UserError
 from matta_core.recipe import ExtractStudentsConfig
 from matta_core.recipe.extraction import amount
@@ -32,7 +32,7 @@ def extract_students(
         from matta_core.students.extract import extract_students as run_extraction
 
         metadata = run_extraction(config, inputs["checkpoint"], inputs["dataset"], path)
-        for name, student in json.loads((path / "family.json").read_text())["students"].items():
+        for name, student in read_family(path)["students"].items():
             if "mix" in student:
                 say("extract_students", f"{name}: {_told(student)}")
         return metadata
@@ -40,9 +40,10 @@ def extract_students(
     return run_step("extract_students", "StudentFamily", output, config, inputs, work)
 
 
-def _told(student: Mapping[str, Any]) -> str:
+def _told(student: Member) -> str:
     """A mix in one line: what it is, what it costs and gains, and how far the search looked."""
-    found, (kind, limit) = student["mix"], *student["mix"]["budget"].items()
+    found = student["mix"]
+    ((kind, limit),) = found["budget"].items()
     return (
         f"widths {', '.join(map(str, student['intermediate_sizes']))}; {kind} {amount(found['cost'])} of "
         f"{amount(limit)}; loss {found['loss']:.4f} nats per token, the best size within the budget, "

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from components.common.command_line import load_recipe, run_command, step_parser
-from components.find_data.step import find_data, finish, give_up, renew, status
+from components.find_data.step import Sections, find_data, finish, give_up, renew, status
 from matta_core.artifacts import open_artifact
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
@@ -30,7 +30,7 @@ def main() -> None:
     recipe = load_recipe(args.recipe, args.set)
     if recipe.retrain is None:
         raise UserError(f"{args.recipe} has no section retrain: see pipelines/recipes/nightly.yaml")
-    sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
+    sections: Sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
     if args.status:
         print("\n".join(status(**sections)))
     elif args.release:

@@ -7,8 +7,13 @@ import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-from components.common.served.ledger import (
+from components.common.step_runner import disk_errors_explained, say
+from components.common.storage.listing import find_files
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
+from components.find_data.ledger import (
     LEDGER,
     describe,
     read_entry,
@@ -17,22 +22,27 @@ from components.common.served.ledger import (
     renew_lease,
     take_lease,
 )
-from components.common.served.spans import Span, is_future, newest_span, parse_span
-from components.common.step_runner import disk_errors_explained, say
-from components.common.storage.files import find_files
-from components.common.storage.store import Store, open_store
+from components.find_data.spans import Span, is_future, newest_span, parse_span
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig, RetrainConfig
 
 
 @dataclass(frozen=True)
-class Found:
+class Findings:
     """What a run is to do. `source` is a glob for prepare_data; it and `span` are None, and `why` says why, where there
     is nothing to do."""
 
     span: str | None
     source: str | None
     why: str | None
+
+
+class Sections(TypedDict):
+    """What every function here is told of the recipe: its `retrain`, its `push`, its name."""
+
+    config: RetrainConfig
+    push_config: PushConfig
+    name: str
 
 
 def find_data(
@@ -43,7 +53,7 @@ def find_data(
     run: str,
     scheduled_time: str = "",
     earlier: Collection[str] = (),
-) -> Found:
+) -> Findings:
     """The newest complete span, if it was not processed yet, and the lease under which this run processes it.
 
     `name` is the recipe's, `run` an id by which a run that is tried again is known, `earlier` ids that it had before.
@@ -66,7 +76,7 @@ def find_data(
         ) is not None:
             return _nothing(why)
     say("find_data", f"{span.name} is new: {num_files:,} files; run {run} holds the lease")
-    return Found(span.name, source, None)
+    return Findings(span.name, source, None)
 
 
 def span_of(config: RetrainConfig, source: str) -> str:
@@ -147,6 +157,6 @@ def _ledger(push_config: PushConfig) -> Iterator[Store]:
         yield open_store(push_config.target)
 
 
-def _nothing(why: str) -> Found:
+def _nothing(why: str) -> Findings:
     say("find_data", f"this run ends here, with nothing to do: {why}")
-    return Found(None, None, why)
+    return Findings(None, None, why)

@@ -1,7 +1,4 @@
-"""What a student must pass by itself and within its family. What cannot be checked is a "no", with the reason.
-
-A check is {"check", "task", "slice", "threshold", "value", "passed", "why"} in strict JSON: a NaN becomes "nan".
-"""
+"""What a student must pass by itself and within its family. What cannot be checked is a "no", with the reason."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +6,8 @@ from typing import Any
 
 from components.gate.evaluation import Report
 from components.gate.policy import tasks_asked
+from matta_core.artifacts.kinds.decision import Check
 from matta_core.recipe import GateConfig, GatePolicy
-
-Check = dict[str, Any]
 
 
 def check(

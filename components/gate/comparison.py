@@ -1,9 +1,8 @@
 """Two models on the same questions: their difference, whether it is more than noise, and how sure its size is.
 
 A document is one observation, because questions of one document stand or fall together. It counts with the sum of its
-questions' weights and the sum of weight * difference. A figure is a ratio of sums over documents; its linearised
-standard error is Cochran's (Sampling Techniques, chapter 6). A positive difference always means that the first model is
-better.
+questions' weights and the sum of weight * difference. A figure is a ratio of sums over documents. A positive difference
+always means that the first model is better.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from components.common.statistics import ratio_estimate
 from components.gate.intervals import lower_end
 
 # How many resamples are drawn unless more are needed. Their p-values reach down to 1 / (RESAMPLES + 1).
@@ -61,21 +61,19 @@ class PairedDocuments:
     def num_documents(self) -> int:
         return len(self.differences)
 
-    @cached_property
+    @property
     def difference(self) -> float:
         """The first model's figure minus the other's, positive where the first is better."""
-        return math.fsum(self.differences) / math.fsum(self.weights)
+        return self._estimate[0]
 
     @property
-    def _residuals(self) -> np.ndarray:
-        """Linearised deviations of the documents, shaped (documents,); they sum to 0."""
-        return self.differences - self.difference * self.weights
+    def standard_error(self) -> float:
+        """The standard error of the difference; NaN where there is one document only."""
+        return self._estimate[1]
 
     @cached_property
-    def standard_error(self) -> float:
-        """The standard error of the difference. It needs two documents."""
-        n = self.num_documents
-        return math.sqrt(n / (n - 1) * math.fsum(self._residuals**2)) / math.fsum(self.weights)
+    def _estimate(self) -> tuple[float, float]:
+        return ratio_estimate(self.differences.tolist(), self.weights.tolist())
 
     def p_value(self, shift: float = 0.0, *, resamples: int = RESAMPLES) -> float:
         """The two-sided p-value of the hypothesis that the difference is `shift`. It is never 0.

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.gate import checks, relative
-from components.gate.checks import Check
 from components.gate.evaluation import Report
 from components.gate.hypotheses import compare, described, plan, slices_of
 from components.gate.policy import asks_quality, check_directions, effective_policy
+from matta_core.artifacts.kinds.decision import Check, Decision, Verdict
 from matta_core.errors import UserError
 from matta_core.recipe import GateConfig, GatePolicy
 
 
-def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> Decision:
     """Judge every student of a family (family.json) by an evaluation.
 
     Returns the content of decision.json, with students and `blessed` in ascending order of size.
@@ -25,8 +25,8 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> dic
     outcomes = compare(planned, policies, report, config.confidence)
     served = [size for size, name in report.baselines.items() if isinstance(name, str)]
     left_on = config.without_baseline == "bless_on_thresholds" and bool(served)
-    students: dict[str, Any] = {}
-    warnings = []
+    students: dict[str, Verdict] = {}
+    warnings: list[str] = []
     if left_on:
         warnings.append(
             f"gate.without_baseline is left on bless_on_thresholds, though something is served under "

@@ -9,12 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from components.gate.comparison import PairedDocuments, figure_of
 from matta_core.artifacts import Artifact, digest_of
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS
 from matta_core.errors import UserError
 
 # The range of values by a task's unit; a value outside is no measurement.
@@ -146,19 +147,17 @@ class Report:
 def read_report(artifact: Artifact) -> Report:
     """Read a report. Raises: UserError where results.json or questions.jsonl cannot be used at all."""
     path = artifact.path
-    results, again = _json(path / "results.json"), f"make {path} again with evaluate"
+    results, again = _json(path / RESULTS), f"make {path} again with evaluate"
     if not isinstance(results, Mapping):
-        raise UserError(f"{path / 'results.json'} does not hold a JSON object: {again}")
+        raise UserError(f"{path / RESULTS} does not hold a JSON object: {again}")
     for key, kind in (("evaluation_set", str), ("tasks", Mapping), ("models", Mapping), ("baselines", Mapping)):
         if not isinstance(results.get(key), kind):
-            raise UserError(f"{path / 'results.json'} has no usable {key!r}, got {results.get(key)!r:.80}: {again}")
-    questions = _lines(path / "questions.jsonl")
+            raise UserError(f"{path / RESULTS} has no usable {key!r}, got {results.get(key)!r:.80}: {again}")
+    questions = _lines(path / QUESTIONS)
     for number, question in enumerate(questions, start=1):
         task = question.get("task") if isinstance(question, Mapping) else None
         if not isinstance(task, str) or task not in results["tasks"]:
-            raise UserError(
-                f"{path / 'questions.jsonl'} line {number} is no question of a task in results.json: {again}"
-            )
+            raise UserError(f"{path / QUESTIONS} line {number} is no question of a task in results.json: {again}")
     return Report(path, results, questions, _set_problem(artifact, results))
 
 
@@ -290,7 +289,7 @@ def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarr
     return None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.common.records import Decision, read_decision
 from components.gate.step import decision_of, open_inputs
 from matta_core.artifacts import Artifact, is_finished, open_artifact, read_manifest
+from matta_core.artifacts.kinds.decision import DECISION, Comparison, Decision, read_decision
 from matta_core.errors import UserError
 from matta_core.recipe import GateConfig
 
@@ -30,7 +30,7 @@ def replay(decision: str | Path, evaluation: str | Path | None, students: str | 
                 f"{artifact.path} has {artifact.digest}: give the one it was made from"
             )
     recorded = read_decision(made.path)
-    again = decision_of(GateConfig.from_dict(recorded["config"], f"{made.path}/decision.json: config"), report, family)
+    again = decision_of(GateConfig.from_dict(recorded["config"], f"{made.path / DECISION}: config"), report, family)
     lines = list(explained(recorded))
     # It goes through JSON as the recorded one did; floats keep every bit.
     differences = list(_differences(recorded, json.loads(json.dumps(again, allow_nan=False))))
@@ -65,7 +65,7 @@ def explained(decision: Decision) -> Iterator[str]:
     yield f"Blessed: {', '.join(decision['blessed']) or 'none, so nothing will be pushed'}."
 
 
-def _compared(comparison: Mapping[str, Any], baseline: str) -> str:
+def _compared(comparison: Comparison, baseline: str | None) -> str:
     where = comparison["task"] + (f", {comparison['slice']}" if comparison["slice"] else "")
     low, high = comparison["interval"]
     verdict = {

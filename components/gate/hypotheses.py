@@ -11,10 +11,11 @@ the amount out. A comparison that cannot be made counts as one that found nothin
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from components.gate.comparison import RESAMPLES, holm
 from components.gate.evaluation import Report
+from matta_core.artifacts.kinds.decision import Comparison
 from matta_core.recipe import GatePolicy
 
 
@@ -45,7 +46,7 @@ class Outcome:
     baseline_value: float
     documents: int
     enough_for: Callable[[float], int | None]
-    verdict: str
+    verdict: Literal["better", "worse", "noise"]
     problem: str | None = None
 
 
@@ -89,7 +90,7 @@ def compare(
     outcomes = {}
     for (hypothesis, figures), p_adjusted in zip(found.items(), adjusted, strict=True):
         # Both must agree: with skewed differences the test alone finds too much, and the interval far less.
-        verdict = "noise"
+        verdict: Literal["better", "worse", "noise"] = "noise"
         if p_adjusted <= 1 - confidence and figures["low"] > hypothesis.shift:
             verdict = "better"
         elif p_adjusted <= 1 - confidence and figures["high"] < hypothesis.shift:
@@ -133,8 +134,8 @@ def _one(
     }
 
 
-def described(hypothesis: Hypothesis, outcome: Outcome) -> dict[str, Any]:
-    """A comparison in the form of decision.json."""
+def described(hypothesis: Hypothesis, outcome: Outcome) -> Comparison:
+    """The comparison in the form of decision.json."""
     return {
         "task": hypothesis.task,
         "slice": hypothesis.slice_name,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from components.gate.evaluation import Report
 from matta_core.errors import UserError
@@ -62,5 +63,5 @@ def check_directions(config: GateConfig, names: Iterable[str], report: Report) -
                     )
 
 
-def _settings(policy: GatePolicy) -> dict[str, object]:
+def _settings(policy: GatePolicy) -> dict[str, Any]:
     return {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}

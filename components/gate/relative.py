@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.gate.checks import Check, check
+from components.gate.checks import check
 from components.gate.evaluation import Report
 from components.gate.hypotheses import Hypothesis, Outcome, slices_of
 from components.gate.policy import asks_comparison
+from matta_core.artifacts.kinds.decision import Check
 from matta_core.recipe import GateConfig, GatePolicy
 
 Outcomes = Mapping[Hypothesis, Outcome]

@@ -1,13 +1,13 @@
 """Decide which students are good enough to serve. Each is judged on its own, and every reason is written down."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from components.common.records import Decision, read_decision
 from components.common.step_runner import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
-from matta_core.artifacts.json_files import read_json
+from matta_core.artifacts.kinds.decision import DECISION, Comparison, Decision, Verdict, read_decision
+from matta_core.artifacts.kinds.family import read_family
 from matta_core.errors import UserError
 from matta_core.recipe import GateConfig
 
@@ -15,15 +15,7 @@ from matta_core.recipe import GateConfig
 def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
     """Decide for every student of `students`, by its figures in `evaluation`, whether it is blessed.
 
-    File of a GateDecision: `decision.json`:
-    {"evaluation_set", "config": the settings it was made with, "policies": {size: what was asked of it}, "confidence",
-    "hypotheses": the number of comparisons corrected for, "students": {size: {"blessed", "baseline": name or null,
-    "checks": [{"check", "task", "slice", "threshold", "value", "passed", "why"}], "comparisons": [{"task", "slice",
-    "difference", "interval", "p_value", "p_adjusted", "verdict", "documents", "baseline_value", "value"}]}},
-    "blessed": names in ascending order of size, "left_on": whether the setting for a first push is left on though
-    something is served, "warnings": sentences}.
-    A difference is positive where the student is better; its interval is simultaneous over all comparisons. A decision
-    that blesses no student is a result, not an error.
+    File of a GateDecision: `decision.json`, a `Decision`. A decision that blesses no student is a result, not an error.
 
     Raises: UserError where the evaluation was made of another StudentFamily (then there is no decision, and nothing can
     be pushed), or cannot be read, or where a policy sets a minimum or a maximum on the wrong side of a task.
@@ -32,7 +24,7 @@ def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, ou
 
     def work(path: Path) -> dict[str, Any]:
         decision = decision_of(config, report, family)
-        write_json_atomically(path / "decision.json", decision)
+        write_json_atomically(path / DECISION, decision)
         return {
             "blessed": decision["blessed"],
             "held": [name for name in decision["students"] if name not in decision["blessed"]],
@@ -56,13 +48,12 @@ def open_inputs(evaluation: str | Path, students: str | Path) -> tuple[Artifact,
     return report, family
 
 
-def decision_of(config: GateConfig, report: Artifact, family: Artifact) -> dict[str, Any]:
+def decision_of(config: GateConfig, report: Artifact, family: Artifact) -> Decision:
     """The content of decision.json."""
     from components.gate.decision import decide  # imports numpy, and scipy when it compares
     from components.gate.evaluation import read_report
 
-    members = read_json(family.path / "family.json", dict, remedy="run extract_students again")
-    return decide(config, members, read_report(report))
+    return decide(config, read_family(family.path), read_report(report))
 
 
 def tell(decision: Decision, path: Path) -> None:
@@ -76,7 +67,7 @@ def tell(decision: Decision, path: Path) -> None:
     say("gate", f"every check and comparison: python -m components.gate --explain {path}")
 
 
-def _in_short(verdict: Mapping[str, Any]) -> str:
+def _in_short(verdict: Verdict) -> str:
     failed = list(dict.fromkeys(check["why"] for check in verdict["checks"] if not check["passed"]))
     if failed:
         more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
@@ -87,7 +78,7 @@ def _in_short(verdict: Mapping[str, Any]) -> str:
     return f"blessed, {len(verdict['checks'])} checks passed; {compared}"
 
 
-def _verdicts(comparisons: Iterable[Mapping[str, Any]]) -> str:
+def _verdicts(comparisons: Iterable[Comparison]) -> str:
     """The verdicts on whole tasks as text: better in A, noise in B."""
     tasks: dict[str, list[str]] = {"better": [], "worse": [], "noise": []}
     for comparison in comparisons:

@@ -16,10 +16,11 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms import combiners
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from tokenizers import Tokenizer
 
-from components.common.storage.files import SourceFile
+from components.common.storage.listing import SourceFile
 from components.prepare_data.documents import content_hash, normalise, shard_counts, shard_names, shard_of
 from components.prepare_data.readers import read_documents
 from components.prepare_data.shards import DOCUMENTS, document_batches, pack, read_texts, sequences_schema, write_shard
@@ -71,7 +72,7 @@ def collect_documents(
         highest = (
             distinct
             | "Hashes" >> beam.Keys()
-            | "LowestHashes" >> beam.combiners.Top.Smallest(config.max_documents)
+            | "LowestHashes" >> combiners.Top.Smallest(config.max_documents)
             | "HighestKept" >> beam.Map(lambda hashes: hashes[-1] if hashes else "")
         )
         kept = distinct | "KeepLowest" >> beam.Filter(
@@ -87,8 +88,8 @@ def collect_documents(
         | "GroupByShard" >> beam.CoGroupByKey()
         | "WriteDocuments" >> beam.ParDo(WriteDocuments(folder))
     )
-    num_distinct = distinct | "Count" >> beam.combiners.Count.Globally() | beam.Map(lambda number: {"distinct": number})
-    problems = read.problems | "FirstProblems" >> beam.combiners.Top.Smallest(PROBLEMS_SHOWN)
+    num_distinct = distinct | "Count" >> combiners.Count.Globally() | beam.Map(lambda number: {"distinct": number})
+    problems = read.problems | "FirstProblems" >> combiners.Top.Smallest(PROBLEMS_SHOWN)
     (
         (read.counts, num_distinct, written)
         | "AllCounts" >> beam.Flatten()
@@ -122,7 +123,7 @@ class ReadDocuments(beam.DoFn):
         self.skip_invalid_utf8 = config.on_invalid_utf8 == "skip"
 
     def process(self, file: SourceFile) -> Iterator[Any]:
-        counts = Counter()
+        counts: Counter[str] = Counter()
         for source, text in read_documents(file, self.text_field):
             counts["read"] += 1
             if not isinstance(text, str):
@@ -144,7 +145,7 @@ class WriteDocuments(beam.DoFn):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def process(self, shard: tuple[str, dict[str, Iterable]]) -> Iterator[dict[str, int]]:
+    def process(self, shard: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[dict[str, int]]:
         name, groups = shard
         documents = [document for _, document in sorted(groups["documents"])]
         write_shard(self.folder / name, DOCUMENTS, document_batches(documents), self.folder)
@@ -185,7 +186,7 @@ class TokenizeShard(beam.DoFn):
         self.tokenizer.encode_special_tokens = True  # a text that spells "<|endoftext|>" does not end there
 
     def process(self, name: str) -> Iterator[dict[str, int]]:
-        counts = Counter()
+        counts: Counter[str] = Counter()
         rows = write_shard(
             self.output / name,
             sequences_schema(self.sequence_length),
@@ -197,7 +198,7 @@ class TokenizeShard(beam.DoFn):
         split = name.partition("/")[0]
         yield {f"{split}.{count}": number for count, number in counts.items()}
 
-    def _token_ids(self, path: Path, counts: Counter) -> Iterator[np.ndarray]:
+    def _token_ids(self, path: Path, counts: Counter[str]) -> Iterator[np.ndarray]:
         before = [] if self.bos_token_id is None else [self.bos_token_id]
         for texts in read_texts(path):
             for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
@@ -210,7 +211,7 @@ class TokenizeShard(beam.DoFn):
 
 def add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """The sum of counts, name by name."""
-    total = Counter()
+    total: Counter[str] = Counter()
     for some in counts:
         total.update(some)
     return dict(total)

@@ -10,7 +10,7 @@ import reprlib
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.api_core.exceptions import GoogleAPIError
 
-from components.common.storage.files import SourceFile, printable, suffix
+from components.common.storage.listing import SourceFile, printable, suffix
 from components.common.storage.remote import open_remote
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -147,7 +147,7 @@ def _read_parquet(file: SourceFile, text_field: str) -> Documents:
                 yield place, Problem(f"{place} has no text: null") if data is None else _decode(data, place)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[SourceFile, str], Documents]] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), _read_lines),
     ".json": _read_json,
     ".csv": partial(_read_table, delimiter=","),
@@ -158,7 +158,7 @@ _READERS = {
 
 
 @contextlib.contextmanager
-def _open(file: SourceFile) -> Iterator[IO[bytes]]:
+def _open(file: SourceFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
     with _open_raw(file) as stream:
         yield gzip.GzipFile(fileobj=stream) if file.path.lower().endswith(".gz") else stream
 

@@ -6,17 +6,19 @@ import logging
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from components.common.step_runner import run_step
 from components.common.step_runner import say as say_for_step
-from components.common.storage.files import SourceFile, find_files, fingerprint, tokenizer_files
+from components.common.storage.listing import SourceFile, find_files
 from components.prepare_data.documents import shard_counts, shard_names
+from components.prepare_data.fingerprint import fingerprint, tokenizer_files
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
+from matta_core.artifacts.kinds.dataset import STATS, SplitStats, Stats
 from matta_core.errors import UserError
 from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig, PrepareDataConfig
@@ -67,10 +69,9 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
 
     vocab_size = num_token_ids(tokenizer)
     stats = _stats(counts, len(files), vocab_size, None if bos is None else tokenizer.bos_token)
-    write_json_atomically(unfinished / "stats.json", stats)
-    (unfinished / "stats.json").replace(path / "stats.json")
-    for split in SPLITS:
-        facts = stats[split]
+    write_json_atomically(unfinished / STATS, stats)
+    (unfinished / STATS).replace(path / STATS)
+    for split, facts in (("train", stats["train"]), ("validation", stats["validation"])):
         say(
             f"{split}: {facts['documents']:,} documents, {facts['bytes'] / 1e6:.1f} MB, {facts['tokens']:,} tokens, "
             f"{facts['sequences']:,} sequences of {config.sequence_length}"
@@ -83,7 +84,7 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
     }
 
 
-def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter:
+def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter[str]:
     """Write shards of documents; return how many were read, dropped and kept."""
     pipeline = _import_pipeline()
     report = unfinished / "documents.json"
@@ -157,7 +158,7 @@ def _tokenize_documents(
     return counts
 
 
-def _check_documents(config: PrepareDataConfig, counts: Counter, problems: list) -> None:
+def _check_documents(config: PrepareDataConfig, counts: Counter[str], problems: list[Any]) -> None:
     if problems:
         listed = "; ".join(message for _, message, _ in problems)
         more = f"; and {counts['problems'] - len(problems):,} more" if counts["problems"] > len(problems) else ""
@@ -192,10 +193,8 @@ def _check_sequences(config: PrepareDataConfig, counts: dict[str, int]) -> None:
             )
 
 
-def _stats(counts: dict[str, int], num_files: int, vocab_size: int, bos_token: str | None) -> dict[str, Any]:
-    """What stats.json holds: bytes of UTF-8 text; the token before every document, if any; tokens with that and every
-    document's eos; dropped ones filled no sequence."""
-    stats: dict[str, Any] = {
+def _stats(counts: dict[str, int], num_files: int, vocab_size: int, bos_token: str | None) -> Stats:
+    return {
         "files": num_files,
         "documents_read": counts["read"],
         "documents_empty": counts["empty"],
@@ -204,12 +203,20 @@ def _stats(counts: dict[str, int], num_files: int, vocab_size: int, bos_token: s
         "documents_beyond_maximum": counts["distinct"] - _kept(counts),
         "vocab_size": vocab_size,
         "bos_token": bos_token,
+        "train": _split_stats(counts, "train"),
+        "validation": _split_stats(counts, "validation"),
     }
-    for split in SPLITS:
-        names = ("documents", "bytes", "tokens", "sequences", "dropped_tokens")
-        stats[split] = {name: counts[f"{split}.{name}"] for name in names}
-        stats[split]["bytes_per_token"] = counts[f"{split}.bytes"] / counts[f"{split}.tokens"]
-    return stats
+
+
+def _split_stats(counts: Mapping[str, int], split: str) -> SplitStats:
+    return {
+        "documents": counts[f"{split}.documents"],
+        "bytes": counts[f"{split}.bytes"],
+        "tokens": counts[f"{split}.tokens"],
+        "sequences": counts[f"{split}.sequences"],
+        "dropped_tokens": counts[f"{split}.dropped_tokens"],
+        "bytes_per_token": counts[f"{split}.bytes"] / counts[f"{split}.tokens"],
+    }
 
 
 def _duplicates(counts: dict[str, int]) -> int:
@@ -232,7 +239,7 @@ def _import_pipeline() -> ModuleType:
     return pipeline
 
 
-def _texts(folder: Path, bar: "tqdm") -> Iterator[list[str]]:
+def _texts(folder: Path, bar: "tqdm[NoReturn]") -> Iterator[list[str]]:
     from components.prepare_data.shards import read_texts
 
     for shard in sorted(folder.iterdir()):

@@ -40,7 +40,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer = pretrained.load_tokenizer(name)
     except UserError as error:
         raise UserError(f"prepare_data.tokenizer: {error}; or set it to null to train one") from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"prepare_data.tokenizer = {name!r} has no tokenizer.json: convert it to a fast tokenizer")
     if tokenizer.eos_token_id is None:
         raise UserError(

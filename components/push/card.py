@@ -6,7 +6,7 @@ these alone.
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,15 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from components.common.markdown import code, escape
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
+from matta_core.artifacts.kinds.decision import Verdict
+from matta_core.artifacts.kinds.evaluation import Results, TaskFigure
+from matta_core.artifacts.kinds.family import Family, Member
 from matta_core.recipe.extraction import amount
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What a card is made of."""
 
     name: str
@@ -27,20 +30,20 @@ class Facts:
     version: str
     digest: str
     location: str
-    member: Mapping[str, Any]  # of family.json
-    family: Mapping[str, Any]  # family.json
-    results: Mapping[str, Any]  # results.json of the evaluation
-    verdict: Mapping[str, Any]  # the student's part of decision.json
+    member: Member
+    family: Family
+    results: Results
+    verdict: Verdict  # on the student
     confidence: float
     lineage: Mapping[str, str]  # digests of the artifacts that it comes from
 
 
-def model_card(facts: Facts) -> str:
+def model_card(facts: CardFacts) -> str:
     """The card, complete, as text. Names and words of the artifacts show as they are, and are no HTML or Markdown."""
     return f"---\n{_metadata(facts)}\n---\n\n" + "\n".join(_body(facts)) + "\n"
 
 
-def _metadata(facts: Facts) -> str:
+def _metadata(facts: CardFacts) -> str:
     tasks = facts.results["tasks"]
     figures = [
         EvalResult(
@@ -83,7 +86,7 @@ class _Header(yaml.SafeDumper):
 _Header.add_representer(str, _Header.represent_str)
 
 
-def _body(facts: Facts) -> Iterator[str]:
+def _body(facts: CardFacts) -> Iterator[str]:
     member, role = facts.member, "the TA itself" if facts.size == facts.family["ta"] else "a slice of the TA's weights"
     teacher = facts.results["models"].get("teacher", {})
     yield f"# {escape(facts.name)}, version {escape(facts.version)}"
@@ -141,7 +144,7 @@ def _body(facts: Facts) -> Iterator[str]:
     yield "```"
 
 
-def _sameness(member: Mapping[str, Any]) -> str:
+def _sameness(member: Member) -> str:
     if "compact" not in member:
         return "equal bit for bit to the student that was trained"
     return (
@@ -150,7 +153,7 @@ def _sameness(member: Mapping[str, Any]) -> str:
     )
 
 
-def _beginning(family: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _beginning(family: Family) -> Iterator[tuple[str, str]]:
     """What stands before a text, as in training; families made before it was recorded do not say."""
     if "bos_token" in family:
         bos = family["bos_token"]
@@ -160,13 +163,14 @@ def _beginning(family: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _widths(member: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _widths(member: Member) -> Iterator[tuple[str, str]]:
     """Where they differ by layer, or were searched."""
     if "compact" in member:
         yield "FFN widths by layer", ", ".join(map(str, member["intermediate_sizes"]))
         yield "Without padding", f"{member['compact']['parameters']:,} parameters"
     if "mix" in member:
-        found, (kind, limit) = member["mix"], *member["mix"]["budget"].items()
+        found = member["mix"]
+        ((kind, limit),) = found["budget"].items()
         yield (
             "Widths chosen",
             (
@@ -176,11 +180,11 @@ def _widths(member: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _figures(facts: Facts) -> Mapping[str, Any]:
+def _figures(facts: CardFacts) -> Mapping[str, TaskFigure]:
     return facts.results["models"].get(facts.size, {}).get("tasks", {})
 
 
-def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
+def _figure_rows(facts: CardFacts) -> Iterator[tuple[str, ...]]:
     for task, figure in _figures(facts).items():
         described = facts.results["tasks"][task]
         yield (
@@ -193,7 +197,7 @@ def _figure_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _comparison(facts: Facts) -> Iterator[str]:
+def _comparison(facts: CardFacts) -> Iterator[str]:
     yield "## Compared with what was served"
     yield ""
     baseline = facts.verdict.get("baseline")
@@ -225,14 +229,14 @@ def _comparison(facts: Facts) -> Iterator[str]:
     yield ""
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     yield "| " + " | ".join(head) + " |"
     yield "|" + " --- |" * len(head)
     for row in rows:
         yield "| " + " | ".join(row) + " |"
 
 
-def _with_interval(figure: Mapping[str, Any], unit: str) -> str:
+def _with_interval(figure: TaskFigure, unit: str) -> str:
     if figure["value"] is None:
         return "no finite number"
     interval = interval_95(figure, unit)

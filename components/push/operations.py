@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from components.common.served.pointer import HISTORY_LENGTH, POINTER, Pointer, change_pointer, read_pointer, withdrawal
-from components.common.served.release import roll_back
 from components.common.served.versions import version_digest, versions_there
 from components.common.step_runner import say
-from components.common.storage.store import Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
+from components.push.release import roll_back
 from components.push.validation import Queries, validate
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig

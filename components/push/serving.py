@@ -6,7 +6,6 @@ record's manifest is how it goes back. It is written into the PushRecord, since 
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import yaml
 
 from components.common.served.versions import version_name
 from components.common.storage.store import Store
+from matta_core.artifacts.kinds.evaluation import Results
+from matta_core.artifacts.kinds.family import Member
 from matta_core.recipe import ServingConfig
 
 # What KServe gives its Hugging Face runtime where nothing is said (its config/runtimes/kserve-huggingfaceserver.yaml):
@@ -33,7 +34,7 @@ def storage_uri(config: ServingConfig, store: Store, size: str, version: str) ->
     return f"file://{store.location(name)}"
 
 
-def memory(config: ServingConfig, member: Mapping[str, Any], results: Mapping[str, Any], size: str) -> str:
+def memory(config: ServingConfig, member: Member, results: Results, size: str) -> str:
     """A replica's memory as a Kubernetes quantity: `push.serving.memory`, else the server's own and the model's.
 
     The model's is what the evaluation measured: the peak of loading it and answering, on the CPU. On a GPU it measured
@@ -42,7 +43,7 @@ def memory(config: ServingConfig, member: Mapping[str, Any], results: Mapping[st
     if config.memory is not None:
         return config.memory
     measured = results["models"].get(size, {}).get("peak_memory_bytes")
-    on_cpu = results.get("measured_on", {}).get("device") == "cpu" and not config.gpus
+    on_cpu = results["measured_on"]["device"] == "cpu" and not config.gpus
     needed = measured if measured and on_cpu else _WEIGHTS_FACTOR * member["bytes"]
     return f"{math.ceil((_SERVER_BYTES + needed) / 2**20)}Mi"
 

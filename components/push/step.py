@@ -5,31 +5,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.common.records import contradiction, read_decision, read_family, read_results
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
-from components.common.served.release import push_version
-from components.common.served.retention import retire
 from components.common.served.versions import content_digest, version_name
 from components.common.step_runner import disk_errors_explained, run_step, say
-from components.common.storage.store import Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
 from components.push import card, registry, serving
+from components.push.release import push_version
+from components.push.retention import retire
 from components.push.validation import Queries, validate
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.artifacts.kinds.decision import DECISION, contradiction, read_decision
+from matta_core.artifacts.kinds.evaluation import RESULTS, read_results
+from matta_core.artifacts.kinds.family import read_family
+from matta_core.artifacts.kinds.push_record import PUSH, Pushed, PushRecord
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
-
-_OF_A_PUSHED_STUDENT = (
-    "version",
-    "path",
-    "digest",
-    "before",
-    "after",
-    "manifest_path",
-    "model_card",
-    "registered",
-    "registry_error",
-)
 
 
 def push(
@@ -47,8 +39,7 @@ def push(
     push that failed or was killed can be run again: what is there already is checked and kept. It runs every time,
     for no digest of an artifact tells what became of the target since; with the same outcome the record is the same.
 
-    Files of a PushRecord: `push.json`: {"target", "students": {name: {"pushed", "why", "version", "path", "digest",
-    "before", "after", "manifest_path", "model_card", "registered", "registry_error"}}}; `before` and `after` are the
+    Files of a PushRecord: `push.json`, a `PushRecord`. In it `before` and `after` are the
     versions that the pointer named before and after the move that put this version in its place, whenever that was;
     `path` is the version's path or URL; `manifest_path` and `model_card` are relative to the record: a KServe
     InferenceService `serving/<size>.yaml` and `cards/<size>.md`; `registered` is the version's URL in the model
@@ -70,23 +61,24 @@ def push(
     target = str(Path(config.target).resolve()) if "://" not in config.target else config.target
 
     def work(path: Path) -> dict[str, Any]:
-        facts = _Facts(verdict, family, report)
-        config.serving.check_sizes(size for size in facts.ascending if facts.verdicts[size]["blessed"])
+        judged = _Judged(verdict, family, report)
+        config.serving.check_sizes(size for size in judged.ascending if judged.verdicts[size]["blessed"])
         registry.check_registry(config)
         with disk_errors_explained(Path(target), "push.target"):
             store = open_store(config.target)
-        record, failures = {}, {}
+        record: dict[str, Pushed] = {}
+        failures = {}
         with Queries() as queries:
-            for size in facts.ascending:
-                if not facts.verdicts[size]["blessed"]:
+            for size in judged.ascending:
+                if not judged.verdicts[size]["blessed"]:
                     reasons = dict.fromkeys(
-                        check["why"] for check in facts.verdicts[size]["checks"] if not check["passed"]
+                        check["why"] for check in judged.verdicts[size]["checks"] if not check["passed"]
                     )
                     record[size] = _not_pushed(store, size, f"not blessed: {'; '.join(reasons)}")
                     continue
                 try:
                     with disk_errors_explained(Path(target), "push.target"):
-                        pointer = _push_one(config, store, size, facts, queries)
+                        pointer = _push_one(config, store, size, judged, queries)
                 except _WithdrawnError as error:
                     record[size] = _not_pushed(store, size, str(error))
                     continue
@@ -94,14 +86,15 @@ def push(
                     failures[size] = error
                     say("push", f"{size}: NOT pushed: {error}")
                     continue
-                record[size] = _hand_over(config, store, pointer, facts, path)
+                record[size] = _hand_over(config, store, pointer, judged, path)
                 _tidy_up(config, store, size)
         if failures:
             told = "; ".join(f"{size}: {error}" for size, error in failures.items())
             pushed = [size for size in record if record[size]["pushed"]]
             others = f" (pushed all the same: {', '.join(pushed)})" if pushed else ""
             raise UserError(f"{told}{others}") from next(iter(failures.values()))
-        write_json_atomically(path / "push.json", {"target": target, "students": record})
+        content: PushRecord = {"target": target, "students": record}
+        write_json_atomically(path / PUSH, content)
         return {"pushed": [size for size in record if record[size]["pushed"]]}
 
     inputs = {"decision": verdict, "students": family, "evaluation": report}
@@ -112,8 +105,8 @@ class _WithdrawnError(UserError):
     """A person took this version out of service. To leave it out is the outcome asked for, not a failure."""
 
 
-class _Facts:
-    """What the three artifacts say of the students."""
+class _Judged:
+    """The students as the gate judged them, by what the three artifacts say of them."""
 
     def __init__(self, verdict: Artifact, family: Artifact, report: Artifact) -> None:
         self.folder = family.path
@@ -122,7 +115,7 @@ class _Facts:
         self.ascending = sorted(self.members, key=lambda size: self.members[size]["parameters"])
         self.decision = read_decision(verdict.path)
         if problem := contradiction(self.decision):
-            raise UserError(f"{verdict.path}/decision.json contradicts itself: {problem}; run the gate again")
+            raise UserError(f"{verdict.path / DECISION} contradicts itself: {problem}; run the gate again")
         self.verdicts = self.decision["students"]
         if self.verdicts.keys() != self.members.keys():
             raise UserError(
@@ -143,9 +136,7 @@ class _Facts:
             return None
         version = self.results["models"].get(baseline, {}).get("version")
         if not isinstance(version, str) or not is_version(version):
-            raise UserError(
-                f"results.json tells no version of {baseline}, which {size} was compared with: evaluate again"
-            )
+            raise UserError(f"{RESULTS} tells no version of {baseline}, which {size} was compared with: evaluate again")
         return version
 
 
@@ -158,21 +149,21 @@ def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:
             )
 
 
-def _push_one(config: PushConfig, store: Store, size: str, facts: _Facts, queries: Queries) -> Pointer:
-    member = facts.members[size]
+def _push_one(config: PushConfig, store: Store, size: str, judged: _Judged, queries: Queries) -> Pointer:
+    member = judged.members[size]
     if "reference" not in member:
-        raise UserError(f"{facts.folder} holds no recorded logits of {size}: run extract_students again")
-    model = facts.folder / member["path"]
+        raise UserError(f"{judged.folder} holds no recorded logits of {size}: run extract_students again")
+    model = judged.folder / member["path"]
     pointer = push_version(
         store,
         size,
         model,
-        facts.folder / member["reference"],
-        may_replace=partial(_may_replace, store, size, content_digest(model)[:16], facts.judged_against(size)),
+        judged.folder / member["reference"],
+        may_replace=partial(_may_replace, store, size, content_digest(model)[:16], judged.judged_against(size)),
         try_out=partial(validate, queries, config, store, size),
-        inputs=facts.origin,
+        inputs=judged.origin,
         metadata={"size": size},
-        decision=facts.decision_digest,
+        decision=judged.decision_digest,
     )
     say("push", f"{size}: {pointer.version} is current, and whole (before: {pointer.previous or 'none'})")
     return pointer
@@ -192,31 +183,31 @@ def _may_replace(store: Store, size: str, version: str, judged_against: str | No
         )
 
 
-def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts, path: Path) -> dict[str, Any]:
+def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judged, path: Path) -> Pushed:
     """Manifest, card and registration of a pushed student; its part of push.json."""
     size, version = pointer.size, pointer.version
     name = config.serving.service_name(size)
     location = store.location(version_name(size, version))
-    member = facts.members[size]
-    memory = serving.memory(config.serving, member, facts.results, size)
-    arguments = serving.arguments(config.serving, name, facts.folder / member["path"])
+    member = judged.members[size]
+    memory = serving.memory(config.serving, member, judged.results, size)
+    arguments = serving.arguments(config.serving, name, judged.folder / member["path"])
     texts = {
         f"serving/{size}.yaml": serving.manifest(
             config.serving, store, size, version, pointer.digest, memory=memory, arguments=arguments
         ),
         f"cards/{size}.md": card.model_card(
-            card.Facts(
+            card.CardFacts(
                 name=name,
                 size=size,
                 version=version,
                 digest=pointer.digest,
                 location=location,
                 member=member,
-                family=facts.family,
-                results=facts.results,
-                verdict=facts.verdicts[size],
-                confidence=facts.decision["confidence"],
-                lineage=facts.lineage,
+                family=judged.family,
+                results=judged.results,
+                verdict=judged.verdicts[size],
+                confidence=judged.decision["confidence"],
+                lineage=judged.lineage,
             )
         ),
     }
@@ -226,7 +217,10 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts
     manifest_path, model_card = texts
     registered, problem = None, None
     if config.registry is not None:
-        properties = {"content_digest": pointer.digest, "parameters": facts.members[size]["parameters"]} | facts.origin
+        properties = {
+            "content_digest": pointer.digest,
+            "parameters": judged.members[size]["parameters"],
+        } | judged.origin
         try:
             registered = registry.register(config, name, version, location, properties)
             say("push", f"{size}: registered as {registered}")
@@ -248,11 +242,23 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, facts: _Facts
     }
 
 
-def _not_pushed(store: Store, size: str, why: str) -> dict[str, Any]:
+def _not_pushed(store: Store, size: str, why: str) -> Pushed:
     say("push", f"{size}: not pushed, {why}")
     served = read_pointer(store, size)
     version = served and served.version
-    return {"pushed": False, "why": why} | dict.fromkeys(_OF_A_PUSHED_STUDENT) | {"before": version, "after": version}
+    return {
+        "pushed": False,
+        "why": why,
+        "version": None,
+        "path": None,
+        "digest": None,
+        "before": version,
+        "after": version,
+        "manifest_path": None,
+        "model_card": None,
+        "registered": None,
+        "registry_error": None,
+    }
 
 
 def _tidy_up(config: PushConfig, store: Store, size: str) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from components.common.served.versions import fetch, reference_name, version_name
 from components.common.step_runner import say
@@ -63,7 +63,7 @@ class Queries:
 
     def __init__(self) -> None:
         self._resources = contextlib.ExitStack()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Queries":
         return self
@@ -91,7 +91,8 @@ class Queries:
                 complaints = complaints.strip() or self._complaints()
                 reason = (complaints.splitlines() or [f"exit status {status}"])[-1].rstrip(".")
                 # A download is gone by now: what stays can be asked again.
-                again = f" To see all of it: HF_HUB_OFFLINE=1 {sys.executable} -I {QUERY} {' '.join(request[:2])}"
+                command = [sys.executable, "-I", str(QUERY), *request[:2]]
+                again = f" To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}"
                 raise UserError(
                     f"{where} does not load and generate in a fresh process: {reason}. The pointer was not moved."
                     f"{again if where == str(place) else ''}"
@@ -106,19 +107,15 @@ class Queries:
     def _answer(self, request: list[str], limits: "_Limits") -> int:
         """The exit status of the request's process; of the one that was to fork it, where it died."""
         process = self._started()
+        assert process.stdin is not None, "it is a pipe"
+        assert process.stdout is not None, "it is a pipe"
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request).encode() + b"\n")
-        child = self._line(None, limits)
-        status = self._line(int(child), limits) if child else b""
+        child = _line(process.stdout, None, limits)
+        status = _line(process.stdout, int(child), limits) if child else b""
         return int(status) if status else process.wait() or 1
 
-    def _line(self, child: int | None, limits: "_Limits") -> bytes:
-        """What the process prints next, empty where it has ended. Raises: UserError at the first limit passed."""
-        while not select.select([self._process.stdout], [], [], _POLL_SECONDS)[0]:
-            limits.check(child)
-        return self._process.stdout.readline()
-
-    def _started(self) -> subprocess.Popen:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._errors = self._resources.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
             self._process = subprocess.Popen(
@@ -143,7 +140,14 @@ class Queries:
         self._resources.close()
 
 
-def _end_group(process: subprocess.Popen) -> None:
+def _line(output: IO[bytes], child: int | None, limits: "_Limits") -> bytes:
+    """What the process prints next, empty where it has ended. Raises: UserError at the first limit passed."""
+    while not select.select([output], [], [], _POLL_SECONDS)[0]:
+        limits.check(child)
+    return output.readline()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
     with process, contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -1,12 +1,11 @@
 """The command of report: `python -m components.report --help`."""
 
-import json
-
 from rich.console import Console
 
 from components.common.command_line import load_recipe, run_command, step_parser
 from components.report.step import report
 from components.report.table import pushed_lines, summary_table
+from matta_core.artifacts.kinds.report import read_summary
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
         name=load_recipe(args.recipe, args.set).name,
         output=args.output,
     )
-    summary = json.loads((artifact.path / "summary.json").read_text())
+    summary = read_summary(artifact.path)
     console = Console()
     console.print(summary_table(summary))
     for line in [*pushed_lines(summary), f"report: {artifact.path.resolve() / 'report.html'}"]:

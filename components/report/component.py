@@ -26,13 +26,13 @@ def report(
 
     For Kubeflow's own page: `page` and `tables` are copies, `metrics` the figures that are plotted over many runs.
     """
-    import json
     import shutil
 
     from components.common.kubeflow import output_path, publish, received
     from components.common.step_runner import exit_on_user_error
     from components.report.step import report as report_step
     from components.report.summary import scalars
+    from matta_core.artifacts.kinds.report import read_summary
 
     with exit_on_user_error():
         artifact = report_step(
@@ -49,6 +49,6 @@ def report(
         )
         shutil.copyfile(artifact.path / "report.html", page.path)
         shutil.copyfile(artifact.path / "summary.md", tables.path)
-        for name_of_figure, value in scalars(json.loads((artifact.path / "summary.json").read_text())).items():
+        for name_of_figure, value in scalars(read_summary(artifact.path)).items():
             metrics.log_metric(name_of_figure, value)
         publish(report, artifact)

@@ -1,11 +1,10 @@
 """The tables of the report, as plain text cells: the page and summary.md are written from the same ones."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from components.evaluate.figures import interval_95
-from components.report.figures import (
+from components.common.statistics import interval_95
+from components.report.formats import (
     UNKNOWN,
     milliseconds,
     plain,
@@ -18,8 +17,11 @@ from components.report.figures import (
     with_error,
     yes_no,
 )
-from components.report.summary import Summary, figure
-from components.report.table import decode_seconds, named_models
+from components.report.summary import decode_seconds, figure
+from components.report.table import named_models
+from matta_core.artifacts.kinds.decision import Decision
+from matta_core.artifacts.kinds.evaluation import Results
+from matta_core.artifacts.kinds.report import MeasuredSummary, Summary
 from matta_core.recipe.extraction import amount
 
 MOST_SLICES = 12  # of one kind are shown: those of the most documents
@@ -41,7 +43,7 @@ class Grid:
     name: str
     caption: str
     columns: tuple[Column, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def models_grid(summary: Summary, tasks: list[str]) -> Grid:
@@ -98,12 +100,12 @@ def widths_grid(summary: Summary) -> Grid:
     )
 
 
-def comparison_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
+def comparison_grid(summary: Summary, decision: Decision) -> Grid:
     """Every student beside what is served under its name."""
     rows = []
     for size, model in summary["students"].items():
         for one in model["comparisons"]:
-            unit = summary["tasks"].get(one["task"], {}).get("unit", "")
+            unit = summary["tasks"][one["task"]]["unit"]
             rows.append(
                 (
                     size,
@@ -163,20 +165,20 @@ def task_grid(summary: Summary, task: str, number: int) -> Grid:
     )
 
 
-def slice_grid(summary: Summary, results: Mapping[str, Any], task: str, number: int) -> Grid | None:
+def slice_grid(summary: Summary, results: Results, task: str, number: int) -> Grid | None:
     """One task by slices of its documents; None where it has none."""
     names = {**{size: size for size in summary["students"]}, "teacher": "Teacher"}
     slices = {
-        model: results["models"][model]["tasks"].get(task, {}).get("slices", {})
+        model: results["models"][model]["tasks"][task].get("slices", {})
         for model in names
-        if model in results["models"]
+        if task in results["models"].get(model, {}).get("tasks", {})
     }
     unit, rows, left_out = summary["tasks"][task]["unit"], [], 0
     for kind in dict.fromkeys(kind for of_model in slices.values() for kind in of_model):
         documents: dict[str, int] = {}
         for of_model in slices.values():
             documents = {name: entry["documents"] for name, entry in of_model.get(kind, {}).items()} | documents
-        by_size = sorted(documents, key=lambda name: -(documents[name] or 0))
+        by_size = sorted(documents, key=lambda name: -documents[name])
         shown = [name for name in LENGTHS if name in documents] if kind == "length" else by_size[:MOST_SLICES]
         left_out += len(documents) - len(shown)
         rows += [
@@ -203,22 +205,22 @@ def slice_grid(summary: Summary, results: Mapping[str, Any], task: str, number: 
 
 def speed_grid(summary: Summary) -> Grid:
     """Latency, throughput and memory of the students, of what is served, and of the Teacher."""
-    models = []
-    for name, model in named_models(summary):
-        models.append((name, model))
-        if model["baseline"]:
-            models.append((f"{name}, served now", model["baseline"]))
+    models: list[tuple[str, MeasuredSummary]] = []
+    for name, own in named_models(summary):
+        models.append((name, own))
+        if own["baseline"]:
+            models.append((f"{name}, served now", own["baseline"]))
     batches = {
-        kind: sorted({batch for _, model in models for batch in model[kind] or {}}, key=int)
+        kind: sorted({batch for _, model in models for batch in _timings(model)[kind]}, key=int)
         for kind in ("prefill", "decode")
     }
     rows = []
     for name, model in models:
         cells = [name]
-        for kind, per in (("prefill", "seconds"), ("decode", "seconds_per_token")):
+        for kind, timings in _timings(model).items():
             for batch in batches[kind]:
-                entry = (model[kind] or {}).get(batch, {})
-                cells += [milliseconds(entry.get(per)), scaled(entry.get("tokens_per_second"))]
+                seconds, tokens_per_second = timings.get(batch, (None, None))
+                cells += [milliseconds(seconds), scaled(tokens_per_second)]
         rows.append((*cells, scaled(model["peak_memory_bytes"], "B")))
     headings = [
         heading
@@ -236,7 +238,16 @@ def speed_grid(summary: Summary) -> Grid:
     )
 
 
-def reasons_grid(summary: Summary, decision: Mapping[str, Any]) -> Grid:
+def _timings(model: MeasuredSummary) -> dict[str, dict[str, tuple[float, float]]]:
+    """Seconds, and tokens per second, by kind and batch."""
+    prefill, decode = model["prefill"] or {}, model["decode"] or {}
+    return {
+        "prefill": {batch: (one["seconds"], one["tokens_per_second"]) for batch, one in prefill.items()},
+        "decode": {batch: (one["seconds_per_token"], one["tokens_per_second"]) for batch, one in decode.items()},
+    }
+
+
+def reasons_grid(summary: Summary, decision: Decision) -> Grid:
     """Every check of the gate."""
     rows = []
     for size in summary["students"]:

@@ -94,8 +94,8 @@ def _candidates(x: float, y: float, width: float, radius: float, bounds: Box) ->
             longer = max(abs(across), abs(down))
             middle_x = x + across / longer * (gap + half_width)
             middle_y = y + down / longer * (gap + half_height)
-            box = (middle_x - half_width, middle_x + half_width, middle_y - half_height, middle_y + half_height)
-            yield distance, tuple(round(edge, 2) for edge in box)
+            left, right = round(middle_x - half_width, 2), round(middle_x + half_width, 2)
+            yield distance, (left, right, round(middle_y - half_height, 2), round(middle_y + half_height, 2))
         distance += 6.0
 
 

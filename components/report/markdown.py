@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from components.common.markdown import code, escape
 from components.report.details import Column, Grid
-from components.report.figures import duration
+from components.report.formats import duration
 from components.report.sections import SectionOfReport, headline, held_lines
-from components.report.summary import Summary
+from matta_core.artifacts.kinds.report import Summary
 
 
 def markdown(summary: Summary, content: Sequence[SectionOfReport]) -> str:

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from components.report.details import Column, Grid
-from components.report.figures import UNKNOWN, duration, setting_text, task_name, yes_no
-from components.report.summary import Summary
+from components.report.formats import UNKNOWN, duration, setting_text, task_name, yes_no
 from matta_core.artifacts import Artifact
+from matta_core.artifacts.kinds.push_record import PushRecord
+from matta_core.artifacts.kinds.report import Summary
 
 
-def pushed_grid(summary: Summary, record: Mapping[str, Any]) -> Grid:
+def pushed_grid(summary: Summary, record: PushRecord) -> Grid:
     """What was pushed, and why not."""
     entries = [(size, record["students"][size]) for size in summary["students"]]
     return Grid(
@@ -30,7 +30,7 @@ def pushed_grid(summary: Summary, record: Mapping[str, Any]) -> Grid:
     )
 
 
-def serving_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> Grid:
+def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> Grid:
     """What serving takes over. `folder`: the PushRecord's, for paths within it."""
     entries = [(size, record["students"][size]) for size in summary["students"]]
     return Grid(
@@ -43,7 +43,7 @@ def serving_grid(summary: Summary, record: Mapping[str, Any], folder: Path) -> G
         [
             (
                 size,
-                entry["path"],
+                place(entry["path"], folder),
                 place(entry["manifest_path"], folder),
                 place(entry["model_card"], folder),
                 entry["registered"] or _not_registered(entry["registry_error"]),

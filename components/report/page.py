@@ -1,15 +1,14 @@
 """The page: one file that needs no network and no script."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.report.figures import duration, plain, scaled
+from components.report.formats import duration, plain, scaled
 from components.report.sections import SectionOfReport, headline, held_lines
-from components.report.summary import Summary
 from components.report.table import table_tasks
+from matta_core.artifacts.kinds.report import ModelSummary, Summary
 
 
 def render(summary: Summary, content: Sequence[SectionOfReport]) -> str:
@@ -38,18 +37,14 @@ def _range(summary: Summary) -> str:
     named = [ends[0], ends[-1]] if len(ends) > 1 else ends
     told = [
         f"{size} has {scaled(model['parameters'])} parameters"
-        + (f" and reaches {_told(model['tasks'][task]['value'], unit)}" if _known(model, task) else "")
+        + (f" and {reached}" if (reached := _reached(model, task, unit)) else "")
         for size, model in named
     ]
-    teacher = summary["teacher"]
-    if _known(teacher, task):
-        told.append(f"the Teacher reaches {_told(teacher['tasks'][task]['value'], unit)}")
+    if reached := _reached(summary["teacher"], task, unit):
+        told.append(f"the Teacher {reached}")
     return f"{'; '.join(told)}. All steps took {duration(summary['total_seconds'])}."
 
 
-def _known(model: Mapping[str, Any], task: str) -> bool:
-    return model["tasks"][task]["value"] is not None
-
-
-def _told(value: float, unit: str) -> str:
-    return f"{plain(value, unit)} {unit}"
+def _reached(model: ModelSummary, task: str, unit: str) -> str | None:
+    value = model["tasks"][task]["value"]
+    return None if value is None else f"reaches {plain(value, unit)} {unit}"

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from components.report.axes import Axis, Canvas, axis, frame, svg, text, tick_text
-from components.report.figures import plain, scaled, task_name
+from components.report.formats import plain, scaled, task_name
 from components.report.labels import Box, place_labels, spread
 
 LARGE, SMALL = Canvas(720, 400), Canvas(480, 320)

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from markupsafe import Markup
 
-from components.evaluate.figures import interval_95
+from components.common.statistics import interval_95
 from components.report.details import (
     Grid,
     comparison_grid,
@@ -17,12 +16,16 @@ from components.report.details import (
     task_grid,
     widths_grid,
 )
-from components.report.figures import task_name
+from components.report.formats import task_name
 from components.report.origins import lineage_grid, pushed_grid, serving_grid, tasks_grid
 from components.report.plot import DECODE, PARAMETERS, SMALL, Cost, Point, curves_plot, quality_plot
-from components.report.summary import Curves, Summary
-from components.report.table import decode_seconds, table_tasks
+from components.report.summary import Curves, decode_seconds
+from components.report.table import table_tasks
 from matta_core.artifacts import Artifact
+from matta_core.artifacts.kinds.decision import Decision
+from matta_core.artifacts.kinds.evaluation import Results
+from matta_core.artifacts.kinds.push_record import PushRecord
+from matta_core.artifacts.kinds.report import BaselineSummary, ModelSummary, Summary
 
 QUALITY_CAPTION = (
     "Bars: the 95% interval of each figure by itself (Student's t on its standard error over documents); whether a "
@@ -67,7 +70,7 @@ def headline(summary: Summary) -> str:
 def held_lines(summary: Summary) -> list[str]:
     """Why each student that was not blessed was held."""
     return [
-        f"{size} was held: {'; '.join(dict.fromkeys(model['held_because']))}"
+        f"{size} was held: {'; '.join(dict.fromkeys(model['held_because'] or ()))}"
         for size, model in summary["students"].items()
         if not model["blessed"]
     ]
@@ -75,9 +78,9 @@ def held_lines(summary: Summary) -> list[str]:
 
 def sections(
     summary: Summary,
-    results: Mapping[str, Any],
-    decision: Mapping[str, Any],
-    record: Mapping[str, Any],
+    results: Results,
+    decision: Decision,
+    record: PushRecord,
     curves: Curves,
     artifacts: Mapping[str, Artifact],
 ) -> list[SectionOfReport]:
@@ -136,27 +139,28 @@ def quality_parts(summary: Summary) -> list[Part]:
 
 def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
     """The models that have the task's figure and the cost."""
-    models = [(size, model, "student") for size, model in summary["students"].items()]
-    models += [
-        (f"{size} served", model["baseline"], "served")
-        for size, model in summary["students"].items()
-        if model["baseline"]
-    ]
-    points = []
-    for name, model, role in [*models, ("Teacher", summary["teacher"], "teacher")]:
-        entry, seconds = model["tasks"][task], decode_seconds(model)
+    unit, points = summary["tasks"][task]["unit"], []
+
+    def add(name: str, model: ModelSummary | BaselineSummary, role: str, *, blessed: bool = False) -> None:
+        value, seconds = model["tasks"][task]["value"], decode_seconds(model)
         price = model["parameters"] if cost is PARAMETERS else seconds and 1000 * seconds
-        if price is None or entry["value"] is None:
-            continue
-        interval = interval_95(entry, summary["tasks"][task]["unit"])
-        points.append(Point(name, price, entry["value"], interval, role, bool(model.get("blessed"))))
+        if price is not None and value is not None:
+            points.append(Point(name, price, value, interval_95(model["tasks"][task], unit), role, blessed))
+
+    for size, model in summary["students"].items():
+        add(size, model, "student", blessed=bool(model["blessed"]))
+        compact = model["compact"]
         # The same function at its own cost: latency was measured of the padded checkpoint alone.
-        if cost is PARAMETERS and "path" in (model.get("compact") or {}):
-            points.append(replace(points[-1], name=f"{name} compact", cost=model["compact"]["parameters"]))
+        if cost is PARAMETERS and compact and "path" in compact and points and points[-1].name == size:
+            points.append(replace(points[-1], name=f"{size} compact", cost=compact["parameters"]))
+    for size, model in summary["students"].items():
+        if model["baseline"]:
+            add(f"{size} served", model["baseline"], "served")
+    add("Teacher", summary["teacher"], "teacher")
     return points
 
 
-def _served(summary: Summary, decision: Mapping[str, Any]) -> Part:
+def _served(summary: Summary, decision: Decision) -> Part:
     """The comparisons, and which students have nothing to be compared with."""
     grid = comparison_grid(summary, decision)
     none = [size for size, model in summary["students"].items() if model["baseline"] is None]
@@ -171,7 +175,7 @@ def _served(summary: Summary, decision: Mapping[str, Any]) -> Part:
     return Part(text=tuple(text), grids=(grid,) if grid.rows else ())
 
 
-def _reasons(summary: Summary, decision: Mapping[str, Any]) -> Part:
+def _reasons(summary: Summary, decision: Decision) -> Part:
     warnings = tuple(f"Warning: {warning}." for warning in decision["warnings"])
     return Part(text=warnings, grids=(reasons_grid(summary, decision),))
 

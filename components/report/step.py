@@ -6,8 +6,24 @@ from typing import Any
 
 from components.common.step_runner import run_step
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
+from matta_core.artifacts.kinds.decision import read_decision
+from matta_core.artifacts.kinds.evaluation import read_results
+from matta_core.artifacts.kinds.push_record import read_push_record
+from matta_core.artifacts.kinds.report import SUMMARY
 from matta_core.errors import UserError
 from matta_core.recipe.settings import Section, setting
+
+# By its role, under which manifests name it among their inputs: the step that made it, and its kind.
+_MADE = {
+    "dataset": ("prepare_data", "TokenizedDataset"),
+    "teacher": ("train_teacher", "MattaCheckpoint"),
+    "scores": ("score_teacher", "TeacherScores"),
+    "checkpoint": ("train", "MattaCheckpoint"),
+    "students": ("extract_students", "StudentFamily"),
+    "evaluation": ("evaluate", "EvaluationReport"),
+    "decision": ("gate", "GateDecision"),
+    "record": ("push", "PushRecord"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,44 +55,38 @@ def report(
 
     Raises: UserError where an artifact was not made from the one that is given beside it.
     """
-    opened = {
-        "prepare_data": open_artifact(dataset, "TokenizedDataset"),
-        "train_teacher": teacher_checkpoint and open_artifact(teacher_checkpoint, "MattaCheckpoint"),
-        "score_teacher": scores and open_artifact(scores, "TeacherScores"),
-        "train": open_artifact(checkpoint, "MattaCheckpoint"),
-        "extract_students": open_artifact(students, "StudentFamily"),
-        "evaluate": open_artifact(evaluation, "EvaluationReport"),
-        "gate": open_artifact(decision, "GateDecision"),
-        "push": open_artifact(push_record, "PushRecord"),
+    given = {
+        "dataset": dataset,
+        "teacher": teacher_checkpoint,
+        "scores": scores,
+        "checkpoint": checkpoint,
+        "students": students,
+        "evaluation": evaluation,
+        "decision": decision,
+        "record": push_record,
     }
-    artifacts = {step: artifact for step, artifact in opened.items() if artifact}
-    for source, made in (
-        ("prepare_data", "train"),
-        ("train", "extract_students"),
-        ("extract_students", "evaluate"),
-        ("evaluate", "gate"),
-        ("gate", "push"),
-    ):
-        if artifacts[source].digest not in artifacts[made].inputs.values():
-            raise UserError(
-                f"{artifacts[made].path} was not made from {artifacts[source].path}: a report is of one run, "
-                f"give the artifacts of the same one"
-            )
+    opened = {role: open_artifact(path, kind) for role, (_, kind) in _MADE.items() if (path := given[role]) is not None}
+    for made in opened.values():
+        for role, source in opened.items():
+            if made.inputs.get(role, source.digest) != source.digest:
+                raise UserError(
+                    f"{made.path} was not made from {source.path}: a report is of one run, give the artifacts of the "
+                    f"same one"
+                )
+    artifacts = {_MADE[role][0]: artifact for role, artifact in opened.items()}
 
     def work(path: Path) -> dict[str, Any]:
         from components.report.markdown import markdown
         from components.report.page import render
         from components.report.sections import sections
-        from components.report.summary import read, summarise, training_curves
+        from components.report.summary import summarise, training_curves
 
         summary = summarise(name, artifacts)
-        results, verdicts, record = (
-            read(artifacts[step], file)
-            for step, file in (("evaluate", "results.json"), ("gate", "decision.json"), ("push", "push.json"))
-        )
+        results = read_results(artifacts["evaluate"].path)
+        verdicts, record = read_decision(artifacts["gate"].path), read_push_record(artifacts["push"].path)
         curves = training_curves(artifacts["train"], list(summary["students"]))
         content = sections(summary, results, verdicts, record, curves, artifacts)
-        write_json_atomically(path / "summary.json", summary)
+        write_json_atomically(path / SUMMARY, summary)
         (path / "report.html").write_text(render(summary, content), encoding="utf-8")
         (path / "summary.md").write_text(markdown(summary, content), encoding="utf-8")
         return {"name": name, "students": list(summary["students"])}

@@ -1,14 +1,18 @@
 """The figures of a run, gathered from its artifacts into one plain object: the content of summary.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from components.report.figures import finite
+from components.report.formats import finite
 from matta_core.artifacts import Artifact
-from matta_core.artifacts.json_files import read_json
+from matta_core.artifacts.kinds.checkpoint import METRICS
+from matta_core.artifacts.kinds.decision import read_decision
+from matta_core.artifacts.kinds.evaluation import ModelResults, read_results
+from matta_core.artifacts.kinds.family import Member, read_family
+from matta_core.artifacts.kinds.push_record import read_push_record
+from matta_core.artifacts.kinds.report import BaselineSummary, MeasuredSummary, ModelSummary, Numbers, Summary
 
-Summary = dict[str, Any]
 Curves = dict[str, list[tuple[int, float]]]
 
 
@@ -40,27 +44,29 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     its reuse; `total_seconds` is their sum. This report's own second is in neither: it is not over while it is
     written.
     """
-    family = read(artifacts["extract_students"], "family.json")
-    results = read(artifacts["evaluate"], "results.json")
-    decision = read(artifacts["gate"], "decision.json")
+    family = read_family(artifacts["extract_students"].path)
+    results = read_results(artifacts["evaluate"].path)
+    decision = read_decision(artifacts["gate"].path)
     verdicts = decision["students"]
-    pushed = read(artifacts["push"], "push.json")["students"]
+    pushed = read_push_record(artifacts["push"].path)["students"]
     folder = artifacts["extract_students"].path.resolve()
     tasks, models = results["tasks"], results["models"]
-    students = {
+    students: dict[str, ModelSummary] = {
         size: {
             "path": str(folder / member["path"]),
             "parameters": member["parameters"],
             "bytes": member["bytes"],
             "flops_per_token": member["flops_per_token"],
-            **{key: member.get(key) for key in ("intermediate_sizes", "compact", "mix")},
+            "intermediate_sizes": member.get("intermediate_sizes"),
+            "compact": member.get("compact"),
+            "mix": member.get("mix"),
             **measured(models.get(size, {}), tasks),
             "blessed": verdicts[size]["blessed"],
             "held_because": [check["why"] for check in verdicts[size]["checks"] if not check["passed"]],
             "pushed_to": pushed[size]["path"],
             "not_pushed_because": None if pushed[size]["pushed"] else pushed[size]["why"],
             "baseline": _baseline(size, results["baselines"].get(size), models, tasks),
-            "comparisons": [_comparison(comparison) for comparison in verdicts[size]["comparisons"]],
+            "comparisons": verdicts[size]["comparisons"],
         }
         for size, member in sorted(family["students"].items(), key=lambda item: _own_parameters(item[1]))
     }
@@ -73,7 +79,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
         "left_on": decision.get("left_on", False),  # older decisions do not say it
         "tasks": tasks,
         "students": students,
-        "ta": None if ta is None else ta | {"size": family["ta"]},
+        "ta": None if ta is None else {**ta, "size": family["ta"]},
         "teacher": _teacher(models.get("teacher", {}), tasks, artifacts),
         "baseline_target": results["baseline_target"],
         "measured_on": results["measured_on"],
@@ -82,15 +88,15 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     }
 
 
-def _own_parameters(member: Mapping[str, Any]) -> int:
+def _own_parameters(member: Member) -> int:
     """Without padding: as the gate orders students."""
-    return member.get("compact", member)["parameters"]
+    return member["compact"]["parameters"] if "compact" in member else member["parameters"]
 
 
 def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
     """Held-out cross-entropy in nats per token by size: (optimizer step, value) pairs from metrics.jsonl."""
     curves: Curves = {size: [] for size in sizes}
-    for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines():
+    for line in (checkpoint.path / METRICS).read_text().splitlines():
         row = json.loads(line)
         for size, curve in curves.items():
             value = finite(row.get(f"eval/cross_entropy/{size}"))
@@ -101,70 +107,67 @@ def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
 
 def scalars(summary: Summary) -> dict[str, float]:
     """What a dashboard plots over many runs: figures by task and size, decode latency, what was blessed and pushed."""
-    values = {}
+    values: dict[str, float] = {}
     for size, model in summary["students"].items():
         figures = {task: entry["value"] for task, entry in model["tasks"].items()}
-        figures["decode_seconds_per_token"] = (model["decode"] or {}).get("1", {}).get("seconds_per_token")
-        figures |= {"blessed": float(model["blessed"]), "pushed": float(model["pushed_to"] is not None)}
+        figures["decode_seconds_per_token"] = decode_seconds(model)
+        figures |= {"blessed": float(bool(model["blessed"])), "pushed": float(model["pushed_to"] is not None)}
         values |= {f"{name}/{size}": float(value) for name, value in figures.items() if value is not None}
     return values
 
 
-def read(artifact: Artifact, file: str) -> dict[str, Any]:
-    return read_json(artifact.path / file, dict, remedy="make it again with the step that made it")
+def decode_seconds(model: MeasuredSummary) -> float | None:
+    """Seconds per generated token; the model's latency when it answers one request at a time."""
+    one = (model["decode"] or {}).get("1")
+    return None if one is None else one["seconds_per_token"]
 
 
-def measured(model: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
+def measured(model: ModelResults, tasks: Iterable[str]) -> MeasuredSummary:
     """Every task's figure and what inference costs; null for what the evaluation does not have."""
+    figures = model.get("tasks", {})
     return {
-        "tasks": {task: figure(model.get("tasks", {}).get(task) or {}) for task in tasks},
-        **{
-            kind: {
-                batch: {name: finite(value) for name, value in entry.items()}
-                for batch, entry in (model.get(kind) or {}).items()
-            }
-            or None
-            for kind in ("prefill", "decode")
-        },
-        "peak_memory_bytes": finite(model.get("peak_memory_bytes")),
+        "tasks": {task: figure(figures.get(task, {})) for task in tasks},
+        "prefill": model.get("prefill"),
+        "decode": model.get("decode"),
+        "peak_memory_bytes": model.get("peak_memory_bytes"),
     }
 
 
-def figure(entry: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: finite(entry.get(name)) for name in ("value", "standard_error", "questions", "documents")}
+def figure(entry: Mapping[str, Any]) -> Numbers:
+    return {name: entry.get(name) for name in ("value", "standard_error", "questions", "documents")}
 
 
 def _baseline(
-    size: str, name: str | None, models: Mapping[str, Any], tasks: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    if name in (None, size):  # nothing was served before it, or it is itself what is served
+    size: str, name: str | None, models: Mapping[str, ModelResults], tasks: Iterable[str]
+) -> BaselineSummary | None:
+    if name is None or name == size:  # nothing was served before it, or it is itself what is served
         return None
     model = models.get(name, {})
-    sizes = {field: model.get(field) for field in ("version", "parameters", "bytes")}
-    return {"name": name, **sizes, **measured(model, tasks)}
-
-
-def _comparison(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """As in decision.json, whose "nan" becomes null."""
-    numbers = ("difference", "p_value", "p_adjusted", "baseline_value", "value")
     return {
-        **comparison,
-        **{name: finite(comparison[name]) for name in numbers},
-        "interval": [finite(end) for end in comparison["interval"] or ()] or None,
+        "name": name,
+        "version": model.get("version"),
+        "parameters": model.get("parameters"),
+        "bytes": model.get("bytes"),
+        **measured(model, tasks),
     }
 
 
-def _teacher(model: Mapping[str, Any], tasks: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def _teacher(model: ModelResults, tasks: Iterable[str], artifacts: Mapping[str, Artifact]) -> ModelSummary:
     """The Teacher is not served: it is neither blessed nor pushed. A foreign one has no path and FLOPs here."""
     checkpoint = artifacts.get("train_teacher")
-    folder = None if checkpoint is None else checkpoint.path.resolve() / "ta"
     return {
-        "path": folder and str(folder),
+        "path": None if checkpoint is None else str(checkpoint.path.resolve() / "ta"),
         "parameters": model.get("parameters"),
         "bytes": model.get("bytes"),
         "flops_per_token": checkpoint and checkpoint.metadata["flops_per_token"],
         **measured(model, tasks),
-        **dict.fromkeys(("intermediate_sizes", "compact", "mix")),
-        **dict.fromkeys(("blessed", "held_because", "pushed_to", "not_pushed_because", "baseline")),
+        "intermediate_sizes": None,
+        "compact": None,
+        "mix": None,
+        "blessed": None,
+        "held_because": None,
+        "pushed_to": None,
+        "not_pushed_because": None,
+        "baseline": None,
         "comparisons": [],
     }

@@ -1,18 +1,17 @@
 """The final table for the terminal, whole within 80 columns; all tasks and comparisons are in summary.md."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from components.report.figures import BITS_PER_BYTE, LAST_TOKEN, milliseconds, scaled, task_name, with_error, yes_no
+from components.report.formats import BITS_PER_BYTE, LAST_TOKEN, milliseconds, scaled, task_name, with_error, yes_no
+from components.report.summary import decode_seconds
+from matta_core.artifacts.kinds.report import ModelSummary, Summary
 
 MOST_TASKS = 2  # more do not fit beside the cost
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: Summary) -> Table:
     """The table of summary.json for a terminal of 80 columns or more. `pushed_lines` tell what was pushed."""
     table = Table(
         title=f"MatTA: {summary['name']}",
@@ -29,12 +28,12 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def terminal_columns(summary: Mapping[str, Any]) -> list[str]:
+def terminal_columns(summary: Summary) -> list[str]:
     tasks = [task_name(task) for task in table_tasks(summary)]
     return ["size", "params", "bytes", "FLOPs/\ntoken", "ms per\ntoken", *tasks, "blessed"]
 
 
-def terminal_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def terminal_rows(summary: Summary) -> list[tuple[str, ...]]:
     """One tuple of texts per model, students by size, then the Teacher."""
     return [
         (
@@ -50,7 +49,7 @@ def terminal_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def named_models(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def named_models(summary: Summary) -> list[tuple[str, ModelSummary]]:
     """Students in ascending order, the Student and the TA called so, then the Teacher."""
     ta = summary["ta"] and summary["ta"]["size"]
     roles = {summary["student"]: " (Student)", ta: " (TA)"}
@@ -58,20 +57,15 @@ def named_models(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
     return [*students, ("Teacher", summary["teacher"])]
 
 
-def decode_seconds(model: Mapping[str, Any], batch: str = "1") -> float | None:
-    """Seconds per generated token; the model's latency when it answers one request at a time."""
-    return (model["decode"] or {}).get(batch, {}).get("seconds_per_token")
-
-
-def pushed_lines(summary: Mapping[str, Any]) -> list[str]:
+def pushed_lines(summary: Summary) -> list[str]:
     """Where the pushed students lie, and why another one was not pushed, a line each."""
     return [
-        f"{size}: {model['pushed_to'] or 'not pushed, ' + model['not_pushed_because']}"
+        f"{size}: " + (model["pushed_to"] or f"not pushed, {model['not_pushed_because']}")
         for size, model in summary["students"].items()
     ]
 
 
-def table_tasks(summary: Mapping[str, Any]) -> list[str]:
+def table_tasks(summary: Summary) -> list[str]:
     """Our own two where they were evaluated, else the first two."""
     own = [task for task in (BITS_PER_BYTE, LAST_TOKEN) if task in summary["tasks"]]
     return [*own, *(task for task in summary["tasks"] if task not in own)][:MOST_TASKS]

@@ -1,4 +1,4 @@
-"""The training step as a Kubeflow component."""
+"""Training as Kubeflow components: the TA with its students, and a Teacher."""
 
 from kfp import dsl
 
@@ -36,6 +36,38 @@ def train(
         artifact = train(
             settings, received(dataset), received(scores), output=output, launch_config=launch, push_config=push
         )
+        assert artifact is not None, "no rank of torchrun's runs this"
+        publish(checkpoint, artifact)
+        for name, value in artifact.metadata["final"].items():
+            metrics.log_metric(name, value)
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train_teacher(
+    config: str,
+    store: str,
+    dataset: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    launch_config: str = "",
+) -> None:
+    """Train a Teacher where none exists.
+
+    Artifact files: ta/ (a Hugging Face checkpoint: the Teacher), nesting.json, metrics.jsonl, tensorboard/.
+    `launch_config`: where the ranks run, LaunchConfig of components.common.launching as JSON; empty: in this process.
+    """
+    from components.common.kubeflow import output_path, publish, received
+    from components.common.launching.config import LaunchConfig
+    from components.common.step_runner import exit_on_user_error
+    from components.train.step import train_teacher
+    from matta_core.recipe import TrainConfig
+
+    with exit_on_user_error():
+        settings = TrainConfig.from_json(config, "train_teacher")
+        output = output_path(store, "train_teacher", checkpoint.path)
+        launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
+        artifact = train_teacher(settings, received(dataset), output=output, launch_config=launch)
+        assert artifact is not None, "no rank of torchrun's runs this"
         publish(checkpoint, artifact)
         for name, value in artifact.metadata["final"].items():
             metrics.log_metric(name, value)

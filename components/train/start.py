@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from components.common.served.versions import KIND as PUSHED_MODEL
 from components.common.served.versions import fetch, read_pointer
 from components.common.step_runner import checkpoint_identity
-from components.common.storage.store import Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Store
 from matta_core.artifacts import file_digest, is_finished, open_artifact, read_manifest
+from matta_core.artifacts.kinds.checkpoint import NESTING
 from matta_core.errors import UserError
 from matta_core.recipe import PUSHED, PushConfig, TrainConfig
 
@@ -48,8 +50,8 @@ def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> 
     if _is_pushed(folder):  # by its content, as where the pointer named it
         return Start(open_artifact(folder, PUSHED_MODEL).key, str(folder))
     identity = checkpoint_identity(str(folder))
-    if (nesting := folder.parent / "nesting.json").is_file():  # a TA's: it says where its students' layers are
-        identity = {**identity, "../nesting.json": file_digest(nesting)}
+    if (nesting := folder.parent / NESTING).is_file():  # a TA's: it says where its students' layers are
+        identity = {**identity, f"../{NESTING}": file_digest(nesting)}
     return Start(identity, str(folder))
 
 

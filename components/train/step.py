@@ -1,18 +1,25 @@
-"""Train the TA with its nested students, or, with a single size and no scores, a Teacher."""
+"""Train the TA with its nested students, or, with a single size and no scores, a Teacher.
+
+The Teacher's training is for the demo: real recipes name a checkpoint that exists.
+"""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.common.launching.config import LaunchConfig, launch
+from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
-from components.common.step_runner import disk_errors_explained, keyed_path, run_step, say, step_key
+from components.common.launching.launch import run_ranks
+from components.common.step_runner import Work, disk_errors_explained, follow_step, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig, TrainConfig
+from matta_core.recipe.settings import errors_of_section
 from matta_core.training.stopping import on_sigterm
+
+_COMMANDS = {"train": "train", "train_teacher": "train.teacher"}  # by step: its module below components
 
 
 def train(
@@ -52,10 +59,19 @@ def train(
 
         if launch_config is not None and launch_config.processes > 1:
             return _launched(launch_config, step, config, inputs, work, output, start)
-        follows = os.environ.get("RANK", "0") != "0"  # set by torchrun
-        return run_step(
-            step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity, follows=follows
-        )
+        if os.environ.get("RANK", "0") != "0":  # set by torchrun
+            follow_step(step, output, config, inputs, work, extra_key=start.identity)
+            return None
+        return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity)
+
+
+def train_teacher(
+    config: TrainConfig, dataset: str | Path, *, output: str | Path, launch_config: LaunchConfig | None = None
+) -> Artifact | None:
+    """Make a MattaCheckpoint whose `ta/` is the Teacher, where no checkpoint of one exists: `train` with a single size.
+    Raises as `train` does."""
+    with errors_of_section("train_teacher"):
+        return train(config, dataset, None, output=output, step="train_teacher", launch_config=launch_config)
 
 
 def _launched(
@@ -63,7 +79,7 @@ def _launched(
     step: str,
     config: TrainConfig,
     inputs: Mapping[str, Artifact],
-    work: Callable,
+    work: Work,
     output: str | Path,
     start: Start,
 ) -> Artifact:
@@ -74,14 +90,14 @@ def _launched(
         say(step, f"{launch_config.processes} processes on {launch_config.nodes} node(s)")
         with disk_errors_explained(path):
             config = start.located(config, path / IN_PROGRESS)
-        command = [f"components.{step}", "--config", config.to_json(), "--output", str(path.absolute())]
+        command = [f"components.{_COMMANDS[step]}", "--config", config.to_json(), "--output", str(path.absolute())]
         for name, artifact in inputs.items():
             command += [f"--{name}", str(artifact.path.absolute())]
         name = f"matta-{step.replace('_', '-')}-{key[:16]}"
         paths = [path, *(artifact.path for artifact in inputs.values())]
         if config.start_from is not None and Path(config.start_from).exists():
             paths.append(Path(config.start_from))
-        launch(launch_config, command, name=name, work=path / IN_PROGRESS, paths=paths)
+        run_ranks(launch_config, command, name=name, work=path / IN_PROGRESS, paths=paths)
     else:
         say(step, f"reused {path}")
     artifact = open_artifact(path, "MattaCheckpoint")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from matta_core.artifacts.manifest import (
     IN_PROGRESS,
@@ -21,6 +21,7 @@ from matta_core.artifacts.manifest import (
     MANIFEST,
     REFERENCE,
     SCHEMA_VERSION,
+    Manifest,
     digest_of,
     is_sha256,
     json_object,
@@ -32,6 +33,7 @@ from matta_core.errors import UserError
 _LARGEST_BYTES = 64 * 2**20  # of a manifest: some 400,000 files
 
 
+@final
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact on disk.
@@ -90,7 +92,7 @@ def finish_artifact(
     """
     (path / f".{MANIFEST}.tmp").unlink(missing_ok=True)  # of one who was killed while he sealed it
     files = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files_of(path).items()}
-    body = {
+    body: dict[str, Any] = {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
         "key": key,
@@ -98,7 +100,7 @@ def finish_artifact(
         "inputs": dict(inputs or {}),
         "metadata": dict(metadata or {}),
     }
-    notes = {
+    notes: dict[str, Any] = {
         "digest": digest_of(body),
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
@@ -180,7 +182,7 @@ def is_finished(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """The manifest of a directory, as `parse_manifest`; its files are not looked at.
 
     Raises: UserError where it is missing or not to be believed.

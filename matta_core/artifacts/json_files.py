@@ -53,7 +53,7 @@ def parse_json(data: bytes, shape: type[Shape]) -> Shape:
     try:
         value = json.loads(
             data.decode(),
-            object_pairs_hook=_object,
+            object_pairs_hook=each_key_once,
             parse_constant=_refuse_constant,
             parse_float=_finite,
             parse_int=_of_64_bits,
@@ -66,7 +66,8 @@ def parse_json(data: bytes, shape: type[Shape]) -> Shape:
     return _shaped(shape, value, "")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json's object_pairs_hook. Raises: ValueError for a key that occurs twice, where json would take the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -140,7 +141,8 @@ def _shaped(hint: Any, value: Any, where: str) -> Any:
 def _object_shaped(hint: Any, value: Any, where: str) -> Any:
     _check_type(dict, value, where)
     hints = typing.get_type_hints(hint)
-    if dataclasses.is_dataclass(hint):
+    is_dataclass = dataclasses.is_dataclass(hint)
+    if is_dataclass:
         optional = {spec.name for spec in dataclasses.fields(hint) if spec.default is not dataclasses.MISSING}
         if unknown := value.keys() - hints.keys():
             raise ValueError(f"{_at(where, min(unknown))} is unknown here")
@@ -149,7 +151,7 @@ def _object_shaped(hint: Any, value: Any, where: str) -> Any:
     if missing := hints.keys() - optional - value.keys():
         raise ValueError(f"{_at(where, min(missing))} is missing")
     shaped = {key: _shaped(hints[key], item, _at(where, key)) for key, item in value.items() if key in hints}
-    return hint(**shaped) if dataclasses.is_dataclass(hint) else value | shaped
+    return hint(**shaped) if is_dataclass else value | shaped
 
 
 def _check_type(wanted: type, value: Any, where: str) -> None:

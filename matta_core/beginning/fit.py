@@ -7,7 +7,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from matta_core.errors import UserError
 from matta_core.families import family_of
-from matta_core.nesting.size import head_size
 from matta_core.pretrained import load_tokenizer
 
 # Two models whose tensors have the same shapes still differ where one of these does.
@@ -44,10 +43,12 @@ def check_function(
     if theirs.model_type != ours.model_type:
         raise misfit(name_or_path, f"model_type is {theirs.model_type!r}, not {ours.model_type!r}", _SAME_MODEL)
     family = family_of(ours.model_type)
-    keys = (*_FUNCTION, "num_attention_heads") if family.no_heads else _FUNCTION
-    problems = _differing(theirs, ours, keys)
-    if head_size(theirs) != head_size(ours) and not family.no_heads:
-        problems.append(f"head_dim is {head_size(theirs)}, not {head_size(ours)}")
+    problems = _differing(theirs, ours, _FUNCTION)
+    fixed = [key for axis in family.axes if axis.fixed for key in axis.keys if hasattr(ours, family.word(key))]
+    for key in (*fixed, *sorted(family.features)):
+        there, here = family.count(theirs, key), family.count(ours, key)
+        if there != here:
+            problems.append(f"{key} is {there}, not {here}")
     if getattr(ours, "scale_attn_by_inverse_layer_idx", False) and theirs.num_hidden_layers != ours.num_hidden_layers:
         problems.append("scale_attn_by_inverse_layer_idx is set, by which a layer that moves computes something else")
     if not problems:

@@ -6,10 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.beginning.fit import misfit
+from matta_core.beginning.importance import layers_of
 from matta_core.errors import UserError
-from matta_core.families import family_of
+from matta_core.families import Family, family_of
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import region, student_parameters, take
+from matta_core.nesting.slices import put, slices, student_parameters, take
 from matta_core.recipe import TrainConfig
 
 
@@ -24,43 +25,41 @@ def grow(ta: PreTrainedModel, student: PreTrainedModel, place: Granularity) -> N
     Raises: UserError where the student is wider than `place` in some layer, and not by zeros.
     """
     family = family_of(ta.config.model_type)
-    for index, layer in enumerate(ta.get_submodule(family.layers)):
+    for index, layer in enumerate(layers_of(ta)):
         if index not in place.layers and family.output_norms:
             for name, silent in family.output_norms.items():
                 layer.get_parameter(name).fill_(silent)
             continue
-        for projection in (family.ffn_output, family.attention_output):
-            for parameter in layer.get_submodule(projection).parameters():
+        for axis in family.axes:
+            for parameter in layer.get_submodule(axis.output).parameters():
                 parameter.zero_()
     for name, ta_name, parts in student_parameters(ta, place):
-        kept = region(ta.get_parameter(ta_name), parts)
-        theirs = student.get_parameter(name)
-        shape = take(ta.get_parameter(ta_name), parts).shape
         # Where widths differ from layer to layer, extraction padded the student's with zeros.
-        inner = theirs[tuple(slice(0, length) for length in shape)]
+        theirs = student.get_parameter(name)
+        inner = take(theirs, slices(student.config, name, place.in_itself)[1])
         if inner.count_nonzero() != theirs.count_nonzero():
             raise UserError(
-                f"train.start_from: its {name} is {tuple(theirs.shape)}, and not zero beyond the {tuple(shape)} of "
-                f"train.sizes.{place.name}: make its whole shape one of train.sizes"
+                f"train.start_from: its {name} is {tuple(theirs.shape)}, and not zero beyond the {tuple(inner.shape)} "
+                f"of train.sizes.{place.name}: make its whole shape one of train.sizes"
             )
-        kept.copy_(inner.reshape(kept.shape))
+        put(ta.get_parameter(ta_name), parts, inner)
 
 
-def _axes(size: Granularity) -> dict[str, int]:
-    return {
-        "intermediate_size": max(size.intermediate_sizes),
-        "num_attention_heads": size.num_attention_heads,
-        "num_key_value_heads": size.num_key_value_heads,
-        "query heads per key/value head": size.queries_per_group,
-        "num_hidden_layers": len(size.layers),
-    }
+def _extent(family: Family, size: Granularity) -> dict[str, int]:
+    """How large it is on every axis, and what its axes' shares are."""
+    counts = size.padded.counts(0)
+    shares = {axis.called(key): number for axis in family.axes for key, number in axis.shares(counts).items()}
+    within = {called: number for called, number in shares.items() if " per " in called}
+    return {**counts, **within, "num_hidden_layers": len(size.layers)}
 
 
 def place_within(
     config: TrainConfig, start: Granularity, ta: Granularity, inside: Sequence[Granularity]
 ) -> Granularity:
     """Where in the TA the checkpoint goes: as the whole, also after it is cut down to that, or as one of the sizes."""
-    theirs, ours = _axes(start), _axes(ta)
+    assert config.start_from is not None, "something is placed"
+    family = family_of(config.model["model_type"])
+    theirs, ours = _extent(family, start), _extent(family, ta)
     larger = [f"{axis} ({theirs[axis]}, not {ours[axis]})" for axis in ours if theirs[axis] > ours[axis]]
     smaller = [f"{axis} ({theirs[axis]}, not {ours[axis]})" for axis in ours if theirs[axis] < ours[axis]]
     if larger and smaller:
@@ -79,7 +78,7 @@ def place_within(
             )
         return ta
     for size in (ta, *inside):
-        if _axes(size) == theirs:
+        if _extent(family, size) == theirs:
             return size
     shape = ", ".join(f"{axis}: {theirs[axis]}" for axis in ours if theirs[axis] != ours[axis] and " " not in axis)
     raise misfit(

@@ -4,35 +4,34 @@ Sorted, the first neurons and heads are the ones to keep, so that an untrained s
 computes the same function. Forward passes only: Muralidharan et al. 2024 (Minitron), section 2.2.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from matta_core.families import family_of
-from matta_core.nesting.size import head_size, whole
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.families import Axis, family_of
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.training.passes import PassSettings, error_sum
+
+# By axis and layer: the scores of its units, float64, on CPU, as a grid: (neurons,); or (groups, queries per group).
+Importance = Mapping[str, Sequence[Tensor]]
 
 
-@dataclass(frozen=True)
-class Importance:
-    """float64, on CPU. `neurons`: per layer (width,); `heads`: per layer (groups, queries per group), empty where heads
-    do not nest."""
-
-    neurons: tuple[Tensor, ...]
-    heads: tuple[Tensor, ...]
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    layers = model.get_submodule(family_of(model.config.model_type).layers)
+    assert isinstance(layers, nn.ModuleList), layers
+    return layers
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
-    """Importance over calibration batches of input_ids (sequences, length), on the model's device.
+def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objective) -> Importance:
+    """Importance over calibration batches, on the model's device.
 
     With a the activations that the FFN's output projection W reads, x_h the features of query head h that the
-    attention's output projection W_h reads, and means over tokens:
+    attention's output projection W_h reads, and means over tokens (other axes are like the one or the other):
 
     - neuron j: sqrt(mean a_j^2) * |W_j|, the size of what it adds to the residual stream. Wanda's score (Sun et al.
       2023), root mean square activation times weight, over the whole column: removing a neuron removes it all.
@@ -41,69 +40,69 @@ def measure(model: PreTrainedModel, batches: Iterable[Tensor]) -> Importance:
 
     A function of model and batches alone: ranks that measure the same agree without a message.
     """
-    family = family_of(model.config.model_type)
-    outline, size = whole(model.config, ""), head_size(model.config)
-    layers = model.get_submodule(family.layers)
-    device = next(model.parameters()).device
-
-    def zeros(*shape: int) -> list[Tensor]:
-        return [torch.zeros(shape, dtype=torch.float64, device=device) for _ in layers]
-
-    squares = zeros(outline.intermediate_sizes[0])
-    moments = zeros(outline.num_attention_heads, size, size)
-
-    def see_neurons(index: int) -> Any:
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            squares[index] += arguments[0].float().pow(2).flatten(0, 1).sum(0)
-
-        return hook
-
-    def see_heads(index: int) -> Any:
-        def hook(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            features = arguments[0].float().flatten(0, 1).unflatten(-1, (-1, size)).transpose(0, 1)
-            moments[index] += features.transpose(1, 2) @ features
-
-        return hook
-
+    layers = layers_of(model)
+    gauges = [_Gauge(model, axis, layer) for layer in layers for axis in family_of(model.config.model_type).nested]
     was_training, num_tokens = model.training, 0
     with ExitStack() as hooks:
-        for index, layer in enumerate(layers):
-            handles = [layer.get_submodule(family.ffn_output).register_forward_pre_hook(see_neurons(index))]
-            if family.queries:
-                handles.append(layer.get_submodule(family.attention_output).register_forward_pre_hook(see_heads(index)))
-            for handle in handles:
-                hooks.callback(handle.remove)
+        for gauge in gauges:
+            hooks.callback(gauge.projection.register_forward_pre_hook(gauge.see).remove)
         model.eval()
-        for input_ids in batches:
-            model.base_model(input_ids=input_ids, use_cache=False)
-            num_tokens += input_ids.numel()
+        for batch in batches:
+            objective.states(model, batch)
+            num_tokens += batch["input_ids"].numel()
     model.train(was_training)
+    scores: dict[str, list[Tensor]] = {}
+    for gauge in gauges:
+        scores.setdefault(gauge.axis.name, []).append(gauge.scores(num_tokens).cpu())
+    return scores
 
-    neurons, heads = [], []
-    for index, layer in enumerate(layers):
-        name = f"{family.ffn_output}.weight"
-        columns = layer.get_parameter(name).double().movedim(family.neurons[name], 0)
-        neurons.append((squares[index] / num_tokens).sqrt() * columns.flatten(1).norm(dim=1))
-        if family.queries:
-            name = f"{family.attention_output}.weight"
-            columns = layer.get_parameter(name).double().movedim(family.queries[name], 0).unflatten(0, (-1, size))
-            energy = torch.einsum("hio,hij,hjo->h", columns, moments[index], columns) / num_tokens
-            heads.append(energy.unflatten(0, (outline.num_key_value_heads, outline.queries_per_group)))
-    return Importance(tuple(each.cpu() for each in neurons), tuple(each.cpu() for each in heads))
+
+class _Gauge:
+    """What an axis's units in one layer write into the residual stream, by what its output projection reads: a unit is
+    one activation, as a neuron, or several, as a head."""
+
+    def __init__(self, model: PreTrainedModel, axis: Axis, layer: nn.Module) -> None:
+        family = family_of(model.config.model_type)
+        self.axis, self.projection = axis, layer.get_submodule(axis.output)
+        self.weight = self.projection.get_parameter("weight")
+        _, self.dimension, grid = axis.read
+        shares = axis.shares({key: family.count(model.config, key) for key in axis.keys})
+        self.units = [shares[key] for key in grid if key in shares]
+        self.size = [family.count(model.config, key) for key in grid if key not in shares]
+        shape = (math.prod(self.units), *(2 * self.size))
+        self.seen = torch.zeros(shape, dtype=torch.float64, device=self.weight.device)
+
+    def see(self, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        features = arguments[0].float().flatten(0, 1)  # (tokens, units x size)
+        if self.size:
+            features = features.unflatten(-1, (-1, *self.size)).transpose(0, 1)
+            self.seen += features.transpose(1, 2) @ features
+        else:
+            self.seen += features.pow(2).sum(0)
+
+    def scores(self, num_tokens: int) -> Tensor:
+        columns = self.weight.double().movedim(self.dimension, 0)  # (units x size, hidden)
+        if self.size:
+            columns = columns.unflatten(0, (-1, *self.size))
+            scores = torch.einsum("hio,hij,hjo->h", columns, self.seen, columns) / num_tokens
+        else:
+            scores = (self.seen / num_tokens).sqrt() * columns.norm(dim=1)
+        return scores.unflatten(0, self.units)
 
 
 @torch.no_grad()
 def layer_order(
-    model: PreTrainedModel, batches: Sequence[Tensor], fewest: int, head_chunk_tokens: int = 1024
+    model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
 ) -> list[int]:
     """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
-    then as greedy removal has it, which takes out whichever layer the loss on `batches` needs least, one after another.
+    then as greedy removal has it, which takes out whichever layer the error on `batches` needs least, one by one.
 
     Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
     influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
     """
-    layers = model.get_submodule(family_of(model.config.model_type).layers)
-    was_training, kept, removed = model.training, list(range(len(layers))), []
+    layers = layers_of(model)
+    was_training, kept = model.training, list(range(len(layers)))
+    removed: list[int] = []
     settings = PassSettings(head_chunk_tokens)
     model.eval()
 
@@ -111,7 +110,7 @@ def layer_order(
         with ExitStack() as hooks:
             for index in (*removed, layer):
                 hooks.callback(layers[index].register_forward_hook(_passed_by).remove)
-            return sum(cross_entropy_sum(model, input_ids, settings).item() for input_ids in batches)
+            return sum(error_sum(objective, model, batch, settings).item() for batch in batches)
 
     while len(kept) > max(2, fewest):
         least = min(kept[1:-1], key=loss_without)
@@ -127,41 +126,43 @@ def _passed_by(_module: nn.Module, arguments: tuple[Tensor, ...], _output: Tenso
 
 
 def sort_by(model: PreTrainedModel, importance: Importance) -> None:
-    """Put the most important neurons, groups, and query heads in each group first, in every layer, in place.
+    """Put the most important units of every axis first, in every layer, in place: groups, and the heads in each group.
 
     The function stays. Stable: equals keep their order.
     """
-    for layer, scores in enumerate(importance.neurons):
-        permute_neurons(model, layer, scores.argsort(descending=True, stable=True))
-    for layer, scores in enumerate(importance.heads):
-        groups = scores.sum(1).argsort(descending=True, stable=True)
-        permute_heads(model, layer, groups, scores[groups].argsort(dim=1, descending=True, stable=True))
+    for axis in family_of(model.config.model_type).nested:
+        for layer, scores in enumerate(importance[axis.name]):
+            permute(model, layer, axis, _descending(scores))
 
 
-def permute_neurons(model: PreTrainedModel, layer: int, order: Tensor) -> None:
-    """The neuron that becomes number i is order[i]; order (width,)."""
-    _permute(model, layer, family_of(model.config.model_type).neurons, order)
-
-
-def permute_heads(model: PreTrainedModel, layer: int, groups: Tensor, queries: Tensor) -> None:
-    """The group that becomes number i is groups[i], and its query head number j is the group's queries[i, j].
-
-    groups (groups,); queries (groups, queries per group).
-    """
-    family, size = family_of(model.config.model_type), head_size(model.config)
-    heads = groups[:, None] * queries.shape[1] + queries
-    _permute(model, layer, family.queries, _features(heads.flatten(), size))
-    _permute(model, layer, family.keys_values, _features(groups, size))
-
-
-def _features(heads: Tensor, size: int) -> Tensor:
-    return (heads[:, None] * size + torch.arange(size)).flatten()
+def _descending(scores: Tensor) -> list[Tensor]:
+    """By dimension of the grid: the order of its units, by the sum of what lies within each."""
+    orders = []
+    for dimension in range(scores.dim()):
+        sums = scores.flatten(dimension).unflatten(-1, (scores.shape[dimension], -1)).sum(-1)
+        orders.append(sums.argsort(dim=-1, descending=True, stable=True))
+        within = orders[-1].reshape(*orders[-1].shape, *(1 for _ in scores.shape[dimension + 1 :]))
+        scores = scores.take_along_dim(within, dimension)
+    return orders
 
 
 @torch.no_grad()
-def _permute(model: PreTrainedModel, layer: int, table: Mapping[str, int], order: Tensor) -> None:
-    prefix = f"{family_of(model.config.model_type).layers}.{layer}"
+def permute(model: PreTrainedModel, layer: int, axis: Axis, orders: Sequence[Tensor]) -> None:
+    """Reorder an axis's units in one layer. Of heads: the group that becomes number i is orders[0][i], and its query
+    head number j is the group's orders[1][i, j]."""
+    family = family_of(model.config.model_type)
+    cells = [orders[0]]  # by dimension of the grid: which unit, of all, becomes which
+    for order in orders[1:]:
+        cells.append(cells[-1][..., None] * order.shape[-1] + order)
     parameters = dict(model.named_parameters())
-    for rest, dimension in table.items():
-        if (parameter := parameters.get(f"{prefix}.{rest}")) is not None:  # biases may be off
-            parameter.copy_(parameter.index_select(dimension, order.to(parameter.device)))
+    for rest, (dimension, segments) in axis.parameters.items():
+        if (parameter := parameters.get(f"{family.layers}.{layer}.{rest}")) is None:
+            continue
+        indices, start = [], 0
+        for segment in segments:
+            size = math.prod(family.count(model.config, key) for key in segment if key not in axis.keys)
+            depth = sum(key in axis.keys for key in segment)
+            units = cells[depth - 1].flatten() if depth else torch.zeros(1, dtype=torch.long)
+            indices.append(start + (units[:, None] * size + torch.arange(size)).flatten())
+            start += len(indices[-1])
+        parameter.copy_(parameter.index_select(dimension, torch.cat(indices).to(parameter.device)))

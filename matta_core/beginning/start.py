@@ -6,31 +6,30 @@ sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core import distributed
+from matta_core.artifacts.kinds.checkpoint import NESTING, read_nesting
 from matta_core.beginning.fit import check_function, check_layers
 from matta_core.beginning.grow import grow, place_within
 from matta_core.beginning.importance import layer_order, measure, sort_by
-from matta_core.checkpoints import build_model, check_finite, check_plain_head
+from matta_core.checkpoints import build_model, check_finite
 from matta_core.model_config import student_config
 from matta_core.nesting.size import Granularity, resolve, spread_out, whole
-from matta_core.pretrained import load_model
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.pretrained import load_model, moved
 from matta_core.recipe import TrainConfig
 from matta_core.students.extract import extract_student
 from matta_core.training.data import Sequences, rows_of_step
 
-NESTING = "nesting.json"  # train writes it beside ta/
-
 
 def initialize(
     config: TrainConfig,
+    objective: Objective,
     ta_config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     data: Sequences,
@@ -44,10 +43,10 @@ def initialize(
     Raises: UserError that names what does not fit, and what to set.
     """
     granularities = resolve(ta_config, config.sizes)
-    ta = build_model(ta_config, config.seed)
+    ta = build_model(ta_config, config.seed, objective.model_class)
     if config.start_from is None:
         return ta, granularities
-    start = load_model(config.start_from, torch.float32)
+    start = load_model(config.start_from, torch.float32, objective.model_class)
     check_finite(start, f"train.start_from = {config.start_from!r}")
     check_function(start, ta, config.start_from, tokenizer)
     # The base Student first: where two sizes have one shape, it is the one that is served.
@@ -55,22 +54,22 @@ def initialize(
     place = place_within(config, whole(start.config, "start_from"), granularities[config.ta], inside)
     if config.start_order == "importance":
         batches = list(calibration(config, data, device))
-        sort_by(start, measure(start.to(device), batches))
+        sort_by(start, measure(moved(start, device), batches, objective))
         if start.config.num_hidden_layers >= ta_config.num_hidden_layers:
-            order = layer_order(start, batches, _fewest_layers(config, ta_config), config.head_chunk_tokens)[
-                : ta_config.num_hidden_layers
-            ]
+            fewest = _fewest_layers(config, ta_config)
+            order = layer_order(start, batches, fewest, objective, config.head_chunk_tokens)
+            order = order[: ta_config.num_hidden_layers]
             kept = sorted(order)
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
             is_cut_down = place.name == config.ta  # else it grows, and has all the layers already
             place = granularities[place.name]
             if is_cut_down:
                 start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
-    elif place == granularities[config.ta] and (order := _order_within(Path(config.start_from))):
-        granularities = resolve(ta_config, config.sizes, order)
+    elif place == granularities[config.ta] and (kept_before := _order_within(Path(config.start_from))):
+        granularities = resolve(ta_config, config.sizes, kept_before)
     check_layers(config.start_from, start.config, student_config(ta_config, place))
     grow(ta, start.cpu(), place)
-    check_plain_head(ta, f"train.start_from = {config.start_from!r}")
+    objective.check_model(ta, f"train.start_from = {config.start_from!r}")
     return ta, granularities
 
 
@@ -88,11 +87,11 @@ def agreed_over_ranks(ta: PreTrainedModel, granularities: Mapping[str, Granulari
     }
 
 
-def calibration(config: TrainConfig, data: Sequences, device: torch.device) -> Iterator[Tensor]:
-    """input_ids (1, length) of `calibration_sequences` different training sequences, drawn by the seed."""
+def calibration(config: TrainConfig, data: Sequences, device: torch.device) -> Iterator[Batch]:
+    """Batches of one sequence: `calibration_sequences` different training sequences, drawn by the seed."""
     number = min(config.calibration_sequences, len(data))
     for row in rows_of_step(len(data), number, 0, config.seed):
-        yield data.batch(row[None], device).input_ids
+        yield data.batch(row[None], device)
 
 
 def _order_within(ta: Path) -> list[int] | None:
@@ -100,14 +99,13 @@ def _order_within(ta: Path) -> list[int] | None:
 
     None where there is no nesting.json beside it.
     """
-    nesting = ta.parent / NESTING
-    if not nesting.is_file():
+    if not (ta.parent / NESTING).is_file():
         return None
-    kept = [size["layers"] for size in json.loads(nesting.read_text())["sizes"].values()]
+    kept = [size["layers"] for size in read_nesting(ta.parent)["sizes"].values()]
     return sorted(spread_out(len(kept[-1])), key=lambda layer: -sum(layer in layers for layers in kept))
 
 
 def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:
     """That any size keeps by number; which layers, it leaves to their importance."""
-    numbers = [size.num_hidden_layers for size in config.sizes.values() if size.num_hidden_layers is not None]
-    return min([ta_config.num_hidden_layers, *numbers])
+    whole_depth = ta_config.num_hidden_layers
+    return min([whole_depth, *(size.get("num_hidden_layers", whole_depth) for size in config.sizes.values())])

@@ -4,13 +4,14 @@ from matta_core.errors import UserError
 from matta_core.families.gemma3 import GEMMA3
 from matta_core.families.gpt2 import GPT2
 from matta_core.families.llama import LLAMA
+from matta_core.families.phi3 import PHI3
 from matta_core.families.qwen2 import QWEN2
 from matta_core.families.qwen3 import QWEN3
-from matta_core.families.table import Family
+from matta_core.families.table import Axis, Family
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "Axis", "Family", "axes_by_setting", "family_of"]
 
-FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, QWEN2, QWEN3, GEMMA3)}
+FAMILIES = {family.model_type: family for family in (GPT2, LLAMA, QWEN2, QWEN3, GEMMA3, PHI3)}
 
 
 def family_of(model_type: str) -> Family:
@@ -21,3 +22,10 @@ def family_of(model_type: str) -> Family:
             f"how to add one"
         )
     return FAMILIES[model_type]
+
+
+def axes_by_setting() -> dict[str, tuple[str, Axis]]:
+    """What a recipe's size may set for some family: the key that it counts, and whose that is."""
+    return {
+        setting: (key, axis) for family in FAMILIES.values() for axis in family.axes for setting, key in axis.settings
+    }

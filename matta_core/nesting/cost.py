@@ -6,13 +6,13 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.families import family_of
-from matta_core.nesting.size import Granularity, head_size
+from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
 
 
 def num_parameters(ta: PreTrainedModel, granularity: Granularity) -> int:
     """Parameters of a student, tied ones once, from the TA's shapes and `slices` alone."""
-    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity, tied_once=True))
+    return sum(math.prod(shape) for _, shape in _shapes(ta, granularity))
 
 
 def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_length: int) -> int:
@@ -22,15 +22,27 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
     layer for attention scores and their weighted sum (the causal half is counted too, as kernels compute it
     and as torch's FlopCounterMode counts it).
     """
-    matrices = family_of(ta.config.model_type).matrices
-    shapes = _shapes(ta, granularity, tied_once=False)
-    weights = sum(math.prod(shape) for name, shape in shapes if matrices.search(name))
-    features = granularity.num_attention_heads * head_size(ta.config)
-    return 2 * weights + 4 * sequence_length * features * len(granularity.layers)
+    family = family_of(ta.config.model_type)
+    weights, features = _head_weights(ta), 0
+    for name, shape in _shapes(ta, granularity):
+        if name.startswith(f"{family.layers}.") and len(shape) == 2:
+            weights += math.prod(shape)
+            reads = [axis.read for axis in family.axes if axis.attends]
+            features += sum(shape[dimension] for output, dimension, _ in reads if name.endswith(f".{output}"))
+    return 2 * weights + 4 * sequence_length * features
 
 
-def _shapes(ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool) -> list[tuple[str, torch.Size]]:
+def _head_weights(ta: PreTrainedModel) -> int:
+    """Those that make tokens of states are the embedding's where they are tied; of another head, what its matrices hold
+    beside the trunk."""
+    if (head := ta.get_output_embeddings()) is not None:
+        return head.weight.numel()
+    trunk = f"{ta.base_model_prefix}."
+    return sum(each.numel() for name, each in ta.named_parameters() if each.dim() == 2 and not name.startswith(trunk))
+
+
+def _shapes(ta: PreTrainedModel, granularity: Granularity) -> list[tuple[str, torch.Size]]:
     return [
         (name, take(ta.get_parameter(ta_name).detach().to("meta"), parts).shape)
-        for name, ta_name, parts in student_parameters(ta, granularity, tied_once=tied_once)
+        for name, ta_name, parts in student_parameters(ta, granularity)
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from matta_core.model_config import student_config
 from matta_core.nesting.size import Granularity
@@ -37,7 +38,7 @@ def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMod
 
 def set_width(module: nn.Module, name: str, weight: Tensor) -> None:
     """Sizes that a module keeps beside its weight, as GPT-2's Conv1D, which reads its own, and Linear do."""
-    if name == "weight" and hasattr(module, "nf"):
+    if name == "weight" and isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape
     elif name == "weight" and isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape

@@ -1,71 +1,82 @@
 """Granularities: what each size keeps of the TA, and whether one contains another.
 
-Axes: FFN neurons (a prefix, per layer), attention heads (a prefix of the groups, and in each kept group a prefix of
-its query heads), depth (any layers, the first and the last always: one reads the embeddings, the other feeds the head).
+Axes are the family's: a prefix of the units of each. Beside them, depth: any layers, the first and the last always,
+since one reads the embeddings and the other feeds the head.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedConfig
 
+from matta_core.artifacts.kinds.checkpoint import Size
 from matta_core.errors import UserError
-from matta_core.families import family_of
-from matta_core.recipe.sizes import SizeConfig
+from matta_core.families import Axis, Family, family_of
+from matta_core.recipe.sizes import DEPTH, SizeConfig
 
 
 @dataclass(frozen=True)
 class Granularity:
-    """One size. `layers`: which of the TA's it keeps, ascending; `intermediate_sizes`: one FFN width for each."""
+    """One size. `layers`: which of the TA's it keeps, ascending; `kept`: how much of each axis, by the axis's keys, one
+    number, or one for each of `layers` where the axis may differ by layer."""
 
     name: str
-    intermediate_sizes: tuple[int, ...]
-    num_attention_heads: int
-    num_key_value_heads: int
     layers: tuple[int, ...]
+    kept: Mapping[str, int | tuple[int, ...]]
+
+    def counts(self, layer: int) -> dict[str, int]:
+        """What number `layer` of `layers` keeps, by key."""
+        return {key: count[layer] if isinstance(count, tuple) else count for key, count in self.kept.items()}
 
     @property
-    def queries_per_group(self) -> int:
-        return self.num_attention_heads // self.num_key_value_heads
+    def by_layer(self) -> dict[str, tuple[int, ...]]:
+        """The axes that may differ by layer."""
+        return {key: counts for key, counts in self.kept.items() if isinstance(counts, tuple)}
+
+    def keeping(self, name: str, key: str, counts: tuple[int, ...]) -> "Granularity":
+        """The same, but for one axis, and under another name."""
+        return replace(self, name=name, kept={**self.kept, key: counts})
 
     @property
     def is_uniform(self) -> bool:
-        """Whether every layer has the same FFN width, as stock configs want it."""
-        return len(set(self.intermediate_sizes)) == 1
+        """Whether all layers are alike, as stock configs want it."""
+        return all(len(set(counts)) == 1 for counts in self.by_layer.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def padded(self) -> "Granularity":
+        """What a stock checkpoint of this size is: every layer as wide as the widest."""
+        widest = {key: (max(counts),) * len(counts) for key, counts in self.by_layer.items()}
+        return replace(self, kept={**self.kept, **widest})
+
+    @property
+    def in_itself(self) -> "Granularity":
+        """Where a size lies in its own checkpoint, which is padded."""
+        return replace(self, layers=tuple(range(len(self.layers))))
+
+    def to_dict(self) -> Size:
         """As nesting.json holds it; `name` is its key there."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        kept = {f"{key}s" if isinstance(count, tuple) else key: count for key, count in self.kept.items()}
+        return cast(Size, {**kept, "layers": self.layers})
 
     @classmethod
     def from_dict(cls, name: str, values: Mapping[str, Any]) -> "Granularity":
-        return cls(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-def intermediate_size(config: PreTrainedConfig) -> int:
-    """FFN neurons per layer."""
-    width = getattr(config, family_of(config.model_type).width_key)
-    return width if width is not None else 4 * config.hidden_size  # GPT-2's convention for n_inner = None
-
-
-def head_size(config: PreTrainedConfig) -> int:
-    """Features per attention head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kept = {key: count for key, count in values.items() if isinstance(count, int)}
+        by_layer = {key.removesuffix("s"): tuple(counts) for key, counts in values.items() if key not in kept}
+        layers = by_layer.pop("layer")
+        return cls(name, layers, {**by_layer, **kept})
 
 
 def whole(config: PreTrainedConfig, name: str) -> Granularity:
     """The granularity that keeps everything of a model with this config."""
-    heads = config.num_attention_heads
-    layers = config.num_hidden_layers
-    return Granularity(
-        name,
-        (intermediate_size(config),) * layers,
-        heads,
-        getattr(config, "num_key_value_heads", None) or heads,
-        tuple(range(layers)),
-    )
+    family, layers = family_of(config.model_type), config.num_hidden_layers
+    kept = {}
+    for axis in family.axes:
+        for key in reversed(list(axis.keys)):  # the order that nesting.json has
+            number = family.count(config, key)
+            kept[key] = (number,) * layers if axis.by_layer else number
+    return Granularity(name, tuple(range(layers)), kept)
 
 
 def spread_out(num_layers: int) -> list[int]:
@@ -99,7 +110,7 @@ def resolve(
             f"train.model; give its intermediate_size alone"
         )
     for inner, outer in pairwise(names):
-        reason = why_not_nested(granularities[inner], granularities[outer])
+        reason = why_not_nested(family_of(ta_config.model_type), granularities[inner], granularities[outer])
         if reason:
             raise UserError(
                 f"train.sizes must ascend, each contained in the next: {outer} does not contain {inner}: {reason}"
@@ -107,42 +118,33 @@ def resolve(
     return granularities
 
 
-def why_not_nested(inner: Granularity, outer: Granularity) -> str | None:
+def why_not_nested(family: Family, inner: Granularity, outer: Granularity) -> str | None:
     """The reason why `outer` does not contain `inner` as a smaller size; None where it does."""
     if missing := sorted(set(inner.layers) - set(outer.layers)):
         return f"layer {missing[0]} is kept by {inner.name} and not by {outer.name}"
-    widths = dict(zip(outer.layers, outer.intermediate_sizes, strict=True))
-    for layer, width in zip(inner.layers, inner.intermediate_sizes, strict=True):
-        if width > widths[layer]:
-            return f"in layer {layer}, {inner.name} has {width} neurons and {outer.name} {widths[layer]}"
-    if inner.num_key_value_heads > outer.num_key_value_heads:
-        return f"{inner.name} has {inner.num_key_value_heads} key/value heads and {outer.name} has " + str(
-            outer.num_key_value_heads
-        )
-    if inner.queries_per_group > outer.queries_per_group:
-        return (
-            f"{inner.name} has {inner.queries_per_group} query heads per key/value head and {outer.name} "
-            f"{outer.queries_per_group}"
-        )
+    for place, layer in enumerate(inner.layers):
+        for axis in family.axes:
+            ours, theirs = axis.shares(inner.counts(place)), axis.shares(outer.counts(outer.layers.index(layer)))
+            for key in axis.keys:
+                if ours[key] > theirs[key]:
+                    where = f"in layer {layer}, " if axis.by_layer else ""
+                    return f"{where}{inner.name} has {ours[key]} {axis.called(key)} and {outer.name} {theirs[key]}"
     if inner.to_dict() == outer.to_dict():
         return "they are the same"
     return None
 
 
 def _resolve(ta_config: PreTrainedConfig, name: str, size: SizeConfig, order: Sequence[int]) -> Granularity:
-    ta, where = whole(ta_config, "the TA"), f"train.sizes.{name}"
+    family, ta, where = family_of(ta_config.model_type), whole(ta_config, "the TA"), f"train.sizes.{name}"
+    known = [setting for axis in family.axes for setting, _ in axis.settings]
+    if unknown := [setting for setting in size if setting not in (*known, *DEPTH)]:
+        raise UserError(f"{where}.{unknown[0]}: {family.model_type} has none; its axes are {', '.join(known)}")
     layers = _layers(size, where, order)
-    if size.intermediate_sizes is not None:
-        widths = size.intermediate_sizes
-        if len(widths) != len(layers):
-            raise UserError(f"{where}.intermediate_sizes must have one width for each of {len(layers)} layers, got "
-                            f"{len(widths)}")  # fmt: skip
-    else:
-        width = ta.intermediate_sizes[0] if size.intermediate_size is None else size.intermediate_size
-        widths = (width,) * len(layers)
-    heads, groups = _heads(ta_config, ta, size, where)
-    granularity = Granularity(name, widths, heads, groups, layers)
-    reason = why_not_nested(granularity, ta)
+    kept = dict(ta.kept)
+    for axis in family.axes:
+        kept |= _kept(family, axis, size, ta.counts(0), len(layers), where)
+    granularity = Granularity(name, layers, kept)
+    reason = why_not_nested(family, granularity, ta)
     if reason and granularity.to_dict() != ta.to_dict():
         raise UserError(f"{where} is not contained in the TA: {reason}")
     return granularity
@@ -150,14 +152,14 @@ def _resolve(ta_config: PreTrainedConfig, name: str, size: SizeConfig, order: Se
 
 def _layers(size: SizeConfig, where: str, order: Sequence[int]) -> tuple[int, ...]:
     last = len(order) - 1
-    if size.layers is not None:
-        if size.layers[0] != 0 or size.layers[-1] != last:
+    if layers := size.get("layers"):
+        if layers[0] != 0 or layers[-1] != last:
             raise UserError(
                 f"{where}.layers must hold the TA's first layer, 0, and its last, {last}, and none beyond; got "
-                f"{list(size.layers)}"
+                f"{list(layers)}"
             )
-        return size.layers
-    number = len(order) if size.num_hidden_layers is None else size.num_hidden_layers
+        return layers
+    number = size.get("num_hidden_layers", len(order))
     if not min(2, len(order)) <= number <= len(order):
         raise UserError(
             f"{where}.num_hidden_layers must be from {min(2, len(order))} (the first layer and the last) to the TA's "
@@ -166,24 +168,32 @@ def _layers(size: SizeConfig, where: str, order: Sequence[int]) -> tuple[int, ..
     return tuple(sorted(order[:number]))
 
 
-def _heads(ta_config: PreTrainedConfig, ta: Granularity, size: SizeConfig, where: str) -> tuple[int, int]:
-    """Query heads, and groups. One of the two given: the other keeps the TA's number of queries per group, or, where
-    that number is what changes, the TA's groups."""
-    heads, groups = size.num_attention_heads, size.num_key_value_heads
-    family = family_of(ta_config.model_type)
-    if (heads, groups) == (None, None):
-        return ta.num_attention_heads, ta.num_key_value_heads
-    if family.no_heads:
+def _kept(
+    family: Family, axis: Axis, size: SizeConfig, ta: Mapping[str, int], layers: int, where: str
+) -> dict[str, int | tuple[int, ...]]:
+    """What a size keeps of an axis. Where it says one of two counts, the other keeps the TA's share, or, where that
+    share is what changes, the TA's number."""
+    said = {key: size[setting] for setting, key in axis.settings if setting in size}
+    if said and axis.fixed:
+        others = " or ".join(key for other in family.nested for key in other.keys)
         raise UserError(
-            f"{where}: attention heads of {family.model_type} do not nest: {family.no_heads}. Nest intermediate_size "
-            f"or layers, or take a family like llama"
+            f"{where}: {axis.name} of {family.model_type} do not nest: {axis.fixed}. Nest {others} or layers, or take "
+            f"a family like llama"
         )
-    if groups is None:
-        groups = heads if ta.queries_per_group == 1 else ta.num_key_value_heads
-    if heads is None:
-        heads = groups * ta.queries_per_group
-    if heads % groups:
-        raise UserError(
-            f"{where}.num_attention_heads must be a multiple of num_key_value_heads = {groups}, got {heads}"
-        )
-    return heads, groups
+    if axis.by_layer:
+        (key,) = axis.keys
+        count = said.get(key, ta[key])
+        counts = count if isinstance(count, tuple) else (count,) * layers
+        if len(counts) != layers:
+            raise UserError(f"{where}.{key}s must have one width for each of {layers} layers, got {len(counts)}")
+        return {key: counts}
+    shares, first, pairs = axis.shares(ta), next(iter(axis.keys)), list(pairwise(axis.keys))
+    for outer, inner in reversed(pairs):
+        if inner in said:
+            said.setdefault(outer, said[inner] if shares[inner] == 1 else ta[outer])
+    said.setdefault(first, ta[first])
+    for outer, inner in pairs:
+        said.setdefault(inner, said[outer] * shares[inner])
+        if said[inner] % said[outer]:
+            raise UserError(f"{where}.{inner} must be a multiple of {outer} = {said[outer]}, got {said[inner]}")
+    return said

@@ -10,66 +10,89 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from matta_core.families import family_of
-from matta_core.nesting.size import Granularity, head_size, whole
+from matta_core.nesting.size import Granularity, whole
 
 
-class Part(NamedTuple):
-    """Of one dimension, seen as a grid of `blocks`, the first `kept` along each of the grid's axes."""
+class Grid(NamedTuple):
+    """A segment of a dimension, seen as a grid of `blocks`: the first `kept` along each of the grid's axes."""
 
-    dimension: int
     blocks: tuple[int, ...]
     kept: tuple[int, ...]
 
 
+class Part(NamedTuple):
+    """What is kept of one dimension, which is the concatenation of `grids`."""
+
+    dimension: int
+    grids: tuple[Grid, ...]
+
+
 def slices(ta_config: PreTrainedConfig, parameter_name: str, granularity: Granularity) -> tuple[str, tuple[Part, ...]]:
     """Where a student's parameter lies in the TA: the TA's parameter name, and the parts of it that are kept."""
-    family = family_of(ta_config.model_type)
-    layer, rest = _layer_and_rest(family.layers, parameter_name)
+    prefix = family_of(ta_config.model_type).layers
+    layer, rest = _layer_and_rest(prefix, parameter_name)
     if layer is None:
         return parameter_name, ()
-    ta = whole(ta_config, "")
-    ta_layer = granularity.layers[layer]
-    size = head_size(ta_config)
-    widths = (ta.intermediate_sizes[ta_layer],), (granularity.intermediate_sizes[layer],)
-    groups = (ta.num_key_value_heads, size), (granularity.num_key_value_heads, size)
-    queries = tuple((of.num_key_value_heads, of.queries_per_group, size) for of in (ta, granularity))
-    parts = tuple(
-        Part(table[rest], blocks, kept)
-        for table, (blocks, kept) in ((family.neurons, widths), (family.queries, queries), (family.keys_values, groups))
-        if rest in table and blocks != kept
-    )
-    return f"{family.layers}.{ta_layer}.{rest}", parts
+    parts = _along_axes(ta_config, rest, granularity, layer)
+    smaller = tuple(part for part in parts if any(grid.blocks != grid.kept for grid in part.grids))
+    return f"{prefix}.{granularity.layers[layer]}.{rest}", smaller
 
 
-def region(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
-    """A view of what is kept; every nested dimension is spread out into its grid. Writing to it writes the tensor."""
-    tensor = tensor.view_as(tensor)  # never the parameter itself: a module would take that for its own
-    for part in sorted(parts, reverse=True):  # from the last dimension: those before it keep their number
-        tensor = tensor.unflatten(part.dimension, part.blocks)
-        for axis, number in enumerate(part.kept):
-            tensor = tensor.narrow(part.dimension + axis, 0, number)
-    return tensor
+def _along_axes(ta_config: PreTrainedConfig, rest: str, granularity: Granularity, layer: int) -> Iterator[Part]:
+    """The dimensions of a layer's parameter that lie along an axis, be all of it kept or less."""
+    family, ta = family_of(ta_config.model_type), whole(ta_config, "")
+    for axis in family.axes:
+        if rest in axis.parameters:
+            dimension, segments = axis.parameters[rest]
+            features = {key: family.count(ta_config, key) for segment in segments for key in segment}
+            of_ta = features | axis.shares(ta.counts(granularity.layers[layer]))
+            kept = features | axis.shares(granularity.counts(layer))
+            grids = (Grid(tuple(of_ta[key] for key in keys), tuple(kept[key] for key in keys)) for keys in segments)
+            yield Part(dimension, tuple(grids))
 
 
 def take(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
     """What is kept, in the student's shape: a view where memory allows one, else a copy that gradients flow through."""
-    kept = region(tensor, parts)
-    for part in sorted(parts):  # from the first: those before it are already folded
-        if len(part.kept) > 1:
-            kept = kept.flatten(part.dimension, part.dimension + len(part.kept) - 1)
-    return kept
+    tensor = tensor.view_as(tensor)  # never the parameter itself: a module would take that for its own
+    for part in parts:
+        last = [part.dimension + len(grid.kept) - 1 for grid in part.grids]
+        kept = [region.flatten(part.dimension, end) for region, end in zip(_regions(tensor, part), last, strict=True)]
+        tensor = torch.cat(kept, part.dimension) if len(kept) > 1 else kept[0]
+    return tensor
 
 
-def student_parameters(
-    ta: PreTrainedModel, granularity: Granularity, *, tied_once: bool = True
-) -> Iterator[tuple[str, str, tuple[Part, ...]]]:
-    """Of every parameter of a student: its name, the TA's name, and the parts. Tied ones once, or under each name."""
+def put(tensor: Tensor, parts: Sequence[Part], values: Tensor) -> None:
+    """Write values, in the student's shape, to where `take` reads them."""
+    if not parts:
+        tensor.copy_(values)
+        return
+    *before, part = sorted(parts)  # the last dimension is spread out first: those before it keep their number
+    pieces = values.split([math.prod(grid.kept) for grid in part.grids], part.dimension)
+    for region, grid, piece in zip(_regions(tensor, part), part.grids, pieces, strict=True):
+        put(region, before, piece.unflatten(part.dimension, grid.kept))
+
+
+def _regions(tensor: Tensor, part: Part) -> Iterator[Tensor]:
+    """Of each segment a view of what is kept, spread out into its grid."""
+    start = 0
+    for grid in part.grids:
+        length = math.prod(grid.blocks)
+        region = tensor.narrow(part.dimension, start, length).unflatten(part.dimension, grid.blocks)
+        for axis, number in enumerate(grid.kept):
+            region = region.narrow(part.dimension + axis, 0, number)
+        yield region
+        start += length
+
+
+def student_parameters(ta: PreTrainedModel, granularity: Granularity) -> Iterator[tuple[str, str, tuple[Part, ...]]]:
+    """Of every parameter of a student: its name, the TA's name, and the parts. Tied ones once."""
     prefix = family_of(ta.config.model_type).layers
-    for ta_name, _ in ta.named_parameters(remove_duplicate=tied_once):
+    for ta_name, _ in ta.named_parameters():
         layer, rest = _layer_and_rest(prefix, ta_name)
         if layer is None:
             yield ta_name, ta_name, ()
@@ -84,23 +107,34 @@ def cuts(ta: PreTrainedModel, granularities: Iterable[Granularity]) -> dict[str,
     Matrices that lie side by side in one parameter (GPT-2's c_attn) are cut apart as well. For optimizers whose
     preconditioner must not mix neurons that are trained in every step with those that rarely are.
     """
+    prefix = family_of(ta.config.model_type).layers
     offsets: dict[str, dict[int, set[int]]] = {}
-    for granularity in granularities:
-        for _, name, parts in student_parameters(ta, granularity):
-            for part in parts:
-                found = offsets.setdefault(name, {}).setdefault(part.dimension, set())
-                for axis, number in enumerate(part.kept):
-                    block = math.prod(part.blocks[axis + 1 :])
-                    if number < part.blocks[axis]:  # in every block of the axes before it
-                        starts = range(0, math.prod(part.blocks), block * part.blocks[axis])
-                        found.update(edge for start in starts for edge in (start, start + number * block) if edge)
-    for name, parameter in ta.named_parameters():
-        for ending, (dimension, number) in family_of(ta.config.model_type).fused.items():
-            if name.endswith(ending):
-                each = parameter.shape[dimension] // number
-                found = offsets.setdefault(name, {}).setdefault(dimension, set())
-                found.update(each * index for index in range(1, number))
+    for granularity in (whole(ta.config, ""), *granularities):
+        for name, _ in ta.named_parameters():
+            layer, rest = _layer_and_rest(prefix, name)
+            if layer in granularity.layers:
+                for part in _along_axes(ta.config, rest, granularity, granularity.layers.index(layer)):
+                    if found := set(_edges(part)):
+                        offsets.setdefault(name, {}).setdefault(part.dimension, set()).update(found)
     return {name: {axis: sorted(found) for axis, found in by.items()} for name, by in offsets.items()}
+
+
+def _edges(part: Part) -> Iterator[int]:
+    """Where segments begin, and where in them what is kept begins and ends; 0, where the dimension begins, is none."""
+    first = 0
+    for grid in part.grids:
+        length = math.prod(grid.blocks)
+        starts = {first}
+        for axis, number in enumerate(grid.kept):
+            block = math.prod(grid.blocks[axis + 1 :])
+            if number < grid.blocks[axis]:  # in every block of the axes before it
+                starts.update(
+                    edge
+                    for start in range(first, first + length, block * grid.blocks[axis])
+                    for edge in (start, start + number * block)
+                )
+        yield from starts - {0}
+        first += length
 
 
 def _layer_and_rest(prefix: str, parameter_name: str) -> tuple[int | None, str]:

@@ -65,11 +65,12 @@ def jensen_shannon(student_log_probs: Tensor, target_log_probs: Tensor, *, beta:
 
 def divergence_named(name: str, jensen_shannon_beta: float) -> Divergence:
     """The divergence that a recipe names."""
-    return {
+    named: dict[str, Divergence] = {
         "forward_kl": forward_kl,
         "reverse_kl": reverse_kl,
         "jensen_shannon": partial(jensen_shannon, beta=jensen_shannon_beta),
-    }[name]
+    }
+    return named[name]
 
 
 def vocabulary_divergence(
@@ -115,15 +116,22 @@ def top_k_divergence(
     """
     normaliser = student_logits.logsumexp(dim=-1, keepdim=True)
     student_log_probs = student_logits.gather(-1, top_k_ids) - normaliser
-    target_log_probs = top_k_log_probs.clamp(min=_LOWEST_LOG_PROB)
-    if top_k_ids.shape[-1] < student_logits.shape[-1]:
+    has_rest = top_k_ids.shape[-1] < student_logits.shape[-1]
+    if has_rest:
         # The rest's own log-sum, not log(1 - sum): that would lose all digits where the top k hold nearly all.
         rest = student_logits.scatter(-1, top_k_ids, float("-inf")).logsumexp(dim=-1, keepdim=True)
         student_log_probs = torch.cat([student_log_probs, rest - normaliser], dim=-1)
-        tail = tail_mass.clamp(min=_SMALLEST_TAIL_MASS).log()[:, None]
-        target_log_probs = torch.cat([target_log_probs, tail], dim=-1)
+    target_log_probs = teacher_outcomes(top_k_log_probs, tail_mass, has_rest=has_rest)
     per_token = divergence(student_log_probs, target_log_probs)
     return per_token.masked_fill(~mask, 0.0).sum()
+
+
+def teacher_outcomes(top_k_log_probs: Tensor, tail_mass: Tensor, *, has_rest: bool) -> Tensor:
+    """The Teacher's log-probabilities (tokens, k), or (tokens, k + 1) with the rest's, all finite."""
+    log_probs = top_k_log_probs.clamp(min=_LOWEST_LOG_PROB)
+    if not has_rest:
+        return log_probs
+    return torch.cat([log_probs, tail_mass.clamp(min=_SMALLEST_TAIL_MASS).log()[:, None]], dim=-1)
 
 
 def hidden_state_mse(student_states: Tensor, target_states: Tensor, mask: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from matta_core.artifacts.kinds.checkpoint import SIZE_NAME
 from matta_core.recipe.settings import Section, setting
-from matta_core.recipe.sizes import SIZE_NAME
 
 
 @dataclass(frozen=True)

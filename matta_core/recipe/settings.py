@@ -9,9 +9,10 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
+from matta_core.artifacts.json_files import each_key_once
 from matta_core.errors import UserError
 
 WHOLE_NUMBERS = range(-(2**63), 2**63)  # what JSON's readers and torch take
@@ -50,6 +51,7 @@ def setting(
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 
+@dataclass(frozen=True)
 class Section:
     """What every section of a recipe can do. Subclasses are frozen dataclasses that override `check`."""
 
@@ -86,7 +88,7 @@ class Section:
         ]
         if missing:
             raise UserError(f"{path}{missing[0]} is required: add it to the recipe")
-        parsed = {key: _parse(hints[key], value, path + key) for key, value in values.items()}
+        parsed = {key: parse_value(hints[key], value, path + key) for key, value in values.items()}
         try:
             return cls(**parsed)
         except UserError:
@@ -98,7 +100,7 @@ class Section:
     def from_json(cls, text: str, where: str = "") -> Self:
         """Parse one section from the JSON string in which pipelines pass it."""
         try:
-            values = json.loads(text, object_pairs_hook=_without_duplicates)
+            values = json.loads(text, object_pairs_hook=each_key_once)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where or cls.__name__} is not JSON ({error}): {shown(text)}") from None
         return cls.from_dict(values, where)
@@ -141,14 +143,6 @@ def shown_key(key: Any) -> str:
     return key if isinstance(key, str) and len(key) <= 100 and key.isprintable() else shown(key)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{shown_key(next(key for key in keys if keys.count(key) > 1))} stands twice")
-    return values
-
-
 def _without_sections(value: Any) -> Any:
     if isinstance(value, Section):
         return value.what_changes_the_result()
@@ -178,7 +172,7 @@ def spelled(choices: tuple[str | bool, ...]) -> str:
     return ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
+def parse_value(hint: Any, value: Any, where: str) -> Any:
     """Check a value against a type hint: scalars, sections, tuple[X, ...], dict[str, X], and any of them or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -189,27 +183,27 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         fitting = [hint for hint in wanted if hint is type(value)] or [
             hint for hint in wanted if (typing.get_origin(hint) is tuple) == is_list
         ]
-        return _parse((fitting or wanted)[0], value, where)
+        return parse_value((fitting or wanted)[0], value, where)
     if hint is Any:
         return _plain(value, where)
-    if isinstance(hint, type) and issubclass(hint, Section):
+    if hasattr(hint, "from_dict"):
         return hint.from_dict(value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where} must be a list, got {shown(value)}")
         return tuple(
-            _finite(_parse(arguments[0], item, f"{where}[{i}]"), f"{where}[{i}]") for i, item in enumerate(value)
+            _finite(parse_value(arguments[0], item, f"{where}[{i}]"), f"{where}[{i}]") for i, item in enumerate(value)
         )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a mapping, got {shown(value)}")
         parsed = {_checked_key(key, where): (item, f"{where}.{shown_key(key)}") for key, item in value.items()}
-        return {key: _finite(_parse(arguments[1], item, place), place) for key, (item, place) in parsed.items()}
+        return {key: _finite(parse_value(arguments[1], item, place), place) for key, (item, place) in parsed.items()}
     accepted = (int, float) if hint is float else (hint,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         remedy = ": quote it" if hint is str and isinstance(value, int | float) else ""
-        wanted = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
-        raise UserError(f"{where} must be {wanted}, got {shown(value)}{remedy}")
+        expected = {bool: "true or false", float: "a number"}.get(hint, f"of type {hint.__name__}")
+        raise UserError(f"{where} must be {expected}, got {shown(value)}{remedy}")
     return hint(_checked_scalar(value, where))
 
 

@@ -1,32 +1,25 @@
 """A size, as a recipe writes it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from matta_core.errors import UserError
-from matta_core.recipe.settings import Section, setting
+from matta_core.families import axes_by_setting
+from matta_core.recipe.settings import parse_value, shown, shown_key
 
-SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of folders and, in part, of services
-_TILE = 8  # matrix units work in tiles
+# How many layers: the first, the last, and those between by importance or evenly spread; or which, counted from 0.
+DEPTH = ("num_hidden_layers", "layers")
 
 
-@dataclass(frozen=True)
-class SizeConfig(Section):
-    """What a student keeps of the TA; None: all of it. A number alone is its intermediate_size."""
+class SizeConfig(dict[str, Any]):
+    """What a student keeps of the TA, by setting: of an axis that any family has, or of depth; of all else the whole.
 
-    intermediate_size: int | None = setting(None, low=1, unit="neurons", help="FFN width of every layer")
-    intermediate_sizes: tuple[int, ...] | None = setting(
-        None, unit="neurons", help="FFN width of each kept layer, from the first; in place of intermediate_size"
-    )
-    num_attention_heads: int | None = setting(None, low=1, help="query heads: a prefix of each kept group's")
-    num_key_value_heads: int | None = setting(None, low=1, help="groups: a prefix of the TA's")
-    num_hidden_layers: int | None = setting(
-        None, low=1, help="how many layers: the first, the last, and those between by importance or evenly spread"
-    )
-    layers: tuple[int, ...] | None = setting(
-        None, help="which of the TA's layers, counted from 0; in place of num_hidden_layers"
-    )
+    A number alone is its intermediate_size.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **named: Any) -> None:
+        super().__init__({key: value for key, value in dict(settings, **named).items() if value is not None})
+        self._check()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | int, where: str = "") -> Self:
@@ -35,22 +28,48 @@ class SizeConfig(Section):
             if not isinstance(values, int) or isinstance(values, bool):
                 raise UserError(
                     f"{where} must be an intermediate_size, a whole number, or a mapping of what the size keeps, got "
-                    f"{values!r}"
+                    f"{shown(values)}"
                 )
             values = {"intermediate_size": values}
-        return super().from_dict(values, where)
+        known, parsed = axes_by_setting(), {}
+        for key, value in values.items():
+            if key not in known and key not in DEPTH:
+                raise UserError(
+                    f"unknown setting {where}.{shown_key(key)}: known here are {', '.join((*known, *DEPTH))}"
+                )
+            is_list = key == "layers" or (key in known and key != known[key][0])
+            parsed[key] = parse_value(tuple[int, ...] | None if is_list else int | None, value, f"{where}.{key}")
+        try:
+            return cls(parsed)
+        except ValueError as error:
+            raise UserError(f"{where}.{error}") from None
 
-    def check(self) -> None:
-        for one, many in (("intermediate_size", "intermediate_sizes"), ("num_hidden_layers", "layers")):
-            if getattr(self, one) is not None and getattr(self, many) is not None:
+    def _check(self) -> None:
+        known = axes_by_setting()
+        same = [(key, setting) for setting, (key, _) in known.items() if key != setting]
+        for one, many in (*same, DEPTH):
+            if one in self and many in self:
                 raise ValueError(f"{one} and {many} say the same: leave one of the two out, got both")
-        for width in self.intermediate_sizes or (self.intermediate_size,):
-            if width is not None and (width < 1 or width % _TILE):
-                raise ValueError(f"intermediate_size must be a multiple of {_TILE} (matrix units' tiles), got {width}")
-        if self.layers is not None and (list(self.layers) != sorted(set(self.layers)) or not self.layers):
-            raise ValueError(f"layers must be ascending and different, got {list(self.layers)}")
+        for setting, (key, axis) in known.items():
+            counts = self.get(setting, ())
+            for count in counts if isinstance(counts, tuple) else (counts,):
+                if count < 1:
+                    raise ValueError(f"{setting} must be >= 1 {axis.keys[key]}s, got {count}")
+                if count % axis.multiple_of:
+                    raise ValueError(
+                        f"{key} must be a multiple of {axis.multiple_of} (matrix units' tiles), got {count}"
+                    )
+        if self.get("num_hidden_layers", 1) < 1:
+            raise ValueError(f"num_hidden_layers must be >= 1, got {self['num_hidden_layers']}")
+        if "layers" in self and (list(self["layers"]) != sorted(set(self["layers"])) or not self["layers"]):
+            raise ValueError(f"layers must be ascending and different, got {list(self['layers'])}")
+
+    @property
+    def intermediate_size(self) -> int:
+        """The one FFN width of all layers, of a size that says one."""
+        return self["intermediate_size"]
 
     @property
     def is_width_alone(self) -> bool:
         """Whether it says one FFN width, and no more."""
-        return self == SizeConfig(intermediate_size=self.intermediate_size) and self.intermediate_size is not None
+        return list(self) == ["intermediate_size"]

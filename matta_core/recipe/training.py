@@ -4,10 +4,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from matta_core.artifacts.kinds.checkpoint import SIZE_NAME
+from matta_core.families import axes_by_setting
 from matta_core.recipe.loss import LossConfig
 from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
-from matta_core.recipe.sizes import SIZE_NAME, SizeConfig
+from matta_core.recipe.sizes import DEPTH, SizeConfig
 
 PUSHED = "pushed"  # start_from: the Student that is served now
 
@@ -61,8 +63,8 @@ class TrainConfig(Section):
     )
     sizes: dict[str, SizeConfig] = setting(
         help="what each size keeps of the TA, by name, ascending, each contained in the next; the last is the TA. "
-        "A number is an intermediate_size; else a mapping with intermediate_sizes, num_attention_heads, "
-        "num_key_value_heads, num_hidden_layers or layers"
+        "A number is an intermediate_size; else a mapping of some of the family's axes and of depth: "
+        + ", ".join((*axes_by_setting(), *DEPTH))
     )
     student: str = setting(help="the name of the size that is served today")
     steps: int = setting(low=1, unit="optimizer steps")

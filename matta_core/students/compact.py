@@ -9,20 +9,22 @@ import importlib.util
 import sys
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.artifacts import file_digest
+from matta_core.artifacts.kinds.family import Certificate
 from matta_core.checkpoints import save_model
 from matta_core.families import family_of
 from matta_core.model_config import student_config
 from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
-from matta_core.students.comparison import compare_logits
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.pretrained import moved
+from matta_core.students.comparison import compare_answers
 
 _MODULE = "modeling_matta"
 
@@ -30,26 +32,27 @@ _MODULE = "modeling_matta"
 _CLASS = "PerLayerWidthForCausalLM"
 
 
-_SOURCE = Template('''"""$stock with an FFN width of its own in every layer: config.intermediate_sizes."""
+_SOURCE = Template('''"""$stock with a width of its own in every layer: config.$widths."""
 
 from torch import nn
 from transformers import $stock
 
 _LAYERS = "$layers"
-_NEURONS = $neurons  # parameter of a layer -> dimension along which its neurons lie
+_DIMENSIONS = $dimensions  # parameter of a layer -> that along which the width lies, once or more
 
 
 class $name($stock):
     def __init__(self, config):
         super().__init__(config)
-        for layer, width in zip(self.get_submodule(_LAYERS), config.intermediate_sizes, strict=True):
-            for name, dimension in _NEURONS.items():
+        for layer, width in zip(self.get_submodule(_LAYERS), config.$widths, strict=True):
+            for name, dimension in _DIMENSIONS.items():
                 path, _, kind = name.rpartition(".")
                 module = layer.get_submodule(path)
                 parameter = getattr(module, kind)
                 if parameter is None:
                     continue
-                setattr(module, kind, nn.Parameter(parameter.detach().narrow(dimension, 0, width).clone()))
+                length = parameter.shape[dimension] // max(config.$widths) * width
+                setattr(module, kind, nn.Parameter(parameter.detach().narrow(dimension, 0, length).clone()))
                 if kind == "weight" and hasattr(module, "nf"):
                     module.nx, module.nf = module.weight.shape
                 elif kind == "weight":
@@ -60,8 +63,9 @@ class $name($stock):
 @torch.no_grad()
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
-    student.generation_config = copy.deepcopy(ta.generation_config)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
+    if ta.can_generate():
+        student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
         path, _, kind = name.rpartition(".")
         module, kept = student.get_submodule(path), take(ta.get_parameter(ta_name), parts).clone()
@@ -75,27 +79,38 @@ def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMo
 
 @torch.no_grad()
 def export_compact(
-    ta: PreTrainedModel, granularity: Granularity, tokenizer: PreTrainedTokenizerBase, folder: Path, input_ids: Tensor
-) -> dict[str, Any]:
-    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, every
-    logit over input_ids (sequences, length) has the live student's bits.
+    objective: Objective,
+    ta: PreTrainedModel,
+    granularity: Granularity,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    batch: Batch,
+) -> Certificate:
+    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, all that
+    it answers to the batch has the live student's bits.
 
     Raises: AssertionError where it has not: a bug of ours.
     """
     student, family = compact_model(ta, granularity), family_of(ta.config.model_type)
-    student.config.intermediate_sizes = list(granularity.intermediate_sizes)
-    student.config.auto_map = {"AutoModelForCausalLM": f"{_MODULE}.{_CLASS}"}
+    ((key, widths),) = granularity.by_layer.items()
+    (axis,) = (axis for axis in family.axes if axis.by_layer)
+    setattr(student.config, f"{key}s", list(widths))
+    student.config.auto_map = {objective.model_class: f"{_MODULE}.{_CLASS}"}
     save_model(student, tokenizer, folder)
     source = _SOURCE.substitute(
-        stock=type(ta).__name__, layers=family.layers, neurons=dict(family.neurons), name=_CLASS
+        stock=type(ta).__name__,
+        layers=family.layers,
+        widths=f"{key}s",
+        dimensions={name: dimension for name, (dimension, _) in axis.parameters.items()},
+        name=_CLASS,
     )
     (folder / f"{_MODULE}.py").write_text(source)
-    found = compare_logits(live_student(ta, granularity).eval(), _load(folder), input_ids)
+    found = compare_answers(objective, live_student(ta, granularity).eval(), _load(folder), batch)
     assert found.bitwise_equal, f"{folder} differs from the live student by {found.max_abs_difference}"
     return {
         "bitwise_equal": True,
-        "sequences": len(input_ids),
-        "tokens": input_ids.numel(),
+        "sequences": len(batch["input_ids"]),
+        "tokens": batch["input_ids"].numel(),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
 
@@ -104,6 +119,8 @@ def _load(folder: Path) -> PreTrainedModel:
     """By the class that was just written here, without transformers' way for code of others."""
     name = f"{_MODULE}_{abs(hash(folder))}"
     spec = importlib.util.spec_from_file_location(name, folder / f"{_MODULE}.py")
+    assert spec is not None, "of a file that was just written"
+    assert spec.loader is not None, "of a .py"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,9 +1,7 @@
 """Extraction: students as plain checkpoints, each with a certificate that it is the live student, bit for bit."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,17 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, write_json_atomically
+from matta_core.artifacts.kinds.checkpoint import read_nesting
+from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, FoundMix, Member
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.model_config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
-from matta_core.nesting.slices import student_parameters, take
-from matta_core.pretrained import load_model, load_tokenizer
+from matta_core.nesting.slices import put, slices, student_parameters, take
+from matta_core.objectives import OBJECTIVE, Objective
+from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
 from matta_core.students.certify import certify, record_reference, sample
@@ -34,45 +35,51 @@ def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrained
     Stock configs know one FFN width: where widths differ, each layer is padded with zeros to the widest. A neuron
     whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
     """
-    student = type(ta)(student_config(ta.config, granularity)).to(next(ta.parameters()).dtype)
-    student.generation_config = copy.deepcopy(ta.generation_config)
+    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
+    if ta.can_generate():
+        student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):
-        parameter, kept = student.get_parameter(name), take(ta.get_parameter(ta_name), parts)
-        if parameter.shape != kept.shape:
+        parameter, place = student.get_parameter(name), slices(student.config, name, granularity.in_itself)[1]
+        if place:
             parameter.zero_()
-        parameter[tuple(slice(0, length) for length in kept.shape)].copy_(kept)
+        put(parameter, place, take(ta.get_parameter(ta_name), parts))
     return student.eval()
 
 
 def extract_students(
-    config: ExtractStudentsConfig, checkpoint: Artifact, dataset: Artifact, output: Path
+    config: ExtractStudentsConfig,
+    checkpoint: Artifact,
+    dataset: Artifact,
+    output: Path,
+    objective: Objective = OBJECTIVE,
 ) -> dict[str, Any]:
     """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size and mix, and `family.json`.
 
-    Raises: UserError where a size was not trained, a mix's budget is out of reach, or a weight or a student's logit is
+    Raises: UserError where a size was not trained, a mix's budget is out of reach, or a weight or a student's answer is
     not finite. AssertionError where a certificate fails: a bug of ours, and nothing is sealed.
     """
-    nesting = json.loads((checkpoint.path / "nesting.json").read_text())
+    nesting = read_nesting(checkpoint.path)
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
     wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
-    ta = load_model(checkpoint.path / "ta", torch.float32).eval()
+    ta = load_model(checkpoint.path / "ta", torch.float32, objective.model_class).eval()
     check_finite(ta, f"{checkpoint.path / 'ta'}")
     tokenizer = load_tokenizer(checkpoint.path / "ta")
-    input_ids = sample(dataset, config.certificate_sequences)
+    batch = sample(objective, dataset, config.certificate_sequences)
     length = nesting["sequence_length"]
-    mixed = _mixed(config, ta, trained, nesting["student"], dataset) if config.mixes else {}
+    mixed = _mixed(config, objective, ta, trained, nesting["student"], dataset) if config.mixes else {}
     wanted |= {name: found.granularity for name, found in mixed.items()}
-    students = {}
+    students: dict[str, Member] = {}
     with progress(len(wanted), "extract_students", "students") as bar:
         for name in sorted(wanted, key=lambda name: num_parameters(ta, wanted[name])):
             granularity = wanted[name]
             folder = output / name
             save_model(extract_student(ta, granularity), tokenizer, folder)
-            certificate = certify(ta, granularity, folder, input_ids)
+            certificate = certify(objective, ta, granularity, folder, batch)
             exact = certificate["bitwise_equal"] or (not granularity.is_uniform and certificate["padded_equal"])
             assert exact, f"{folder} differs from the live student: {certificate}"
-            reference = record_reference(ta, granularity, input_ids, output / "references" / f"{name}.safetensors")
-            served = padded(granularity)
+            reference = output / "references" / f"{name}.safetensors"
+            record_reference(objective, ta, granularity, batch, reference)
+            served = granularity.padded
             students[name] = {
                 "path": name,
                 "reference": str(reference.relative_to(output)),
@@ -83,36 +90,35 @@ def extract_students(
                 "certificate": certificate,
             }
             if not granularity.is_uniform:
-                compact = {
+                compact: Compact = {
                     "parameters": num_parameters(ta, granularity),
                     "flops_per_token": flops_per_token(ta, granularity, length),
                 }
                 if config.compact:
                     folder = output / "compact" / name
-                    compact["certificate"] = export_compact(ta, granularity, tokenizer, folder, input_ids)
-                    compact |= {"path": f"compact/{name}", "bytes": (folder / "model.safetensors").stat().st_size}
+                    compact["certificate"] = export_compact(objective, ta, granularity, tokenizer, folder, batch)
+                    compact["path"] = f"compact/{name}"
+                    compact["bytes"] = (folder / "model.safetensors").stat().st_size
                 students[name]["compact"] = compact
             if name in mixed:
                 students[name]["mix"] = _as_found(mixed[name], config.mixes[name])
             bar.update()
-    family = {"student": nesting["student"], "ta": list(trained)[-1], "students": students}
-    # What a text begins with where a student is served: its tokenizer says so too.
-    family["bos_token"] = None if bos_token_id(tokenizer) is None else tokenizer.bos_token
-    write_json_atomically(output / "family.json", family)
+    family: Family = {
+        "student": nesting["student"],
+        "ta": list(trained)[-1],
+        "students": students,
+        "bos_token": None if bos_token_id(tokenizer) is None else tokenizer.bos_token,
+    }
+    write_json_atomically(output / FAMILY, family)
     return {
         "student": nesting["student"],
         "students": {name: entry["parameters"] for name, entry in students.items()},
     }
 
 
-def padded(granularity: Granularity) -> Granularity:
-    """What a stock checkpoint of this size is: every layer as wide as the widest."""
-    widest = max(granularity.intermediate_sizes)
-    return replace(granularity, intermediate_sizes=(widest,) * len(granularity.layers))
-
-
 def _mixed(
     config: ExtractStudentsConfig,
+    objective: Objective,
     ta: PreTrainedModel,
     trained: Mapping[str, Granularity],
     student: str,
@@ -120,22 +126,30 @@ def _mixed(
 ) -> dict[str, Mix]:
     """On the GPU, where there is one. All budgets are looked at before the first search."""
     device = pick_device()
-    sequences = sample(dataset, config.mix_sequences).to(device)
-    ta.to(device)
+    sequences = {name: rows.to(device) for name, rows in sample(objective, dataset, config.mix_sequences).items()}
+    moved(ta, device)
     spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:
-            found[space.name] = mix(ta, space, config.mix_evaluations, bar.update)
-    ta.to("cpu")
+            found[space.name] = mix(objective, ta, space, config.mix_evaluations, bar.update)
+    moved(ta, torch.device("cpu"))
     return found
 
 
-def _as_found(found: Mix, config: MixConfig) -> dict[str, Any]:
-    """The search, for family.json: loss in nats per token on its sample, and how far it looked."""
+def _as_found(found: Mix, config: MixConfig) -> FoundMix:
+    """The search, for family.json."""
     kind, limit = config.budget
-    values = {key: value for key, value in vars(found).items() if key != "granularity"}
-    return {"budget": {kind: limit}, **values}
+    return {
+        "budget": {kind: limit},
+        "loss": found.loss,
+        "cost": found.cost,
+        "evaluated": found.evaluated,
+        "combinations": found.combinations,
+        "ended": found.ended,
+        "best_uniform": found.best_uniform,
+        "best_uniform_loss": found.best_uniform_loss,
+    }
 
 
 def _wanted(sizes: Sequence[str] | None, trained: Mapping[str, Granularity], path: Path) -> list[str]:

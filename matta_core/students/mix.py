@@ -7,20 +7,21 @@ never trained, at no cost. They choose by a rule of thumb; here mixtures are sco
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
+from matta_core.objectives.objective import Batch, Objective
+from matta_core.pretrained import moved
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
 from matta_core.students.search import Widths, WidthSearch
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.training.passes import PassSettings, error_sum
 from matta_core.training.precision import autocast_dtype
 
 _LATENCY_REPEATS = 15
@@ -32,18 +33,23 @@ _HEAD_CHUNK_TOKENS = 1024
 class Space:
     """What a mix can be: mixtures of the widths of `uniform`, trained sizes, that cost at most `limit`.
 
-    `cost` is in the budget's unit, `kind`; `sample`: input_ids (sequences, length), on the device of the search.
+    Widths are counts of `axis`, a key: that which may differ by layer.
+    `cost` is in the budget's unit, `kind`; `sample`: held-out sequences, on the device of the search.
     """
 
     name: str
     kind: str
     limit: float
+    axis: str
     uniform: Sequence[Granularity]
     cost: Callable[[Widths], float]
-    sample: Tensor
+    sample: Batch
 
     def sized(self, widths: Widths) -> Granularity:
-        return replace(self.uniform[-1], name=self.name, intermediate_sizes=widths)
+        return self.uniform[-1].keeping(self.name, self.axis, widths)
+
+    def widths(self, size: Granularity) -> Widths:
+        return size.by_layer[self.axis]
 
     @property
     def where(self) -> str:
@@ -52,7 +58,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a search found. Losses are nats per token on its sample; `cost` is in the budget's unit."""
+    """What a search found. Losses are the objective's, per target of its sample; `cost` is in the budget's unit."""
 
     granularity: Granularity
     loss: float
@@ -70,28 +76,29 @@ def space_of(
     student: str,
     name: str,
     config: MixConfig,
-    sample: Tensor,
+    sample: Batch,
 ) -> Space:
-    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it; heads and
-    depth are the TA's, so that only sizes that keep all of these are mixed.
+    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it. All else
+    is the TA's, so that only sizes that keep it are mixed.
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """
     kind, limit = config.budget
     ta_size = list(granularities.values())[-1]
     from_student = list(granularities.values())[list(granularities).index(student) :]
-    uniform = [size for size in from_student if _is_alike(size, ta_size)]
-    space = Space(name, kind, limit, uniform, _cost(ta, kind, uniform, sample), sample)
+    (axis,) = ta_size.by_layer
+    uniform = [size for size in from_student if size.keeping(ta_size.name, axis, ta_size.by_layer[axis]) == ta_size]
+    space = Space(name, kind, limit, axis, uniform, _cost(ta, kind, axis, uniform, sample), sample)
     if len(uniform) < 2:
         raise UserError(
-            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all of the TA's "
-            f"layers and heads, and there is only {ta_size.name}: train another such size"
+            f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all else of "
+            f"the TA, and there is only {ta_size.name}: train another such size"
         )
-    lowest, highest = (space.cost(size.intermediate_sizes) for size in (uniform[0], uniform[-1]))
+    lowest, highest = (space.cost(space.widths(size)) for size in (uniform[0], uniform[-1]))
     if limit < lowest:
         raise UserError(
             f"{space.where}.{kind} must be at least the {amount(lowest)} of {uniform[0].name}, the smallest size from "
-            f"the student up with the TA's layers and heads, got {amount(limit)}"
+            f"the student up that keeps all else of the TA, got {amount(limit)}"
         )
     if limit >= highest:
         raise UserError(
@@ -101,22 +108,30 @@ def space_of(
     return space
 
 
-def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[], None] = lambda: None) -> Mix:
+def mix(
+    objective: Objective,
+    ta: PreTrainedModel,
+    space: Space,
+    evaluations: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Mix:
     """The best mixture found. `advance` is called after each that was scored, at most `evaluations` times.
 
     Raises: UserError where what was estimated to take the budget's seconds takes more, again and again.
     """
-    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, space.sample.device)), space.sample
+    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, ta.device)), space.sample
+    sequences, length = sample["input_ids"].shape
+    starts = range(0, sequences, _SEQUENCES_PER_PASS)
+    parts = [{name: rows[start : start + _SEQUENCES_PER_PASS] for name, rows in sample.items()} for start in starts]
 
     def score(widths: Widths) -> float:
         model = live_student(ta, space.sized(widths)).eval()
-        parts = sample.split(_SEQUENCES_PER_PASS)
-        total = sum(cross_entropy_sum(model, part, settings).item() for part in parts)
+        total = sum(error_sum(objective, model, part, settings).item() for part in parts)
         advance()
-        return total / (sample.shape[0] * (sample.shape[1] - 1))
+        return total / objective.num_targets(sequences, length)
 
-    search = WidthSearch([size.intermediate_sizes for size in space.uniform], space.cost, score, evaluations)
-    allowed, lowest = space.limit, space.cost(space.uniform[0].intermediate_sizes)
+    search = WidthSearch([space.widths(size) for size in space.uniform], space.cost, score, evaluations)
+    allowed, lowest = space.limit, space.cost(space.widths(space.uniform[0]))
     for _ in range(4):
         found = search.within(allowed, space.where)
         cost = space.cost(found.widths)
@@ -148,12 +163,9 @@ def mix(ta: PreTrainedModel, space: Space, evaluations: int, advance: Callable[[
     )
 
 
-def _is_alike(size: Granularity, ta: Granularity) -> bool:
-    """Whether it differs from the TA in FFN widths alone."""
-    return replace(size, name=ta.name, intermediate_sizes=ta.intermediate_sizes) == ta
-
-
-def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample: Tensor) -> Callable[[Widths], float]:
+def _cost(
+    ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Batch
+) -> Callable[[Widths], float]:
     """What a mixture costs: what the smallest size does, and what the width of each layer adds to that.
 
     Exact for counts, which add up. Seconds are estimated: a layer adds its share of what the size of its width adds.
@@ -162,28 +174,29 @@ def _cost(ta: PreTrainedModel, kind: str, uniform: Sequence[Granularity], sample
     count = {
         "parameters": lambda size: num_parameters(ta, size),
         "bytes": lambda size: 4 * num_parameters(ta, size),
-        "flops_per_token": lambda size: flops_per_token(ta, size, sample.shape[1]),
+        "flops_per_token": lambda size: flops_per_token(ta, size, sample["input_ids"].shape[1]),
     }.get(kind)
-    added = {}
+    added: dict[tuple[int, int], float] = {}
     if count is None:
         base = prefill_seconds(ta, smallest, sample)
         for size in reversed(uniform):  # a width that several sizes have costs what it does in the smallest of them
             more = max(0.0, prefill_seconds(ta, size, sample) - base) if size is not smallest else 0.0
-            added |= {step: more / len(size.layers) for step in enumerate(size.intermediate_sizes)}
+            added |= {step: more / len(size.layers) for step in enumerate(size.by_layer[axis])}
     else:
         base = count(smallest)
-        for step in {step for size in uniform for step in enumerate(size.intermediate_sizes)}:
+        for step in {step for size in uniform for step in enumerate(size.by_layer[axis])}:
             layer, width = step
-            widths = list(smallest.intermediate_sizes)
+            widths = list(smallest.by_layer[axis])
             widths[layer] = width
-            added[step] = count(replace(smallest, intermediate_sizes=tuple(widths))) - base
+            added[step] = count(smallest.keeping("", axis, tuple(widths))) - base
     return lambda widths: base + sum(added[step] for step in enumerate(widths))
 
 
 @torch.no_grad()
-def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Tensor) -> float:
+def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Batch) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
-    model, prompt = compact_model(ta, granularity).to(sample.device), sample[:1]
+    prompt = sample["input_ids"][:1]
+    model = moved(compact_model(ta, granularity), prompt.device)
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()

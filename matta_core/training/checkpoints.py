@@ -12,6 +12,7 @@ from matta_core.checkpoints import build_model, non_finite
 from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError, some_of
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import cuts
+from matta_core.pretrained import moved
 from matta_core.recipe import TrainConfig
 from matta_core.training.optimizers import ModelOptimizer, make_optimizer
 from matta_core.training.state import (
@@ -36,7 +37,7 @@ class Checkpoints:
         self.step = 0
 
     def resume(
-        self, config: TrainConfig, model_config: PreTrainedConfig, device: torch.device
+        self, config: TrainConfig, model_config: PreTrainedConfig, model_class: str, device: torch.device
     ) -> tuple[PreTrainedModel, ModelOptimizer, dict[str, Granularity]] | None:
         """TA, optimizer and sizes of the newest one that is whole and this run's; None where there is none yet.
 
@@ -48,7 +49,7 @@ class Checkpoints:
                 state = read_state(folder)
                 if state.sizes.keys() != config.sizes.keys():
                     raise DamagedStateError(f"{folder} is of other sizes than the recipe's")
-                ta = build_model(model_config, config.seed).to(device)
+                ta = moved(build_model(model_config, config.seed, model_class), device)
                 optimizer = make_optimizer(ta, config, cuts(ta, state.sizes.values()))
                 load_state(state, ta, optimizer)
             except DamagedStateError as error:
@@ -77,10 +78,12 @@ class Checkpoints:
     def save(self, step: int, training: Training) -> None:
         """In all ranks: rank 0 writes the state after `step` steps, unless that is what was resumed from or saved last.
 
-        Raises: TrainingDivergedError, in every rank, where a weight or the optimizer's state is not finite.
+        Raises: TrainingDivergedError, in every rank, where a step's loss or gradient, a weight or the optimizer's state
+        is not finite.
         """
         if step == self.step:
             return
+        training.figures.check()
         state = [*training.ta.named_parameters(), *tensors_of(training.optimizer).items()]
         broken = non_finite(state)
         anywhere = torch.tensor(float(len(broken)), device=training.device)

@@ -1,34 +1,40 @@
-"""Reading packed sequences, and the Teacher's scores beside them, memory-mapped, in a reproducible order."""
+"""Reading sequences, and the Teacher's scores beside them, memory-mapped, in a reproducible order."""
 
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
 
+from matta_core import distributed
 from matta_core.artifacts import Artifact
 from matta_core.errors import UserError
-from matta_core.training.passes import Batch, TeacherTargets
+from matta_core.objectives import Objective
+from matta_core.objectives.objective import Batch
+from matta_core.recipe import TrainConfig
 
 
 class Sequences:
-    """One split of a TokenizedDataset, with TeacherScores beside it or not.
+    """One split of a TokenizedDataset, with TeacherScores beside it or not: the objective's columns.
 
     Arrow files are memory-mapped through `datasets`: `cache` holds them while the step runs.
     """
 
-    def __init__(self, dataset: Artifact, split: str, cache: Path, scores: Artifact | None = None) -> None:
+    def __init__(
+        self, objective: Objective, dataset: Artifact, split: str, cache: Path, scores: Artifact | None = None
+    ) -> None:
         disable_progress_bars()
-        columns = [_parquet(dataset.path / split, cache)]
+        columns = [_parquet(dataset.path / split, cache).select_columns(list(objective.columns))]
         if scores is not None:
             if scores.inputs.get("dataset") != dataset.digest:
                 raise UserError(
                     f"{scores.path} holds scores of another dataset than {dataset.path}: run score_teacher on this one"
                 )
-            columns.append(_parquet(scores.path / split, cache))
+            columns.append(_parquet(scores.path / split, cache).select_columns(list(objective.teacher_columns)))
         self._rows = concatenate_datasets(columns, axis=1).with_format("numpy")
-        self._has_scores = scores is not None
         self.sequence_length: int = dataset.metadata["sequence_length"]
 
     def __len__(self) -> int:
@@ -36,18 +42,36 @@ class Sequences:
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """The sequences of the given row numbers, in their order."""
-        columns = self._rows[rows]
-        input_ids = torch.from_numpy(columns["input_ids"].astype(np.int64)).to(device)
-        if not self._has_scores:
-            return Batch(input_ids, None)
-        tokens = input_ids.shape[0] * (input_ids.shape[1] - 1)
-        ids = torch.from_numpy(columns["top_k_ids"].astype(np.int64)).to(device)
-        log_probs = torch.from_numpy(columns["top_k_log_probs"].astype(np.float32)).to(device)
-        tail_mass = torch.from_numpy(columns["tail_mass"].astype(np.float32)).to(device)
-        return Batch(
-            input_ids,
-            TeacherTargets(ids.reshape(tokens, -1), log_probs.reshape(tokens, -1), tail_mass.reshape(tokens)),
-        )
+        return as_batch(self._rows[rows], device)
+
+
+def as_batch(columns: Mapping[str, np.ndarray], device: torch.device) -> Batch:
+    """Columns (sequences, ...) as tensors: int64 or float32. A GPU need not be waited for."""
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        kind = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32
+        found = torch.from_numpy(values.astype(kind))
+        return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
+
+    return {name: tensor(values) for name, values in columns.items()}
+
+
+def arrays(rows: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
+    """Columns of lists, each of a fixed length, as (rows, length)."""
+    columns = zip(rows.schema.names, rows.columns, strict=True)
+    chunks = {
+        name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for name, column in columns
+    }
+    return {name: column.flatten().to_numpy().reshape(len(column), -1) for name, column in chunks.items()}
+
+
+def batches_of_step(config: TrainConfig, data: Sequences, step: int, device: torch.device) -> Iterator[Batch]:
+    """This rank's share of a step's sequences, in passes of at most micro_batch_size. Read as they are asked for."""
+    rows = rows_of_step(len(data), config.batch_size, step, config.seed)
+    mine = rows[distributed.rank() :: distributed.world_size()]
+    size = config.micro_batch_size or len(mine)
+    for start in range(0, len(mine), size):
+        yield data.batch(mine[start : start + size], device)
 
 
 def rows_of_step(num_rows: int, batch_size: int, step: int, seed: int) -> np.ndarray:

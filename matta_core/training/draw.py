@@ -1,5 +1,7 @@
 """Which sizes a step trains."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from matta_core.recipe import TrainConfig
@@ -15,7 +17,7 @@ def sizes_of_step(config: TrainConfig, step: int) -> list[str]:
     if config.sizes_per_step == "sandwich":
         number = min(config.sampled_sizes, len(others))
         lot = np.random.default_rng([config.seed, step])
-        wanted = {config.student, *(lot.choice(others, number, replace=False) if number else ())}
+        wanted: Collection[str] = {config.student, *(lot.choice(others, number, replace=False) if number else ())}
     else:
         wanted = config.sizes if config.sizes_per_step == "all" else config.sizes_per_step
     return [name for name in config.sizes if name in wanted and name != config.ta]

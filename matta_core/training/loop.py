@@ -1,29 +1,30 @@
 """The training loop: TA and students, sequentially, with online distillation, resumable at any step."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact, write_json_atomically
-from matta_core.beginning.start import NESTING, agreed_over_ranks, initialize
+from matta_core.artifacts.kinds.checkpoint import NESTING, Nesting
+from matta_core.beginning.start import agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.model_config import build_config
 from matta_core.nesting.cost import flops_per_token
-from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
 from matta_core.nesting.slices import cuts
-from matta_core.pretrained import load_tokenizer
+from matta_core.objectives import OBJECTIVE, Objective
+from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import TrainConfig
 from matta_core.training.checkpoints import Checkpoints
-from matta_core.training.data import Sequences
-from matta_core.training.metrics import Means, MetricsLog
+from matta_core.training.data import Sequences, batches_of_step
+from matta_core.training.learning_rate import learning_rate
+from matta_core.training.metrics import MetricsLog
 from matta_core.training.optimizers import make_optimizer
-from matta_core.training.passes import PassSettings
-from matta_core.training.precision import autocast_dtype
-from matta_core.training.step import Training, train_step
+from matta_core.training.step import Training, train_step, training_of
 from matta_core.training.stopping import StopSignal
 from matta_core.training.validation import validate
 
@@ -35,6 +36,7 @@ def train(
     output: Path,
     work: Path,
     stop: StopSignal | None = None,
+    objective: Objective = OBJECTIVE,
 ) -> dict[str, Any]:
     """Train the TA with its nested students; write `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`.
 
@@ -54,31 +56,24 @@ def train(
     width = config.sizes[config.ta].intermediate_size
     model_config = build_config(config.model, width, tokenizer, sequence_length)
     cache = work / f"arrow-{distributed.rank()}"
-    training_data = Sequences(dataset, "train", cache, scores)
-    validation_data = Sequences(dataset, "validation", cache)
+    training_data = Sequences(objective, dataset, "train", cache, scores)
+    validation_data = Sequences(objective, dataset, "validation", cache)
 
     checkpoints = Checkpoints(work)
-    if resumed := checkpoints.resume(config, model_config, device):
+    if resumed := checkpoints.resume(config, model_config, objective.model_class, device):
         ta, optimizer, granularities = resumed
     else:
-        ta, granularities = initialize(config, model_config, tokenizer, training_data, device)
-        granularities = agreed_over_ranks(ta.to(device), granularities)
+        ta, granularities = initialize(config, objective, model_config, tokenizer, training_data, device)
+        granularities = agreed_over_ranks(moved(ta, device), granularities)
         optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     if config.start_from is not None:
         carry_generation(ta, config.start_from, config.model)
-    students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
-    if config.activation_checkpointing:
-        for model in (ta, *students.values()):
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, device))
-    training = Training(
-        config, ta, students, granularities, optimizer, training_data, validation_data, settings, device
-    )
+    training = training_of(config, objective, ta, granularities, optimizer, sequence_length)
 
     log = MetricsLog(output, checkpoints.step) if distributed.rank() == 0 else None
     try:
         with stop.awaited():
-            final = _loop(training, checkpoints, log, stop)
+            final = _Run(training, training_data, validation_data, checkpoints, log, stop).loop()
     except TrainingDivergedError as error:
         raise TrainingDivergedError(
             f"{error}; {checkpoints.last_good()}. Lower learning_rate, lengthen warmup_steps, or set "
@@ -88,8 +83,13 @@ def train(
         log.close()
         save_model(ta, tokenizer, output / "ta")
         sizes = {name: size.to_dict() for name, size in granularities.items()}
-        nesting = {"model_type": ta.config.model_type, "sizes": sizes, "student": config.student}
-        write_json_atomically(output / NESTING, nesting | {"sequence_length": sequence_length})
+        nesting: Nesting = {
+            "model_type": ta.config.model_type,
+            "sizes": sizes,
+            "student": config.student,
+            "sequence_length": sequence_length,
+        }
+        write_json_atomically(output / NESTING, nesting)
     distributed.wait_for_all()
     distributed.stop()
     flops = flops_per_token(ta, whole(ta.config, config.ta), sequence_length)
@@ -102,47 +102,65 @@ def train(
     }
 
 
-def _loop(training: Training, checkpoints: Checkpoints, log: MetricsLog | None, stop: StopSignal) -> dict[str, float]:
-    """All steps that are left, with validation, checkpoints and metrics; the last validation's figures."""
-    config, resumed_at = training.config, checkpoints.step
-    means = Means()
-    timed_tokens, timed_seconds = 0, 0.0
-    with progress(config.steps, f"train {config.ta}", "steps", initial=resumed_at) as bar:
-        for step in range(resumed_at, config.steps + 1):
-            is_last = step == config.steps
-            if is_last or step % config.eval_every_steps == 0:
-                validation = validate(training, step, stop)
-                if validation is None:
-                    checkpoints.save_and_end(step, training)
-                bar.set_postfix({f"eval {config.student}": f"{validation[f'eval/cross_entropy/{config.student}']:.3f}"})
-                if log:
-                    log.write_evaluation(step, validation)
-            if is_last or step % config.checkpoint_every_steps == 0:
-                checkpoints.save(step, training)
-            if is_last:
-                return validation
+@dataclass(frozen=True)
+class _Run:
+    """A training, and what it reads and writes."""
 
-            started = time.perf_counter()
-            done = train_step(training, step, stop)
-            if done is None:
-                checkpoints.save_and_end(step, training)
-            for name, total in done.sums.items():
-                means.add(f"train/{name}", total, done.num_tokens)
-            timed_tokens += done.num_tokens
-            timed_seconds += time.perf_counter() - started
+    training: Training
+    training_data: Sequences
+    validation_data: Sequences
+    checkpoints: Checkpoints
+    log: MetricsLog | None
+    stop: StopSignal
 
-            if (step + 1) % config.log_every_steps == 0 or step + 1 == config.steps:
-                values = means.take() | {
-                    "train/grad_norm": done.grad_norm,
-                    "train/learning_rate": done.learning_rate,
-                    "perf/tokens_per_second": timed_tokens / timed_seconds,
-                }
-                values |= {f"train/weight/{name}": weight for name, weight in config.loss.weights_at(step).items()}
-                if log:
-                    log.write(step + 1, values)
-                timed_tokens, timed_seconds = 0, 0.0
-            bar.update()
-    raise AssertionError("the last step returns")
+    def loop(self) -> dict[str, float]:
+        """All steps that are left, each with what is due after it; the last validation's figures."""
+        training, config, resumed_at = self.training, self.training.config, self.checkpoints.step
+        intervals = (config.log_every_steps, config.eval_every_steps, config.checkpoint_every_steps)
+        steps_timed, seconds = 0, 0.0
+        with progress(config.steps, f"train {config.ta}", "steps", initial=resumed_at) as bar:
+            evaluated = self.evaluate_and_save(resumed_at, bar)
+            for step in range(resumed_at, config.steps):
+                started = time.perf_counter()
+                batches = batches_of_step(config, self.training_data, step, training.device)
+                if train_step(training, step, batches, self.stop) is None:
+                    self.checkpoints.save_and_end(step, training)
+                if any(self.is_due(step + 1, every) for every in intervals):
+                    training.figures.check()  # the only wait for the device, and part of the steps' time
+                steps_timed += 1
+                seconds += time.perf_counter() - started
+                if self.is_due(step + 1, config.log_every_steps):
+                    values = training.figures.take(training.num_targets) | {
+                        "train/learning_rate": learning_rate(config, step),
+                        "perf/tokens_per_second": steps_timed * training.num_targets / seconds,
+                    }
+                    values |= {f"train/weight/{name}": weight for name, weight in config.loss.weights_at(step).items()}
+                    if self.log:
+                        self.log.write(step + 1, values)
+                    steps_timed, seconds = 0, 0.0
+                bar.update()
+                evaluated = self.evaluate_and_save(step + 1, bar)
+        assert evaluated is not None, "everything is due after the last step"
+        return evaluated
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether what is done every so many steps is done after `step` steps: after the last, everything is."""
+        return step == self.training.config.steps or step % every == 0
+
+    def evaluate_and_save(self, step: int, bar: Any) -> dict[str, float] | None:
+        """What of both is due after `step` steps; the validation's figures, where it is."""
+        training, config, validation = self.training, self.training.config, None
+        if self.is_due(step, config.eval_every_steps):
+            validation = validate(training, self.validation_data, step, self.stop)
+            if validation is None:
+                self.checkpoints.save_and_end(step, training)
+            figure = validation[f"eval/{training.objective.figure}/{config.student}"]
+            bar.set_postfix({f"eval {config.student}": f"{figure:.3f}"})
+            if self.log:
+                self.log.write_evaluation(step, validation)
+        if self.is_due(step, config.checkpoint_every_steps):
+            self.checkpoints.save(step, training)
+        return validation
 
 
 def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> None:

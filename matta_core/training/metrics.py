@@ -7,17 +7,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from matta_core.distributed import sum_over_ranks
+from matta_core.artifacts.kinds.checkpoint import METRICS
 
 
 class MetricsLog:
     """`metrics.jsonl` (one object a line: step and values) and `tensorboard/` below a folder."""
 
     def __init__(self, folder: Path, steps_done: int) -> None:
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         self._evaluated: set[int] = set()
         if path.exists():
             # Lines from after the checkpoint that is resumed from will be written again.
@@ -44,23 +43,3 @@ class MetricsLog:
     def close(self) -> None:
         self._file.close()
         self._writer.close()
-
-
-class Means:
-    """Means per name since the last `take`. A size counts only in the steps in which it was trained."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, total: Tensor, count: int) -> None:
-        """`total` is this rank's sum over one step, `count` the step's number of tokens over all ranks."""
-        self._sums[name] = self._sums.get(name, 0.0) + total
-        self._counts[name] = self._counts.get(name, 0) + count
-
-    def take(self) -> dict[str, float]:
-        """The means over all ranks, by name; starts anew."""
-        sum_over_ranks(self._sums.values())
-        means = {name: total.item() / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means

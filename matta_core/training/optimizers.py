@@ -14,6 +14,7 @@ roots, the eigenbases and Muon's iterations, and keeps the whole state.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from pytorch_optimizer.optimizer.shampoo import ScalableShampoo
@@ -23,8 +24,11 @@ from pytorch_optimizer.optimizer.utils.preconditioner import PreConditioner
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from matta_core.families import family_of
 from matta_core.recipe import OptimizerConfig, TrainConfig
 from matta_core.recipe.optimizer import PRECONDITIONED
+
+Slot = tuple[dict[Any, Any] | list[Any], Any]  # of a tensor: what holds it, and its key there
 
 Cuts = Mapping[str, Mapping[int, Sequence[int]]]  # parameter's name -> dimension -> ascending inner offsets
 
@@ -59,20 +63,21 @@ def make_optimizer(model: PreTrainedModel, config: TrainConfig, cuts: Cuts | Non
         {"params": [p for p in rest.values() if p.dim() < 2], "weight_decay": 0.0},
     ]
     betas = (settings.momentum if settings.name == "adamw" else 0.9, settings.beta2)
-    parts = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=settings.epsilon, fused=True)]
+    parts: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=settings.epsilon, fused=True)
+    ]
     if blocks:
         parts.append(_of_blocks(settings, [block.view for block in blocks], config.learning_rate, decay))
     return ModelOptimizer(parts, rest, blocks)
 
 
 def hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The trained 2-D parameters by name, without embeddings and the output head; those that are tied appear once."""
-    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    tables.append(model.get_output_embeddings().weight)
+    """The trained 2-D parameters of the layers, by name: neither embeddings nor the head."""
+    layers = f"{family_of(model.config.model_type).layers}."
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.dim() == 2 and not any(parameter is table for table in tables)
+        if parameter.requires_grad and parameter.dim() == 2 and name.startswith(layers)
     }
 
 
@@ -114,7 +119,7 @@ class ModelOptimizer:
         self._parts, self._whole, self._blocks = parts, whole, blocks
 
     @property
-    def param_groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self._parts for group in part.param_groups]
 
     def step(self) -> None:
@@ -144,8 +149,8 @@ class ModelOptimizer:
         self.step()
         self.zero_grad()
 
-    def state_slots(self) -> dict[str, tuple[dict | list, str | int]]:
-        """Where the state's tensors are kept, by parameter or block and entry: (what holds it, its key)."""
+    def state_slots(self) -> dict[str, Slot]:
+        """Where the state's tensors are kept, by parameter or block and entry."""
         return {
             f"{name}|{path}": slot
             for name, parameter in self._parameters().items()
@@ -195,7 +200,7 @@ def _of_blocks(
     )
 
 
-def _slots(container: dict | list) -> Iterator[tuple[str, tuple[dict | list, str | int]]]:
+def _slots(container: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, Slot]]:
     """All tensors in a parameter's state. The rest of it is settings; steps are counted in a tensor or in the group."""
     for key, value in container.items() if isinstance(container, dict) else enumerate(container):
         if isinstance(value, Tensor):

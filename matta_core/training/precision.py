@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel
 
-from matta_core.nesting.size import intermediate_size
+from matta_core.families import family_of
 
 # On CPU, bf16 products beat the casts around them from about this FFN width: a step of the demo's Teacher and of its
 # TA (both 768 wide) takes 1.4 times as long in fp32, on two cores with AVX-512 BF16.
@@ -18,4 +18,5 @@ def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device)
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     cpu = torch.cpu.get_capabilities()
     has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 and intermediate_size(model.config) >= _BF16_PAYS_FROM_WIDTH else None
+    width = family_of(model.config.model_type).count(model.config, "intermediate_size")
+    return torch.bfloat16 if has_bf16 and width >= _BF16_PAYS_FROM_WIDTH else None

@@ -1,104 +1,142 @@
-"""One optimizer step, and one validation, over all ranks. Both leave off where any rank was told to end."""
+"""One optimizer step over all ranks. Nothing in it waits for a GPU: what it gave is read when it is asked for."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from matta_core import distributed
 from matta_core.errors import TrainingDivergedError
+from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
+from matta_core.objectives import Objective
+from matta_core.objectives.objective import Batch, Sums
 from matta_core.recipe import TrainConfig
-from matta_core.training.data import Sequences, rows_of_step
 from matta_core.training.draw import sizes_of_step
 from matta_core.training.learning_rate import learning_rate
 from matta_core.training.optimizers import ModelOptimizer
-from matta_core.training.passes import PassSettings, Sums, joint_backward
+from matta_core.training.passes import PassSettings, joint_backward
+from matta_core.training.precision import autocast_dtype
 from matta_core.training.stopping import StopSignal
+
+
+class Figures:
+    """What the steps gave since the last `take`: on the device until it is looked at, since that waits for it."""
+
+    def __init__(self) -> None:
+        self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._read: list[dict[str, float]] = []
+        self._grad_norm = math.nan
+
+    def add(self, step: int, sums: Sums, grad_norm: Tensor) -> None:
+        self._unread.append((step, tuple(sums), torch.stack([*sums.values(), grad_norm])))
+
+    def check(self) -> None:
+        """Look at all steps so far. Raises: TrainingDivergedError that names the first whose loss or gradient was not
+        finite. All ranks have the same figures, so that all raise it."""
+        unread, self._unread = self._unread, []
+        values = iter(torch.cat([figures for *_, figures in unread]).tolist() if unread else ())
+        for step, names, _ in unread:
+            sums, self._grad_norm = {name: next(values) for name in names}, next(values)
+            broken = [f"{name} = {total}" for name, total in sums.items() if not math.isfinite(total)]
+            if not math.isfinite(self._grad_norm):
+                broken = broken or [f"the gradient norm is {self._grad_norm}"]
+            if broken:
+                raise TrainingDivergedError(f"training diverged in step {step + 1}: {', '.join(broken)}")
+            self._read.append(sums)
+
+    def take(self, num_targets: int) -> dict[str, float]:
+        """Means per target and the last step's gradient norm; starts anew. A size counts only in steps that trained it.
+
+        Raises: as `check` does.
+        """
+        self.check()
+        steps, self._read = self._read, []
+        names = {name: None for sums in steps for name in sums}
+        of = {name: [sums[name] for sums in steps if name in sums] for name in names}
+        means = {f"train/{name}": sum(totals) / (len(totals) * num_targets) for name, totals in of.items()}
+        return means | {"train/grad_norm": self._grad_norm}
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a step needs: the TA, the students in it and their sizes, what moves them, and what they learn from."""
+    """The state that steps change, and what they need for it: the TA, the students in it and what moves them.
+
+    `num_targets`: of a whole step, over all ranks.
+    """
 
     config: TrainConfig
+    objective: Objective
     ta: PreTrainedModel
     students: Mapping[str, PreTrainedModel]
     granularities: Mapping[str, Granularity]
     optimizer: ModelOptimizer
-    training_data: Sequences
-    validation_data: Sequences
     settings: PassSettings
     device: torch.device
+    num_targets: int
+    figures: Figures = field(default_factory=Figures)
 
 
-class Step(NamedTuple):
-    """What a step gave: this rank's sums by term and size, over `num_tokens` of all ranks together, and its figures."""
+def training_of(
+    config: TrainConfig,
+    objective: Objective,
+    ta: PreTrainedModel,
+    granularities: Mapping[str, Granularity],
+    optimizer: ModelOptimizer,
+    sequence_length: int,
+) -> Training:
+    """The students live in the TA, which is on its device; all as the settings say."""
+    students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
+    if config.activation_checkpointing:
+        for model in (ta, *students.values()):
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    settings = PassSettings(config.head_chunk_tokens, autocast_dtype(config.precision, ta, ta.device))
+    num_targets = objective.num_targets(config.batch_size, sequence_length)
+    return Training(config, objective, ta, students, granularities, optimizer, settings, ta.device, num_targets)
 
-    sums: Sums
-    num_tokens: int
-    grad_norm: float
-    learning_rate: float
 
+def train_step(training: Training, step: int, batches: Iterable[Batch], stop: StopSignal | None = None) -> Sums | None:
+    """Optimizer step `step`, from 0, over this rank's micro-batches; the sums of its terms over all ranks.
 
-def train_step(training: Training, step: int, stop: StopSignal) -> Step | None:
-    """Optimizer step `step`, from 0. None, with weights and optimizer as before, where a rank was told to end.
-
-    That is seen between micro-batches; the ranks agree by the message that sums their gradients.
-
-    Raises: TrainingDivergedError, in every rank, where a loss or the gradient is not finite.
+    None, with weights and optimizer as before, where a rank was told to end, which is seen between micro-batches.
+    Whether all is finite says `training.figures`: once something is not, the weights are lost, and nothing may be
+    saved until that was asked.
     """
-    config, ta, optimizer = training.config, training.ta, training.optimizer
-    rate = learning_rate(config, step)
+    config, ta, optimizer, stop = training.config, training.ta, training.optimizer, stop or StopSignal()
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(config, step)
     trained = {name: training.students[name] for name in sizes_of_step(config, step)}
-    rows = rows_of_step(len(training.training_data), config.batch_size, step, config.seed)
-    num_tokens = config.batch_size * (training.training_data.sequence_length - 1)
     sums: Sums = {}
-    for micro_batch in _micro_batches(config, rows):
+    for batch in batches:
         if stop.is_given:
             break
-        batch = training.training_data.batch(micro_batch, training.device)
         for name, total in joint_backward(
+            training.objective,
             ta,
             trained,
             batch,
             config.loss,
             step=step,
-            num_tokens=num_tokens,
+            num_targets=training.num_targets,
             settings=training.settings,
             ta_name=config.ta,
         ).items():
             sums[name] = sums.get(name, 0.0) + total
-    parameters = list(ta.parameters())
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    facts = torch.zeros(2, device=training.device)
-    facts[0] += sum(sums.values())
-    facts[1] += stop.is_given
-    distributed.sum_over_ranks([*gradients, facts])
-    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).to(training.device)
-    loss, told, norm = torch.cat([facts, grad_norm[None]]).tolist()  # the step's only synchronisation
-    if told:
+    if distributed.any_rank(stop.is_given):
         optimizer.zero_grad()
         return None
-    if not math.isfinite(loss + norm):
-        distributed.sum_over_ranks(sums.values())
-        broken = [f"{name} = {total.item()}" for name, total in sums.items() if not math.isfinite(total.item())]
-        raise TrainingDivergedError(
-            f"training diverged in step {step + 1}: {', '.join(broken) or f'the gradient norm is {norm}'}"
-        )
-    optimizer.step()
+    parameters = list(ta.parameters())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    distributed.sum_over_ranks([*gradients, *sums.values()])
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    training.figures.add(step, sums, grad_norm)
+    try:
+        optimizer.step()
+    except torch.linalg.LinAlgError:
+        training.figures.check()  # what is not finite has no eigenvalues
+        raise
     optimizer.zero_grad()
-    return Step(sums, num_tokens, norm, rate)
-
-
-def _micro_batches(config: TrainConfig, rows: np.ndarray) -> list[np.ndarray]:
-    """This rank's share of the step's rows, in passes of at most micro_batch_size sequences."""
-    mine = rows[distributed.rank() :: distributed.world_size()]
-    size = config.micro_batch_size or len(mine)
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
+    return sums

@@ -1,4 +1,4 @@
-"""The held-out loss of every size."""
+"""The held-out error of every size."""
 
 import math
 
@@ -7,19 +7,20 @@ import torch
 
 from matta_core import distributed
 from matta_core.errors import TrainingDivergedError
-from matta_core.training.passes import cross_entropy_sum
+from matta_core.training.data import Sequences
+from matta_core.training.passes import error_sum
 from matta_core.training.step import Training
 from matta_core.training.stopping import StopSignal
 
 
 @torch.no_grad()
-def validate(training: Training, step: int, stop: StopSignal) -> dict[str, float] | None:
-    """Cross-entropy (nats per token) and perplexity of every size, after `step` steps, on the first sequences of the
-    validation split; None where a rank was told to end.
+def validate(training: Training, data: Sequences, step: int, stop: StopSignal) -> dict[str, float] | None:
+    """The objective's figures of every size (cross-entropy in nats per token, and perplexity), after `step` steps, on
+    the first sequences of the validation split; None where a rank was told to end.
 
     Raises: TrainingDivergedError, in every rank, where one is not finite.
     """
-    config, data = training.config, training.validation_data
+    config, objective = training.config, training.objective
     number = min(config.eval_sequences, len(data))
     mine = np.arange(distributed.rank(), number, distributed.world_size())
     models = {name: training.students.get(name, training.ta) for name in config.sizes}
@@ -29,9 +30,9 @@ def validate(training: Training, step: int, stop: StopSignal) -> dict[str, float
     for rows in np.array_split(mine, max(1, math.ceil(len(mine) / (config.micro_batch_size or config.batch_size)))):
         if len(rows) == 0 or stop.is_given:
             continue
-        input_ids = data.batch(rows, training.device).input_ids
+        batch = data.batch(rows, training.device)
         for index, model in enumerate(models.values()):
-            totals[index] += cross_entropy_sum(model, input_ids, settings=training.settings)
+            totals[index] += error_sum(objective, model, batch, settings=training.settings)
     for model in models.values():
         model.train()
     totals[-1] += stop.is_given
@@ -39,12 +40,11 @@ def validate(training: Training, step: int, stop: StopSignal) -> dict[str, float
     *sums, told = totals.tolist()
     if told:
         return None
-    values = {}
+    values: dict[str, float] = {}
     for name, total in zip(models, sums, strict=True):
-        mean = total / (number * (data.sequence_length - 1))
+        mean = total / objective.num_targets(number, data.sequence_length)
         if not math.isfinite(mean):
             when = f"in step {step}: then" if step else "before step 1:"
-            raise TrainingDivergedError(f"training diverged {when} eval/cross_entropy/{name} = {mean}")
-        values[f"eval/cross_entropy/{name}"] = mean
-        values[f"eval/perplexity/{name}"] = math.exp(min(mean, 700.0))
+            raise TrainingDivergedError(f"training diverged {when} eval/{objective.figure}/{name} = {mean}")
+        values |= {f"eval/{figure}/{name}": value for figure, value in objective.figures(mean).items()}
     return values

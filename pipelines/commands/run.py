@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from components.common.command_line import load_recipe, path_option
+from components.common.parser import CommandParser
 from components.common.step_runner import disk_errors_explained
 from pipelines.commands.options import add_recipe_options
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser("run", help="run every step here, each in its own process")
     parser.add_argument("--output", type=path_option, help="a directory (default: runs/NAME, by the recipe's name)")
     parser.add_argument("--docker", action="store_true", help="each step in a container of its image (make images)")
@@ -18,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
 
     recipe = load_recipe(args.recipe, args.set)
     with checked(args, recipe):

@@ -4,12 +4,17 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from components.common.parser import CommandParser
 from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_kubeflow_options, add_recipe_options
 
+if TYPE_CHECKING:  # seconds to import
+    from pipelines.kubeflow.client import Client
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+
+def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser(
         "schedule",
         help="start runs on a Kubeflow cluster again and again",
@@ -65,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _put(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
     from pipelines.commands.kubeflow import connected
     from pipelines.commands.submit import check_cluster
     from pipelines.kubeflow.cluster import load_cluster
@@ -104,7 +109,7 @@ def _put(args: argparse.Namespace) -> None:
         print(f"link      {client.recurring_run_link(schedule.recurring_run_id)}")
 
 
-def _show(client) -> None:  # noqa: ANN001 - pipelines.kubeflow.client is imported late
+def _show(client: "Client") -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -123,7 +128,8 @@ def _show(client) -> None:  # noqa: ANN001 - pipelines.kubeflow.client is import
         cron = trigger.cron_schedule if trigger else None
         periodic = trigger.periodic_schedule if trigger else None
         when = cron.cron if cron else f"every {periodic.interval_second} s" if periodic else ""
-        end = (cron or periodic) and (cron or periodic).end_time
+        timing = cron or periodic
+        end = timing and timing.end_time
         table.add_row(
             escape(item.display_name or ""),
             "enabled" if is_enabled(item) else "paused",

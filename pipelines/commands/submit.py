@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.common.parser import CommandParser
 from matta_core.errors import UserError
 from pipelines.commands.options import add_cluster_options, add_kubeflow_options, add_recipe_options
 
@@ -25,7 +26,7 @@ exit status:
 """
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
     parser = commands.add_parser(
         "submit",
         help="start a run on a Kubeflow cluster",
@@ -44,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
-    from pipelines.check import checked
+    from pipelines.checks.recipe import checked
     from pipelines.kubeflow.cluster import load_cluster
 
     if args.timeout is not None and not (args.wait and args.timeout > 0):
@@ -89,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
 
 def check_cluster(recipe: "Recipe", cluster: "ClusterProfile") -> None:
     """Raises: UserError where the profile is not for Kubeflow, or its pods do not see a path of the recipe."""
-    from pipelines.paths import out_of_reach
+    from pipelines.checks.paths import out_of_reach
 
     if cluster.platform != "kubeflow":
         raise UserError(

@@ -46,7 +46,7 @@ class Patience:
     read_seconds: float = 60
     attempts: int = 5
     backoff_seconds: float = 1  # then twice as long each time
-    longest_wait_seconds: float = 60  # even where Retry-After asks for more
+    longest_wait_seconds: int = 60  # also where Retry-After says more
 
 
 PATIENCE = Patience()

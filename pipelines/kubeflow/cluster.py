@@ -24,7 +24,7 @@ from components.common.launching.config import (
     must_match,
 )
 from matta_core.recipe.settings import Section, setting
-from pipelines.steps import CLUSTER_STEPS
+from pipelines.steps import STEPS, TRAINING_STEPS, steps_in
 
 # Quantities that both Kubernetes and kfp's setters take: kfp knows neither Kubernetes' small k nor fractions of memory.
 _CPU = r"[0-9]+m|[0-9]+(\.[0-9]+)?"
@@ -38,21 +38,19 @@ _ACCELERATORS = {
     "kubeflow": (RESOURCE, "a resource's name, such as nvidia.com/gpu"),
     "vertex": (r"(NVIDIA|TPU)_[A-Z0-9_]+", "one of Vertex's accelerator types, such as NVIDIA_H100_80GB"),
 }
-# The steps that may run over several nodes (components/common/launching/config.py).
-TRAINING_STEPS = ("train", "train_teacher")
 
 
 @dataclass(frozen=True)
 class Images(Section):
     """The images of the steps, by digest: Kubeflow's cache sees a name, and not what its tag points to today."""
 
-    data: str = setting(help="prepare_data; NAME@sha256:…, as `docker push` prints it")
-    trainer: str = setting(help="train_teacher, score_teacher, train, extract_students")
-    evaluator: str = setting(help="plan_evaluation, evaluate, merge_evaluations, gate, push, report")
+    data: str = setting(help=f"{steps_in('data')}; NAME@sha256:…, as `docker push` prints it")
+    trainer: str = setting(help=steps_in("trainer"))
+    evaluator: str = setting(help=steps_in("evaluator"))
 
     def check(self) -> None:
-        for name in ("data", "trainer", "evaluator"):
-            must_match(name, getattr(self, name), rf"{_IMAGE}(@sha256:[0-9a-f]{{64}})?", "an image's name")
+        for name, image in self.to_dict().items():
+            must_match(name, image, rf"{_IMAGE}(@sha256:[0-9a-f]{{64}})?", "an image's name")
 
 
 @dataclass(frozen=True)
@@ -222,10 +220,10 @@ class ClusterProfile(Section):
                 "a URI such as gs://bucket/folder, without spaces, quotes and braces",
             )
         if not self.allow_tags:
-            for name in ("data", "trainer", "evaluator"):
+            for name, image in self.images.to_dict().items():
                 must_match(
                     f"images.{name}",
-                    getattr(self.images, name),
+                    image,
                     _DIGEST,
                     "NAME@sha256:… (the digest that `docker push` prints; or allow_tags: true, for a trial)",
                 )
@@ -235,19 +233,19 @@ class ClusterProfile(Section):
         if self.platform == "vertex":
             self._check_vertex()
         for step, placement in self.steps.items():
-            if step not in CLUSTER_STEPS:
-                raise ValueError(f"steps must be among {', '.join(CLUSTER_STEPS)}, got {step!r}")
-            if step not in TRAINING_STEPS and (placement.nodes > 1 or placement.processes_per_node):
+            if step not in STEPS:
+                raise ValueError(f"steps must be among {', '.join(STEPS)}, got {step!r}")
+            if step not in TRAINING_STEPS and (placement.nodes > 1 or placement.processes > 1):
                 raise ValueError(
                     f"steps.{step}: only {' and '.join(TRAINING_STEPS)} run as several processes, got nodes "
-                    f"{placement.nodes} and processes_per_node {placement.processes_per_node}"
+                    f"{placement.nodes} and processes {placement.processes} (one per accelerator)"
                 )
             if step not in TRAINING_STEPS and placement.runtime != LaunchConfig.runtime:
                 raise ValueError(f"steps.{step}.runtime is of the training steps, got {placement.runtime!r}")
             if placement.nodes > 1 and not self.store:
                 raise ValueError(f"steps.{step}.nodes > 1 needs a store, on a volume that all nodes mount")
-        if self.defaults.nodes > 1 or self.defaults.processes_per_node:
-            raise ValueError("defaults: nodes and processes_per_node are of the training steps, name them there")
+        if self.defaults.nodes > 1 or self.defaults.processes > 1:
+            raise ValueError("defaults: several nodes or processes (one per accelerator) are of the training steps")
         if self.defaults.runtime != LaunchConfig.runtime:
             raise ValueError(f"defaults.runtime is of the training steps, name it there, got {self.defaults.runtime!r}")
         self._check_store()

@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp.compiler import Compiler
@@ -38,7 +39,7 @@ def compile_pipeline(
         )
     pipeline = build_pipeline(recipe, cluster)
     options = None
-    if kubernetes_manifest:
+    if kubernetes_manifest and cluster is not None:
         with tempfile.TemporaryDirectory() as folder:
             Compiler().compile(pipeline, f"{folder}/pipeline.yaml")
             documents = read_documents(Path(folder) / "pipeline.yaml")
@@ -61,11 +62,11 @@ def compile_pipeline(
             raise UserError(f"cannot write {path}: {error.strerror}; choose another --output") from None
 
 
-def read_documents(path: Path) -> list[dict]:
+def read_documents(path: Path) -> list[dict[str, Any]]:
     """The documents of a compiled file."""
-    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
 
 
-def version_name(documents: list[dict]) -> str:
+def version_name(documents: list[dict[str, Any]]) -> str:
     """The pipeline's name and 12 digits of the sha256 of its documents: the same content is the same version."""
     return f"{documents[0]['pipelineInfo']['name']}-{digest_of(documents)[:12]}"

@@ -83,7 +83,7 @@ def follow(
                 if run.error:  # the run exists, but the server cannot read its own record of it
                     raise KubeflowError(f"{client.host} cannot tell of run {run_id}: {shortened(run.error.message)}", 5)
                 steps = steps_of_run(run, order)
-                if console.is_terminal:
+                if live is not None:
                     live.update(_table(run, steps), refresh=True)
                 else:
                     for step in steps:
@@ -118,7 +118,8 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
     if not any(task.state == State.FAILED for task in shown):
         shown += [task for task in tasks if task.state == State.FAILED]
     places = {name: place for place, name in enumerate(order)}
-    steps, met = [], Counter()
+    steps: list[Step] = []
+    met: Counter[str] = Counter()
     for task in shown:
         name = task.display_name or task.task_id
         met[name] += 1

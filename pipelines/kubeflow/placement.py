@@ -5,17 +5,14 @@ import dataclasses
 from kfp import dsl, kubernetes
 from kubernetes.utils.quantity import parse_quantity
 
-from components.common.images import DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE
 from components.common.launching.config import RUN_ID_VARIABLE, LaunchConfig
 from pipelines.kubeflow.cluster import ClusterProfile, StepPlacement
-
-# What the profile calls the image that a component is written for.
-_IMAGES = {DATA_IMAGE: "data", TRAINER_IMAGE: "trainer", EVALUATOR_IMAGE: "evaluator"}
+from pipelines.steps import STEPS
 
 
 def place(task: dsl.PipelineTask, step: str, cluster: ClusterProfile) -> None:
     """Give a task its image, resources, place, time and retries."""
-    task.set_container_image(getattr(cluster.images, _IMAGES[task.container_spec.image]))
+    task.set_container_image(getattr(cluster.images, STEPS[step].image))
     placement = pod_of(step, cluster)
     _set_resources(task, placement, cluster.platform)
     if placement.retries:

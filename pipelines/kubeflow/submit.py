@@ -27,7 +27,7 @@ class Package:
     """A compiled pipeline (the file, and the documents in it), and the parameters that its run will have."""
 
     path: Path
-    documents: list[dict]
+    documents: list[dict[str, Any]]
     parameters: dict[str, Any]
 
     @property
@@ -39,7 +39,7 @@ class Package:
         """The names of all tasks that run something, also in loops and conditions, each after what it waits for."""
         components = self.documents[0]["components"]
 
-        def ordered(dag: dict) -> Iterator[str]:
+        def ordered(dag: dict[str, Any]) -> Iterator[str]:
             waits_for = {name: task.get("dependentTasks", []) for name, task in dag["tasks"].items()}
             for name in graphlib.TopologicalSorter(waits_for).static_order():
                 component = components[dag["tasks"][name]["componentRef"]["name"]]
@@ -214,18 +214,18 @@ def start_run(
     return run
 
 
-def _defaults(documents: list[dict]) -> dict[str, Any]:
+def _defaults(documents: list[dict[str, Any]]) -> dict[str, Any]:
     parameters = documents[0]["root"].get("inputDefinitions", {}).get("parameters", {})
     return {name: spec.get("defaultValue") for name, spec in parameters.items()}
 
 
-def _without_defaults(documents: list[dict]) -> list[dict]:
+def _without_defaults(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     documents = copy.deepcopy(documents)
     for spec in documents[0]["root"].get("inputDefinitions", {}).get("parameters", {}).values():
         spec.pop("defaultValue", None)
     return documents
 
 
-def _without_kfps_links() -> contextlib.AbstractContextManager:
-    """Hide the link that kfp prints for what it makes."""
+def _without_kfps_links() -> contextlib.AbstractContextManager[object]:
+    """kfp prints a link of its own for what it makes."""
     return contextlib.redirect_stdout(io.StringIO())

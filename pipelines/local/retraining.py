@@ -6,18 +6,17 @@ On a cluster the lease is renewed within the run; here it is not. A local run th
 
 import contextlib
 import dataclasses
-import json
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from components.common.locks import locked
 from components.common.step_runner import make_directory, say
-from components.find_data.step import Found, find_data, finish, give_up
+from components.find_data.step import Findings, Sections, find_data, finish, give_up
 from matta_core.artifacts import write_json_atomically
 from matta_core.artifacts.json_files import read_json
+from matta_core.artifacts.kinds.report import read_summary
 from matta_core.recipe import Recipe
 
 _IDS = ".runs.json"
@@ -44,9 +43,9 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
             say("find_data", f"this run ends here, with nothing to do: another one is at work in {output}")
             yield None
             return
-        sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
+        sections: Sections = {"config": recipe.retrain, "push_config": recipe.push, "name": recipe.name}
         found, run = _find(sections, output)
-        if found.source is None:
+        if found.source is None or found.span is None:
             yield None
             return
         data = dataclasses.replace(recipe.prepare_data, source=found.source)
@@ -55,13 +54,13 @@ def scheduled(recipe: Recipe, output: Path) -> Iterator[Recipe | None]:
         except BaseException:
             give_up(**sections, run=run)
             raise
-        students = json.loads((output / "summary.json").read_text())["students"]
+        students = read_summary(output)["students"]
         pushed = [size for size, student in students.items() if student["pushed_to"] is not None]
         finish(**sections, run=run, span=found.span, pushed=pushed)
 
 
-def _find(sections: Mapping[str, Any], output: Path) -> tuple[Found, str]:
-    """What this start of the run in `output` has to do, and the id of this start.
+def _find(sections: Sections, output: Path) -> tuple[Findings, str]:
+    """What this start of the run in `output` is to do, and its id.
 
     Every start draws a new id: machines can have equal names and paths, and copies of one output, and whoever takes a
     lease must take it from all copies. The id is written down before it is used, so that a run that is killed in

@@ -1,7 +1,6 @@
 """Run the DAG on this machine by kfp.local. Each step has a process or a container of its own."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -18,14 +17,15 @@ import psutil
 
 from components.common.served.pointer import read_pointer
 from components.common.step_runner import make_directory
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
 from matta_core.artifacts import open_artifact
+from matta_core.artifacts.kinds.report import SUMMARY, Summary, read_summary
 from matta_core.errors import ToldToEndError, UserError
 from matta_core.recipe import PUSHED, Recipe
+from pipelines.checks.paths import is_path, models_named
 from pipelines.local.console import Console
-from pipelines.paths import is_path, models_named
 
 # Where a machine has other work, as a laptop does, OpenMP's spinning threads would wait for one another.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -40,8 +40,8 @@ class StepFailedError(RuntimeError):
         self.exit_status = exit_status
 
 
-def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[str, Any]:
-    """Run every step. A finished one is reused by its key, a killed one goes on. Returns the summary.
+def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> Summary:
+    """Run every step; finished ones are reused by their key, a killed one goes on. Returns the summary.
 
     `output` then holds artifacts/ (one folder per piece of work), kfp/ (the executor's own files), pipeline.log,
     summary.json, summary.md and report.html. With `docker`, each step runs in a container of its image.
@@ -83,9 +83,9 @@ def run_locally(recipe: Recipe, output: Path, *, docker: bool = False) -> dict[s
             message = console.error or f"{reason}\n{console.tail()}\nThe whole log: {output / 'pipeline.log'}"
             raise StepFailedError(message, console.exit_status) from failure
     folder = open_artifact(task.output.path, "Report").path
-    for name in ("summary.json", "summary.md", "report.html"):
+    for name in (SUMMARY, "summary.md", "report.html"):
         shutil.copyfile(folder / name, output / name)
-    return json.loads((output / "summary.json").read_text()) | {"wall_seconds": time.monotonic() - started}
+    return {**read_summary(output), "wall_seconds": time.monotonic() - started}
 
 
 @contextlib.contextmanager
@@ -148,8 +148,8 @@ def _runner(recipe: Recipe, output: Path, docker: bool) -> Iterator[tuple[Any, C
         yield local.SubprocessRunner(use_venv=False), list
 
 
-def show_results(summary: dict[str, Any], output: Path) -> None:
-    """Print the table, the pushed models, and where the report lies."""
+def show_results(summary: Summary, output: Path) -> None:
+    """The table, the pushed models, and where the report lies."""
     from rich.console import Console as RichConsole
 
     from components.report.table import pushed_lines, summary_table
@@ -160,5 +160,5 @@ def show_results(summary: dict[str, Any], output: Path) -> None:
     for line in pushed_lines(summary):
         console.print(line, soft_wrap=True)
     console.print(f"report    {(output / 'report.html').resolve().as_uri()}", soft_wrap=True)
-    console.print(f"figures   {(output / 'summary.json').resolve()}", soft_wrap=True)
+    console.print(f"figures   {(output / SUMMARY).resolve()}", soft_wrap=True)
     console.print(f"{summary['wall_seconds']:.0f} s now; {summary['total_seconds']:.0f} s of work in all")

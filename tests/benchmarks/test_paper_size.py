@@ -9,9 +9,10 @@ from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.beginning.fit import _FUNCTION
 from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
+from matta_core.families import FAMILIES
 from matta_core.model_config import build_config, student_config
 from matta_core.nesting.cost import num_parameters
-from matta_core.nesting.size import head_size, intermediate_size, resolve
+from matta_core.nesting.size import resolve
 
 RECIPES = DEFAULT_RECIPE.parent
 # The shapes of the checkpoints on the hub that the recipes start from, by their config.json.
@@ -55,10 +56,12 @@ def test_a_recipes_student_is_the_checkpoint_that_it_starts_from(name, checkpoin
     theirs, ours = AutoConfig.for_model(**checkpoint), student_config(ta_config, student)
     for key in (*_FUNCTION, *SHAPE):
         assert getattr(ours, key, None) == getattr(theirs, key, None), key
-    assert head_size(ours) == head_size(theirs)
+    family = FAMILIES[ours.model_type]
+    for key in (*family.keys, *family.features):
+        assert family.count(ours, key) == family.count(theirs, key), key
     width = checkpoint.get("intermediate_size", 4096)
-    assert set(student.intermediate_sizes) == {width}
-    assert intermediate_size(ta_config) == 2 * width
+    assert set(student.by_layer["intermediate_size"]) == {width}
+    assert family.count(ta_config, "intermediate_size") == 2 * width
 
 
 def run(monkeypatch, *arguments):

@@ -12,7 +12,7 @@ import pytest
 from support import TRAINING, in_a_child
 
 from components.common.step_runner import run_step
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.train.step import train
 from matta_core.artifacts import IN_PROGRESS, MANIFEST, file_digest, open_artifact, read_manifest
 from matta_core.errors import UserError

@@ -137,11 +137,14 @@ def test_each_step_runs_by_plain_docker_run_under_a_foreign_user(in_processes, t
             ["--decision", folder / "gate", "--students", students, "--evaluation", evaluation],
         ),
     }
+    modules = {"train_teacher": "train.teacher"}
     for step, (image, inputs) in commands.items():
         command = ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none"]
+        command += ["--env", "OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []  # as the processes had
         command += ["--user", f"{user}:{user}", "--volume", f"{folder}:{folder}", "--volume", f"{text}:{text}:ro"]
         command += ["--volume", f"{in_processes}:{in_processes}:ro", "--volume", f"{SMOKE}:/recipe.yaml:ro", image]
-        command += ["python", "-m", f"components.{step}", "--recipe", "/recipe.yaml", "--output", folder / step]
+        command += ["python", "-m", f"components.{modules.get(step, step)}"]
+        command += ["--recipe", "/recipe.yaml", "--output", folder / step]
         command += [*inputs, *settings(text, folder / "pushed")]
         result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
         assert result.returncode == 0, f"{step}: {result.stdout}{result.stderr}"

@@ -138,7 +138,8 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(saved, model_type
 
 @families
 def test_one_tensor_that_is_missing_is_named(saved, model_type):
-    name = {"gpt2": "transformer.h.1.mlp.c_fc.weight"}.get(model_type, "model.layers.1.mlp.up_proj.weight")
+    family = FAMILIES[model_type]
+    name = f"{family.layers}.1.{family.axes[0].output}.weight"
     folder, _ = saved(model_type, lambda tensors: {key: t for key, t in tensors.items() if key != name})
     assert f": 1 missing ({name}). Weights and config.json" in refusal(folder)
 

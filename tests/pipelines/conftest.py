@@ -6,7 +6,7 @@ import pytest
 from kfp_server import KubeflowServer, serving
 
 from components.common.command_line import DEFAULT_RECIPE, run_command
-from pipelines.check_models import check_models
+from pipelines.checks.models import check_models
 
 PROFILE = DEFAULT_RECIPE.parent.parent / "clusters" / "cpu.yaml"
 
@@ -16,7 +16,7 @@ def impatient(monkeypatch, tmp_path):
     """Short waits, no credentials of the person who runs the tests, a home that is not theirs."""
     from kfp.client import Client
 
-    import pipelines.check
+    import pipelines.checks.recipe
     import pipelines.commands.submit
     import pipelines.kubeflow.client
 
@@ -24,8 +24,8 @@ def impatient(monkeypatch, tmp_path):
         connect_seconds=2, read_seconds=0.5, attempts=3, backoff_seconds=0.02, longest_wait_seconds=0.3
     )
     monkeypatch.setattr(pipelines.kubeflow.client, "PATIENCE", patience)
-    # In this process, which has torch at hand; in one of its own: test_check.py.
-    monkeypatch.setattr(pipelines.check, "check", lambda recipe, cluster=None: check_models(recipe))
+    # In this process, which has torch at hand; in one of its own: checks/test_recipe.py.
+    monkeypatch.setattr(pipelines.checks.recipe, "check", lambda recipe, cluster=None: check_models(recipe))
     monkeypatch.setattr(pipelines.commands.submit, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "home" / ".config" / "kfp" / "context.json"))
     for name in (

@@ -16,7 +16,7 @@ from pipelines.dag import build_pipeline
 from pipelines.kubeflow.cluster import load_cluster
 from pipelines.kubeflow.compile import version_name
 from pipelines.kubeflow.placement import launch_config, pod_of
-from pipelines.steps import STEPS, steps_of
+from pipelines.steps import steps_of
 
 CPU = "pipelines/clusters/cpu.yaml"
 COMMAND = [sys.executable, "-m", "pipelines.matta_pipeline"]
@@ -50,7 +50,8 @@ def test_every_recipe_compiles_to_ir_that_kfps_proto_parses(tmp_path, recipe):
 
 def test_what_reads_or_changes_what_is_served_is_never_cached_and_the_rest_is(tmp_path):
     cached = {name: task.caching_options.enable_cache for name, task in tasks(compiled(tmp_path)).items()}
-    assert cached == {name: name not in ("evaluate", "gate", "push", "report") for name in STEPS}
+    steps = steps_of(load_recipe(DEFAULT_RECIPE))
+    assert cached == {name: name not in ("evaluate", "gate", "push", "report") for name in steps}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_the_recipes_settings_are_the_parameters_defaults(tmp_path):
     spec = compiled(tmp_path, "--set", "train.steps=321")
     parameters = spec.root.input_definitions.parameters
     assert '"steps": 321' in parameters["train_config"].default_value.string_value
-    for step in STEPS[:-1]:
+    for step in steps_of(load_recipe(DEFAULT_RECIPE))[:-1]:
         assert f"{step}_config" in parameters
         assert tasks(spec)[step].inputs.parameters["config"].component_input_parameter == f"{step}_config"
 
@@ -108,7 +109,7 @@ def test_with_a_teacher_that_exists_nothing_trains_one(tmp_path):
     path = tmp_path / "real.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     spec = tasks(compiled(tmp_path, "--recipe", str(path)))
-    assert set(spec) == set(STEPS) - {"train_teacher"}
+    assert set(spec) == set(steps_of(load_recipe(DEFAULT_RECIPE))) - {"train_teacher"}
     # Scoring and evaluation read the Teacher from the same parameter: a run with another one changes both.
     for step, parameter in (("score_teacher", "config"), ("evaluate", "score_teacher_config")):
         source = spec[step].inputs.parameters[parameter].component_input_parameter

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from components.common.command_line import DEFAULT_RECIPE
+from matta_core.artifacts import LOCK
 
 SMOKE = DEFAULT_RECIPE.parent / "smoke.yaml"
 TINY = {
@@ -105,5 +106,5 @@ def test_told_to_end_it_passes_that_on_to_the_step_at_work_which_saves(tmp_path)
         f"ended: told to end (SIGTERM): step {int(saved.name[5:])} of 5000 is saved in {saved}; the same command "
         f"goes on from it"
     )
-    with (saved.parent / "lock").open() as lock:
+    with (saved.parents[1] / LOCK).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process of the step is left

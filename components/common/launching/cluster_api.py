@@ -40,7 +40,12 @@ class TrainJobs:
             ) from None
         self.namespace = namespace or get_default_target_namespace()
         self._custom, self._core = CustomObjectsApi(), CoreV1Api()
-        self._where = {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": TRAINJOB_PLURAL}
+        self._where: dict[str, Any] = {
+            "group": GROUP,
+            "version": VERSION,
+            "namespace": self.namespace,
+            "plural": TRAINJOB_PLURAL,
+        }
         self._patience_seconds = patience_seconds
 
     def create(self, manifest: dict[str, Any]) -> bool:
@@ -50,7 +55,7 @@ class TrainJobs:
         volumes, place and deadline.
         """
         call = self._custom.create_namespaced_custom_object
-        arguments = {"body": manifest, "field_validation": "Strict", **self._where}
+        arguments: dict[str, Any] = {"body": manifest, "field_validation": "Strict", **self._where}
         return self._call("create", call, none_at=(409,), **arguments) is not None
 
     def get(self, name: str, *, patience_seconds: float | None = None) -> dict[str, Any] | None:
@@ -93,14 +98,14 @@ class TrainJobs:
             # The client's own reading gives the repr of bytes for what is not UTF-8.
             return self._core.read_namespaced_pod_log(_preload_content=False, **arguments).data
 
-        where = {"name": pod, "namespace": self.namespace, "container": NODE}
+        where: dict[str, Any] = {"name": pod, "namespace": self.namespace, "container": NODE}
         text = self._call("read a log", read, none_at=(400, 404), **where, **options)
         return (text or b"").decode(errors="replace").splitlines()
 
     def _call(
         self,
         what: str,
-        call: Callable,
+        call: Callable[..., Any],
         *,
         none_at: tuple[int, ...] = (),
         patience_seconds: float | None = None,

@@ -4,12 +4,9 @@ Importing this module needs the standard library only: the pipeline's compiler f
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from matta_core.errors import UserError
 from matta_core.recipe.settings import Section, setting
 
 LAUNCH_HELP = (
@@ -122,43 +119,3 @@ class LaunchConfig(Section):
     def processes(self) -> int:
         """The number of ranks."""
         return self.nodes * self.processes_per_node
-
-
-def launch(
-    launch: LaunchConfig, command: list[str], *, name: str, work: str | Path, paths: Iterable[str | Path]
-) -> None:
-    """Run `python -m` + `command` in every rank and wait for it; ends them when this process is told to end.
-
-    `name` is the TrainJob's, made from the step's key: a step that is started again finds its own job by it. `paths`
-    are the artifacts that `command` reads and writes; on several nodes all must lie on a volume that all mount. `work`
-    is the folder there of the unfinished work: a heartbeat in it tells the nodes that this process lives.
-
-    Raises: UserError and TrainingDivergedError as the ranks do; RuntimeError with the failing rank and the end of its
-    log; SystemExit(128 + signal) after SIGTERM or SIGINT, with all ranks ended.
-    """
-    if launch.nodes == 1:
-        from components.common.launching.torchrun import run_torchrun
-
-        run_torchrun(command, launch.processes_per_node, timeout_seconds=launch.timeout_seconds)
-        return
-    _check_shared(launch, paths)
-    from components.common.launching.trainjob import run_trainjob
-
-    run_trainjob(launch, command, name=name, heartbeat_file=Path(work).absolute() / "heartbeat")
-
-
-def _check_shared(launch: LaunchConfig, paths: Iterable[str | Path]) -> None:
-    if not launch.claims:
-        raise UserError(
-            f"launch_config.claims is empty, but nodes = {launch.nodes}: several nodes need a volume that all of them "
-            f"mount (ReadWriteMany). Name it under `volumes` in the cluster profile, and set `store` to a directory "
-            f"on it"
-        )
-    mounts = [PurePosixPath(volume.mount_path) for volume in launch.claims]
-    for path in paths:
-        absolute = PurePosixPath(Path(path).absolute())
-        if not any(absolute.is_relative_to(mount) for mount in mounts):
-            raise UserError(
-                f"{path} is on none of the volumes that the {launch.nodes} nodes share "
-                f"({', '.join(str(mount) for mount in mounts)}): set `store` in the cluster profile to a folder there"
-            )

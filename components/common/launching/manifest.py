@@ -111,7 +111,7 @@ def trainjob_manifest(
             "runtimePatches": [_patch_of_pods(template)],
         }
     )
-    manifest = {
+    manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": "TrainJob",
         "metadata": {
@@ -143,7 +143,7 @@ def _security_context_of_pod(launch: LaunchConfig) -> dict[str, Any]:
 
 def _environment(launch: LaunchConfig, heartbeat_file: Path) -> list[dict[str, Any]]:
     values = ENVIRONMENT | {HEARTBEAT_VARIABLE: str(heartbeat_file)}
-    variables = [{"name": name, "value": value} for name, value in values.items()]
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if limit := launch.cpu_limit or launch.cpu:
         from kubernetes.utils.quantity import parse_quantity
 

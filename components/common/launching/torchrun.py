@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from components.common.launching.ranks import ENVIRONMENT, RankLog
 
@@ -51,7 +51,7 @@ def run_torchrun(command: list[str], processes: int, *, timeout_seconds: float |
         try:
             if timer:
                 timer.start()
-            for line in process.stdout:
+            for line in _output(process):
                 for text in log.add(line):
                     print(text, flush=True)
             process.wait()
@@ -90,17 +90,22 @@ def exit_on_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _end(process: subprocess.Popen, log: RankLog) -> None:
+def _output(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None, "it is a pipe"
+    return process.stdout
+
+
+def _end(process: subprocess.Popen[str], log: RankLog) -> None:
     """End torchrun, which tells its ranks to end; show what these say of it, and wait for them."""
     if process.poll() is None:
         process.terminate()
         last_resort = threading.Timer(_GRACE_SECONDS, process.kill)
         last_resort.start()
         try:
-            for line in process.stdout:
+            for line in _output(process):
                 for text in log.add(line, torchruns=False):
                     print(text, flush=True)
             process.wait()
         finally:
             last_resort.cancel()
-    process.stdout.close()
+    _output(process).close()

@@ -9,7 +9,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, final
 
 PUSH: Final = "push"
 ROLLBACK: Final = "rollback"
@@ -20,6 +20,7 @@ def is_version(name: str) -> bool:
     return re.fullmatch("[0-9a-f]{16}", name) is not None
 
 
+@final
 @dataclass(frozen=True)
 class Move:
     """One move of the pointer. `id` is unique; `decision` is the digest of the GateDecision that a push followed."""
@@ -64,7 +65,9 @@ class Withdrawn:
 
 def replay(moves: Iterable[Move]) -> Withdrawn:
     """The withdrawals that a whole history leaves."""
-    withdrawn, last, previous = Withdrawn(), None, None
+    withdrawn = Withdrawn()
+    last: Move | None = None
+    previous: str | None = None
     for move in moves:
         withdrawn = withdrawn.after(move, last, previous)
         previous, last = last and last.version, move

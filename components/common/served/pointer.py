@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, final
 
 from components.common.served.moves import Move, Withdrawal, Withdrawn, is_version, replay
 from components.common.storage.store import ConflictError, Store
@@ -28,6 +28,11 @@ HISTORY_LENGTH = 1000
 _ATTEMPTS = 100
 
 
+# Stands in for what the file of an older program does not say: then its moves are replayed.
+_NOT_KEPT = Withdrawn()
+
+
+@final
 @dataclass(frozen=True)
 class Pointer:
     """What is served of a size.
@@ -49,11 +54,11 @@ class Pointer:
     pinned: tuple[str, ...]
     retired: tuple[str, ...]
     history: tuple[Move, ...]
-    withdrawn: Withdrawn | None = None  # in a file only, of a program that did not keep them: then they are replayed
+    withdrawn: Withdrawn = _NOT_KEPT
     generation: str = ""
 
     def __post_init__(self) -> None:
-        if self.withdrawn is None:
+        if self.withdrawn is _NOT_KEPT:
             object.__setattr__(self, "withdrawn", replay(self.history))
 
 
@@ -75,7 +80,13 @@ def read_pointer(store: Store, size: str) -> Pointer | None:
 
 
 def move_pointer(
-    store: Store, size: str, before: Pointer | None, digest: str, *, why: str, decision: str | None = None
+    store: Store,
+    size: str,
+    before: Pointer | None,
+    digest: str,
+    *,
+    why: Literal["push", "rollback"],
+    decision: str | None = None,
 ) -> Pointer:
     """Compare and swap: name the version of content `digest` if the pointer is still `before`, to the letter.
 
@@ -145,8 +156,9 @@ def describe(pointer: Pointer | None) -> str:
 
 def _check(pointer: Pointer, size: str) -> None:
     """Raises: ValueError where the file's parts contradict one another, or do not name versions."""
-    versions = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
-    versions += [one.version for one in (*pointer.history, *pointer.withdrawn.now, *pointer.withdrawn.before)]
+    versions: list[str | None] = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
+    versions += [move.version for move in pointer.history]
+    versions += [one.version for one in (*pointer.withdrawn.now, *pointer.withdrawn.before)]
     if wrong := [version for version in versions if version is not None and not is_version(version)]:
         raise ValueError(f"a version is named by 16 hexadecimal digits, got {wrong[0][:60]!r}")
     if not pointer.history:

@@ -19,7 +19,7 @@ import requests
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
-from google.cloud import storage
+from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from components.common.storage.store import ConflictError, Entry
@@ -36,7 +36,7 @@ class GcsStore:
         bucket, _, self._prefix = self.url.removeprefix("gs://").partition("/")
         with self._explained("connect to"):
             emulated = {"project": "emulator", "credentials": AnonymousCredentials()}
-            client = storage.Client(**(emulated if os.environ.get("STORAGE_EMULATOR_HOST") else {}))
+            client = Client(**(emulated if os.environ.get("STORAGE_EMULATOR_HOST") else {}))
         self._bucket = client.bucket(bucket)
 
     def location(self, name: str) -> str:
@@ -139,7 +139,7 @@ class GcsStore:
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _blob(self, name: str) -> storage.Blob:
+    def _blob(self, name: str) -> Blob:
         return self._bucket.blob(self._key(name))
 
     def _bucket_is_there(self) -> None:

@@ -18,13 +18,14 @@ before the lock is given back.
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, TypeVar
+from typing import IO, TypeVar
 
 from components.common.locks import locked
 from components.common.storage.store import ConflictError, Entry
@@ -54,7 +55,7 @@ class LocalStore:
         return self.root / name
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        def look(file: BinaryIO) -> tuple[bytes, str]:
+        def look(file: io.BufferedReader) -> tuple[bytes, str]:
             data = file.read()
             return data, _generation(os.fstat(file.fileno()), data)
 
@@ -91,7 +92,7 @@ class LocalStore:
         return (self.root / entry.name).open("rb")
 
     def holds(self, file: Path, name: str) -> bool:
-        def same(there: BinaryIO) -> bool:
+        def same(there: io.BufferedReader) -> bool:
             if os.fstat(there.fileno()).st_size != file.stat().st_size:
                 return False
             return hashlib.file_digest(there, "sha256").hexdigest() == file_digest(file)
@@ -110,7 +111,7 @@ class LocalStore:
     def download(self, name: str, file: Path) -> None:
         part = file.with_name(f".{file.name}.part")
 
-        def copy(there: BinaryIO) -> bool:
+        def copy(there: io.BufferedReader) -> bool:
             with part.open("wb") as to:
                 shutil.copyfileobj(there, to)
             return True
@@ -139,7 +140,7 @@ class LocalStore:
             flush_to_disk(self.root / folder)
         return found
 
-    def _at(self, name: str, use: Callable[[BinaryIO], T]) -> T | None:
+    def _at(self, name: str, use: Callable[[io.BufferedReader], T]) -> T | None:
         """`use` of the file that lies at a name now; None: nothing lies there."""
         for _ in range(_ATTEMPTS):
             try:

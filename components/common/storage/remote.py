@@ -12,7 +12,8 @@ from typing import IO, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from components.common.storage.store import Entry, Store, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import Entry, Store
 
 SCHEME = "gs://"
 
@@ -35,7 +36,7 @@ def match(pattern: str) -> list[RemoteFile]:
     Raises: UserError where there is no such bucket, or it cannot be listed.
     """
     bucket, name = _split(pattern)
-    folder = re.match(r"[^*?\[]*", name)[0].rpartition("/")[0]  # as far down as no wildcard is
+    folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]  # as far down as no wildcard is
     entries = _bucket(bucket).list(folder)
     lead, rest = _as_written(name, [entry.name for entry in entries])
     matches = re.compile(glob_translate(f"{escape(lead)}{rest}")).match

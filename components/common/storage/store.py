@@ -1,14 +1,12 @@
-"""Where pushed models lie: what a store must be able to do, and which store a target names.
+"""Where pushed models lie: what a store must be able to do.
 
 All that push promises (whole versions, a pointer that moves once, a history that loses nothing) is built in
-`versions.py`, `pointer.py` and `retention.py` on these few operations, the same for a directory and for `gs://`.
+`components.common.served` and `components.push` on these few operations, the same for a directory and for `gs://`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
-
-from matta_core.errors import UserError
 
 
 class ConflictError(Exception):
@@ -77,16 +75,3 @@ class Store(Protocol):
 
     def delete(self, entry: Entry) -> None:
         """Delete that generation; gone or replaced by another one already: nothing to do."""
-
-
-def open_store(target: str) -> Store:
-    """The store of `gs://bucket/prefix`, or of a local directory, which need not exist yet."""
-    if target.startswith("gs://"):
-        from components.common.storage.gcs import GcsStore  # its client takes a second to import
-
-        return GcsStore(target)
-    if "://" in target:
-        raise UserError(f"push.target must be a local directory or gs://bucket/prefix, got {target!r}")
-    from components.common.storage.local import LocalStore
-
-    return LocalStore(Path(target).resolve())

@@ -6,7 +6,7 @@ import pytest
 from support import TRAINING
 
 from components.common.kubeflow import publish, received
-from components.train_teacher.component import train_teacher
+from components.train.component import train_teacher
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 MODULES = [
     *(f"components.{file.parent.name}.__main__" for file in sorted(ROOT.glob("components/*/__main__.py"))),
+    *("components.train.teacher", "components.evaluate.plan", "components.evaluate.merge"),
     "pipelines.matta_pipeline",
     "containers.build",
     *(f"benchmarks.{name}" for name in ("interval_coverage", "paper_size", "quality")),

@@ -236,8 +236,8 @@ def test_a_recipe_that_is_missing_or_no_yaml_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "step",
     [
-        "prepare_data", "train_teacher", "score_teacher", "train", "extract_students",
-        "evaluate", "gate", "push", "report",
+        "prepare_data", "train.teacher", "score_teacher", "train", "extract_students",
+        "evaluate.plan", "evaluate", "evaluate.merge", "gate", "push", "report",
     ],
 )  # fmt: skip
 def test_the_help_of_each_step_teaches_and_needs_no_heavy_library(step):

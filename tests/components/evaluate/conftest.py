@@ -29,9 +29,9 @@ def config():
 @pytest.fixture
 def unmeasured(monkeypatch):
     """Memory is measured in a process of its own, which takes seconds, and is not what the test is about."""
-    from components.evaluate import work
+    from components.evaluate import costs
 
-    monkeypatch.setattr(work, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
+    monkeypatch.setattr(costs, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
 
 
 def made_up_document(seed: int, lines: int = 30) -> str:

@@ -8,9 +8,9 @@ from support import byte_tokenizer, tiny_gpt2
 
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.evaluate.baselines import Baseline, fetch_all, resolve
-from components.evaluate.plan import plan_evaluation
+from components.evaluate.planning import plan_evaluation
 from components.evaluate.step import evaluate
 from matta_core.artifacts import finish_artifact
 from matta_core.errors import UserError

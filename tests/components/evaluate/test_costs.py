@@ -8,9 +8,9 @@ import torch
 from support import tiny_gpt2
 from transformers.cache_utils import DynamicCache
 
+from components.evaluate.costs import _groups
 from components.evaluate.memory import peak_memory_bytes
 from components.evaluate.speed import BATCH_SIZES, latency
-from components.evaluate.work import _groups
 from matta_core.errors import UserError
 
 

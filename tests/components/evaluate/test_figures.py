@@ -1,12 +1,6 @@
-import math
-import random
-import statistics
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from components.evaluate.figures import ratio_estimate, summarise
+from components.evaluate.figures import summarise
 
 
 def question(document, weight=1.0, task="t", **slices):
@@ -54,13 +48,6 @@ def test_one_document_has_a_value_and_no_standard_error():
     )
 
 
-@given(st.lists(st.floats(-100, 100), min_size=2))
-def test_with_equal_documents_it_is_the_mean_and_its_usual_standard_error(values):
-    mean, error = ratio_estimate(values, [1] * len(values))
-    assert mean == pytest.approx(statistics.fmean(values), abs=1e-9)
-    assert error == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)), abs=1e-9)
-
-
 def test_with_one_question_per_document_the_accuracy_has_lm_evals_standard_error():
     from lm_eval.api.metrics import mean_stderr
 
@@ -74,19 +61,6 @@ def test_more_questions_on_the_same_documents_do_not_feign_certainty():
     once, many = figures(documents, correct), figures(documents * 7, correct * 7)
     assert many["standard_error"] == pytest.approx(once["standard_error"])
     assert (many["documents"], many["questions"]) == (10, 70)
-
-
-def test_the_standard_error_is_the_spread_over_redrawn_documents():
-    rng = random.Random(0)
-
-    def draw():
-        sizes = [rng.randint(100, 1000) for _ in range(40)]
-        return ratio_estimate([size * rng.gauss(2.0, 0.3) for size in sizes], sizes)
-
-    estimates = [draw() for _ in range(2000)]
-    spread = statistics.stdev(value for value, _ in estimates)
-    # The spread of 2,000 draws is itself known to within 1/sqrt(2 * 2000) = 1.6 %; 40 documents bias it by about 1 %.
-    assert statistics.fmean(error for _, error in estimates) == pytest.approx(spread, rel=0.06)
 
 
 def test_a_value_that_is_none_leaves_no_figure_where_it_belongs():

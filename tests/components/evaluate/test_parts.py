@@ -11,11 +11,11 @@ from support import tiny_gpt2
 
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.store import open_store
-from components.evaluate import work
-from components.evaluate.plan import EvaluationPlan, plan_evaluation
+from components.common.storage.open_store import open_store
+from components.evaluate import costs
+from components.evaluate.merging import merge_evaluations
+from components.evaluate.planning import EvaluationPlan, plan_evaluation
 from components.evaluate.step import evaluate
-from components.merge_evaluations.step import merge_evaluations
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
 
@@ -53,7 +53,7 @@ def evaluated(tmp_path_factory, make_artifacts, config, tokenizer):
     push(root / "pushed", "s", root / "served")
     with pytest.MonkeyPatch.context() as patch:
         # Memory is measured in a process of its own, which takes seconds, and is not what the test is about.
-        patch.setattr(work, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
+        patch.setattr(costs, "peak_memory_bytes", lambda models, *_: dict.fromkeys(models, 1))
         run(root, config, "whole")
         plan = EvaluationPlan.from_json(plan_evaluation(root / "students", str(root / "pushed")).to_json())
         # What is pushed from now on concerns no part: all hold on to the plan.
@@ -189,10 +189,10 @@ def test_a_version_without_a_config_is_told_by_its_place(evaluated, tmp_path):
 @pytest.mark.slow
 def test_the_commands_do_the_same(evaluated, tmp_path):
     recipe = ["--set", f"push.target={evaluated / 'pushed'}"]
-    command = [sys.executable, "-m", "components.plan_evaluation", *recipe, "--students", str(evaluated / "students")]
+    command = [sys.executable, "-m", "components.evaluate.plan", *recipe, "--students", str(evaluated / "students")]
     planned = subprocess.run([*command, "--output", str(tmp_path / "plan.json")], capture_output=True, text=True)
     assert planned.stdout.split() == ["s", "xl", "teacher", "baseline-s", "baseline-xl"], planned.stderr
-    command = [sys.executable, "-m", "components.merge_evaluations", "--output", str(tmp_path / "merged"), "--parts"]
+    command = [sys.executable, "-m", "components.evaluate.merge", "--output", str(tmp_path / "merged"), "--parts"]
     merged = subprocess.run(
         [*command, *map(str, (evaluated / "parts").iterdir())], capture_output=True, text=True, check=False
     )
@@ -213,8 +213,8 @@ def test_the_wrappers_fan_out_and_in_under_kfp(evaluated, config, tmp_path, monk
     from kfp import dsl, local
 
     from components.evaluate import component
-    from components.merge_evaluations.component import merge_evaluations as merge
-    from components.plan_evaluation.component import plan_evaluation as plan
+    from components.evaluate.component import merge_evaluations as merge
+    from components.evaluate.component import plan_evaluation as plan
 
     paths = {name: str(evaluated / name) for name in ("dataset", "students", "teacher")}
     push_config = json.dumps({"target": str(tmp_path / "nothing")})

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import byte_tokenizer, granularity, tiny_gpt2
+from support import byte_tokenizer, granularity, tiny_gpt2, widths
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.extract_students.step import extract_students
@@ -12,9 +12,10 @@ from matta_core.artifacts import Artifact, finish_artifact, is_finished
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
-from matta_core.nesting.size import Granularity, whole
+from matta_core.nesting.size import resolve, whole
+from matta_core.objectives.next_token import REFERENCE_TOKENS
 from matta_core.recipe import ExtractStudentsConfig, MixConfig
-from matta_core.students import certify, extract
+from matta_core.students import extract
 
 # Names whose alphabetical order is not that of their widths.
 SIZES = {"small": 8, "medium": 16, "large": 32}
@@ -75,8 +76,8 @@ def test_every_student_has_a_reference_of_the_live_students_logits(checkpoint, d
     for name, entry in family(students)["students"].items():
         reference = load_file(students.path / entry["reference"])
         assert entry["reference"] == f"references/{name}.safetensors"
-        assert reference["input_ids"].tolist() == [first[: certify.REFERENCE_TOKENS]]
-        live = live_student(ta, Granularity(name, (SIZES[name],) * 2, 2, 2, (0, 1))).eval()
+        assert reference["input_ids"].tolist() == [first[:REFERENCE_TOKENS]]
+        live = live_student(ta, resolve(ta.config, widths(**SIZES))[name]).eval()
         with torch.no_grad():
             logits = live(input_ids=reference["input_ids"]).logits[0]
         assert torch.equal(reference["logits"], logits)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from components.common.served.ledger import read_entry
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.find_data.ledger import read_entry
 from components.find_data.step import find_data, finish, give_up, renew, span_of, status
 from matta_core.artifacts import finish_artifact
 from matta_core.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.common.storage.files import SourceFile
+from components.common.storage.listing import SourceFile
 from components.prepare_data.readers import Problem, read_documents
 
 TEXTS = ["one\n", "zwei ümläut", "三", ""]

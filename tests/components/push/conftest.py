@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from components.common.served.pointer import read_pointer
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import step
 from matta_core.artifacts import finish_artifact
 from matta_core.recipe import PushConfig
@@ -150,7 +150,7 @@ def push_to(monkeypatch):
             if not stale:
                 store = open_store(config.target)
                 served = {size: pointer.version for size in SIZES if (pointer := read_pointer(store, size))}
-                patch.setattr(step._Facts, "judged_against", lambda self, size: served.get(size))
+                patch.setattr(step._Judged, "judged_against", lambda self, size: served.get(size))
             return step.push(config, *made, output=output)
 
     return push

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from components.push.card import Facts, model_card
+from components.push.card import CardFacts, model_card
 
 MEMBER = {"parameters": 2000, "bytes": 8000, "flops_per_token": 4000, "intermediate_sizes": [8, 8]}
 MIX = {"budget": {"parameters": 1900}, "evaluated": 12, "combinations": 81}
@@ -18,7 +18,7 @@ def card(*, beginning=None, **member):
     family = {"student": "s", "ta": "xl", "students": {"s": {}, "m": {}, "xl": {}}} | (beginning or {})
     results = {"tasks": {}, "models": {"m": {"tasks": {}}}, "evaluation_set": "e" * 64}
     return model_card(
-        Facts(
+        CardFacts(
             "demo-m", "m", "v1", "d" * 64, "/pushed/m", MEMBER | member, family, results, {}, 0.95, {"data": "c" * 64}
         )
     )
@@ -58,7 +58,7 @@ def card_of(word, location="/pushed/m"):
     comparison |= {"difference": 0.1, "interval": [0.0, 0.2]}
     verdict = {"baseline": "before", "comparisons": [comparison]}
     member = MEMBER | {"mix": MIX | {"budget": {word or "parameters": 1900}}}
-    return model_card(Facts(word, "m", word, word, location, member, family, results, verdict, 0.95, {word: word}))
+    return model_card(CardFacts(word, "m", word, word, location, member, family, results, verdict, 0.95, {word: word}))
 
 
 @settings(deadline=None)

@@ -9,10 +9,10 @@ import pytest
 from support import in_a_child
 
 from components.common.served.pointer import read_pointer
-from components.common.served.retention import retire
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import step
+from components.push.retention import retire
 
 # The third push deletes the first one's version: 2 are the current and its previous.
 SETTINGS = {"keep_versions": 2}

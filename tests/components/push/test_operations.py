@@ -10,11 +10,10 @@ from collections import namedtuple
 
 import pytest
 
-from components.common.served import retention
 from components.common.served.pointer import HISTORY_LENGTH, move_pointer, read_pointer, withdrawal
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.store import open_store
-from components.push import operations, step
+from components.common.storage.open_store import open_store
+from components.push import operations, retention, step
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common.served import retention
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.store import open_store
-from components.push import operations
+from components.common.storage.open_store import open_store
+from components.push import operations, retention
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig

@@ -10,7 +10,7 @@ import yaml
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, version_digest, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import step
 from matta_core.artifacts import digest_of, files_of, open_artifact
 from matta_core.errors import UserError
@@ -138,7 +138,7 @@ def test_a_family_without_recorded_logits_is_refused(made, push_to, queried, tmp
     family = json.loads((made.students / "family.json").read_text())
     for member in family["students"].values():
         del member["reference"]
-    facts = step._Facts(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
+    facts = step._Judged(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
     facts.members = family["students"]
     with pytest.raises(UserError, match=r"holds no recorded logits of s: run extract_students again"):
         step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts, None)

@@ -8,11 +8,11 @@ import traceback
 import pytest
 
 from components.common.served.pointer import read_pointer
-from components.common.served.release import push_version, roll_back
-from components.common.served.retention import retire
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push.operations import history
+from components.push.release import push_version, roll_back
+from components.push.retention import retire
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 

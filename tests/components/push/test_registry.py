@@ -12,7 +12,7 @@ from mr_openapi.models.registered_model_create import RegisteredModelCreate
 from pydantic import ValidationError
 
 from components.common.served.pointer import read_pointer
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 

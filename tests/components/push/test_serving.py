@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from support import byte_tokenizer, tiny_gpt2
 
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import serving
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError

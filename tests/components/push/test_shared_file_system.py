@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support import in_a_child
 
-from components.common.storage.store import ConflictError, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import ConflictError
 
 SWAPS = 60
 

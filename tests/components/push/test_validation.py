@@ -13,7 +13,7 @@ from support import byte_tokenizer, granularity, tiny_gpt2
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.extract_students.step import extract_students
 from components.push import validation
 from components.push.operations import rollback

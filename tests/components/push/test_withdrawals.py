@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from components.common.served import pointer
 from components.common.served.moves import replay
 from components.common.served.pointer import read_pointer, withdrawal
-from components.common.served.release import push_version, roll_back
-from components.common.served.retention import retire
 from components.common.served.versions import content_digest, versions_there
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.push import operations, step
+from components.push.release import push_version, roll_back
+from components.push.retention import retire
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 

@@ -185,6 +185,7 @@ def decision_of(sizes, tasks, served):
         }
     return {
         "evaluation_set": "e" * 64,
+        "config": {},
         "policies": {size: {} for size in sizes},
         "confidence": 0.95,
         "hypotheses": len(tasks) * len(served),

@@ -11,7 +11,7 @@ from kfp import dsl
 import components.report
 from components.report.component import report as wrapper
 from components.report.step import report
-from matta_core.artifacts import MANIFEST
+from matta_core.artifacts import MANIFEST, finish_artifact
 from matta_core.errors import UserError
 
 STYLE = Path(components.report.__file__).with_name("style.css.jinja")
@@ -197,6 +197,10 @@ def test_artifacts_of_different_runs_are_refused(tmp_path, make_run):
     other = make_run(tmp_path / "b", sizes={"s": 1, "xl": 2})
     with pytest.raises(UserError, match=r"evaluation was not made from .*students: a report is of one run"):
         report(**run | {"evaluation": other["evaluation"]}, name="demo", output=tmp_path / "report")
+    (other["dataset"] / "stats.json").write_text("[]")
+    finish_artifact(other["dataset"], "TokenizedDataset", key="other")
+    with pytest.raises(UserError, match=r"was not made from .*b/dataset: a report is of one run"):
+        report(**run | {"dataset": other["dataset"]}, name="demo", output=tmp_path / "report")
 
 
 def test_a_finished_report_is_reused_and_one_of_a_moved_run_is_made_anew(tmp_path, make_run, capsys):

@@ -223,7 +223,7 @@ def test_a_float16_teacher_that_overflows_is_told_with_the_remedy_which_works(da
 
 
 def test_one_sequence_that_is_no_number_is_found_wherever_it_lies(dataset, teacher, tmp_path, monkeypatch):
-    from matta_core import teacher as module
+    from matta_core.objectives import next_token as module
 
     real, calls = module.top_k_scores, iter(range(100))
 

@@ -9,11 +9,10 @@ from support import TRAINING
 from components.common.launching.config import LaunchConfig
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from components.extract_students.step import extract_students
 from components.train.start import start_of
-from components.train.step import train
-from components.train_teacher.step import train_teacher
+from components.train.step import train, train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import UserError
 from matta_core.recipe import PUSHED, ExtractStudentsConfig, PushConfig, SizeConfig

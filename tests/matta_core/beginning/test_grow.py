@@ -5,16 +5,17 @@ import dataclasses
 
 import pytest
 import torch
-from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, granularity, make_dataset, tiny_model
+from support import SEQUENCE_LENGTH, TRAINING, byte_tokenizer, can_be_smaller, granularity, make_dataset, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from matta_core.beginning.grow import grow
 from matta_core.beginning.start import initialize
-from matta_core.checkpoints import build_model, check_plain_head
+from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.model_config import build_config
 from matta_core.nesting.live import live_student
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import ScoreTeacherConfig, SizeConfig
 from matta_core.students.extract import extract_student
 from matta_core.teacher import score_teacher
@@ -35,7 +36,7 @@ CASES = [
     (family, axes)
     for family in FAMILIES
     for axes in SIZES
-    if not (FAMILIES[family].no_heads and axes in ("groups", "queries", "all"))
+    if can_be_smaller(family, "num_attention_heads") or axes not in ("groups", "queries", "all")
 ]
 # Biases of every kind, where the family's class has such settings.
 BIASES = {"llama": {"attention_bias": True, "mlp_bias": True}, "qwen3": {"attention_bias": True}}
@@ -84,8 +85,9 @@ def test_all_that_is_new_can_learn_from_the_first_steps(family):
         if torch.equal(parameter, begin[name]) and not name.endswith("k_proj.bias")
     ]
     assert still == []
-    new = ta.get_submodule(FAMILIES[family].layers)[1].get_submodule(FAMILIES[family].ffn_output).weight
-    assert new.count_nonzero() == new.numel()
+    for axis in FAMILIES[family].axes:
+        new = ta.get_submodule(FAMILIES[family].layers)[1].get_submodule(axis.output).weight
+        assert new.count_nonzero() == new.numel()
 
 
 def test_a_new_layer_behind_a_norm_begins_gently():
@@ -117,7 +119,7 @@ def test_a_new_layer_behind_a_norm_begins_gently():
 
 @pytest.fixture
 def data(tmp_path):
-    return Sequences(make_dataset(tmp_path / "data"), "train", tmp_path / "cache")
+    return Sequences(OBJECTIVE, make_dataset(tmp_path / "data"), "train", tmp_path / "cache")
 
 
 def ta_config_of(config):
@@ -126,14 +128,14 @@ def ta_config_of(config):
 
 
 def begin(config, data):
-    return initialize(config, ta_config_of(config), byte_tokenizer(), data, CPU)
+    return initialize(config, OBJECTIVE, ta_config_of(config), byte_tokenizer(), data, CPU)
 
 
 def recipe(family, sizes, **changes):
     """A training of four layers whose sizes are `sizes` and the TA."""
     model = {"model_type": family, "hidden_size": 16, "num_hidden_layers": 4, "initializer_range": 0.2}
     model |= {"num_attention_heads": 2} if family == "gpt2" else {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model |= {"tie_word_embeddings": True} | ({} if family in ("gpt2", "qwen2") else {"head_dim": 4})
+    model |= {"tie_word_embeddings": True} | ({} if family in ("gpt2", "qwen2", "phi3") else {"head_dim": 4})
     if family == "gemma3_text":
         model |= {"sliding_window": 6, "query_pre_attn_scalar": 4, "layer_types": [SLIDING, FULL] * 2}
     sizes = {name: size if isinstance(size, int) else SizeConfig(**size) for name, size in sizes.items()} | {"xl": 32}
@@ -170,8 +172,9 @@ def test_sorted_by_importance_a_model_of_the_tas_shape_keeps_its_function(family
     config = dataclasses.replace(config, start_from=str(tmp_path / "model"), start_order="importance")
     ta, sizes = begin(config, data)
     torch.testing.assert_close(logits(ta), logits(source), rtol=0, atol=1e-5)
-    name = f"{FAMILIES[family].layers}.0.{FAMILIES[family].ffn_output}.weight"
-    assert not torch.equal(ta.get_parameter(name), source.get_parameter(name))  # and it was sorted
+    for axis in FAMILIES[family].nested:
+        name = f"{FAMILIES[family].layers}.0.{axis.output}.weight"
+        assert not torch.equal(ta.get_parameter(name), source.get_parameter(name))  # and it was sorted
     again, same = begin(config, data)
     assert same == sizes
     assert all(torch.equal(a, b) for a, b in zip(ta.parameters(), again.parameters(), strict=True))
@@ -194,11 +197,12 @@ def test_a_student_that_grows_can_be_sorted_too_for_those_within_it(axes, data, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_larger_model_is_cut_down_on_every_axis(family, data, tmp_path):
     config = recipe(family, {"s": {"intermediate_size": 8, "num_hidden_layers": 3}})
-    heads = {} if FAMILIES[family].no_heads else {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 4}
+    nested = can_be_smaller(family, "num_attention_heads")
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 4} if nested else {}
     if family == "gemma3_text":  # which layers are kept follows from importance, and where the windows lie with it
         config.model["layer_types"] = [SLIDING] * 4
     larger = copy.deepcopy(ta_config_of(config))
-    larger.update({FAMILIES[family].width_key: 48, "num_hidden_layers": 6} | heads)
+    larger.update({FAMILIES[family].word("intermediate_size"): 48, "num_hidden_layers": 6} | heads)
     if getattr(larger, "layer_types", None):
         larger.layer_types = larger.layer_types[:1] * 6
     build_model(larger, 3).save_pretrained(tmp_path / "larger")
@@ -271,7 +275,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(model_type, c
     with pytest.raises(
         UserError, match=rf"folder/m \({model_type}\) changes its logits after the output head, by up to"
     ):
-        check_plain_head(model, "folder/m")
+        OBJECTIVE.check_model(model, "folder/m")
 
 
 @pytest.mark.parametrize("model_type", [*FAMILIES, "granite", "mistral", "olmo2", "gpt_neox"])
@@ -279,7 +283,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(model_type, c
 def test_any_other_model_passes(model_type, dtype):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SMALL)).to(dtype)
-    check_plain_head(model, "plain")
+    OBJECTIVE.check_model(model, "plain")
 
 
 def test_a_teacher_that_caps_its_logits_is_refused(tmp_path):

@@ -10,15 +10,19 @@ import torch
 from support import SEQUENCE_LENGTH, granularity, tiny_model
 
 from matta_core.beginning.grow import grow
-from matta_core.beginning.importance import layer_order, measure, permute_heads, permute_neurons, sort_by
+from matta_core.beginning.importance import layer_order, measure, permute, sort_by
 from matta_core.checkpoints import build_model
 from matta_core.families import FAMILIES
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
-from matta_core.training.passes import PassSettings, cross_entropy_sum
+from matta_core.objectives import OBJECTIVE
+from matta_core.training.passes import PassSettings, error_sum
 
 INPUT_IDS = torch.arange(4 * SEQUENCE_LENGTH).reshape(4, -1) * 7 % 50
-NESTED_HEADS = [name for name, family in FAMILIES.items() if not family.no_heads]
+
+
+def batches(*sequences):
+    return [{"input_ids": input_ids} for input_ids in sequences]
 
 
 @torch.no_grad()
@@ -31,11 +35,13 @@ def shuffled(model, seed):
     random = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
     heads, groups = model.config.num_attention_heads, getattr(model.config, "num_key_value_heads", 0)
+    axes = {axis.name: axis for axis in FAMILIES[model.config.model_type].nested}
     for layer in range(model.config.num_hidden_layers):
-        permute_neurons(model, layer, torch.randperm(32, generator=random))
+        permute(model, layer, axes["neurons"], [torch.randperm(32, generator=random)])
         if groups:
             queries = [torch.randperm(heads // groups, generator=random) for _ in range(groups)]
-            permute_heads(model, layer, torch.randperm(groups, generator=random), torch.stack(queries))
+            orders = [torch.randperm(groups, generator=random), torch.stack(queries)]
+            permute(model, layer, axes["attention heads"], orders)
     return model
 
 
@@ -52,11 +58,11 @@ def test_sorting_puts_the_most_important_first_and_forgets_what_order_it_was(fam
     model = tiny_model(family)
     first, second = copy.deepcopy(model), shuffled(model, 2)
     for each in (first, second):
-        sort_by(each, measure(each, [INPUT_IDS]))
-        scores = measure(each, [INPUT_IDS])
-        for neurons in scores.neurons:
+        sort_by(each, measure(each, batches(INPUT_IDS), OBJECTIVE))
+        scores = measure(each, batches(INPUT_IDS), OBJECTIVE)
+        for neurons in scores["neurons"]:
             assert (neurons.diff() <= 1e-6 * neurons[0]).all()
-        for heads in scores.heads:
+        for heads in scores.get("attention heads", ()):
             assert (heads.sum(1).diff() <= 1e-6 * heads.sum()).all()
             assert (heads.diff(dim=1) <= 1e-6 * heads.sum()).all()
     for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
@@ -81,15 +87,15 @@ def test_importance_is_what_the_formulas_say():
     model(input_ids=INPUT_IDS)
     for handle in handles:
         handle.remove()
-    importance = measure(model, INPUT_IDS.split(1))  # in pieces
+    importance = measure(model, batches(*INPUT_IDS.split(1)), OBJECTIVE)  # in pieces
 
     activations = seen["ffn"].flatten(0, 1)
     added = activations[:, :, None] * layer.mlp.down_proj.weight.T  # (tokens, neurons, hidden)
-    torch.testing.assert_close(importance.neurons[1].float(), added.pow(2).sum(-1).mean(0).sqrt())
+    torch.testing.assert_close(importance["neurons"][1].float(), added.pow(2).sum(-1).mean(0).sqrt())
 
     features = seen["attention"].flatten(0, 1).unflatten(1, (4, 4))
     added = torch.einsum("thi,ohi->tho", features, layer.self_attn.o_proj.weight.unflatten(1, (4, 4)))
-    torch.testing.assert_close(importance.heads[1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
+    torch.testing.assert_close(importance["attention heads"][1].float(), added.pow(2).sum(-1).mean(0).reshape(2, 2))
 
 
 # Importance against random order, on models that have learnt something.
@@ -119,7 +125,7 @@ def learnt(family, seed, steps=150, **overrides):
 
 def loss(model, size):
     input_ids = counting(64, 999_999)
-    total = cross_entropy_sum(live_student(model, size), input_ids, PassSettings())
+    total = error_sum(OBJECTIVE, live_student(model, size), {"input_ids": input_ids}, PassSettings())
     return total.item() / (len(input_ids) * (SEQUENCE_LENGTH - 1))
 
 
@@ -138,7 +144,7 @@ def test_untrained_slices_of_a_sorted_model_are_better_than_those_of_one_in_rand
         kept = granularity(model, **size)
         by_chance = [loss(shuffled(model, lot), kept) for lot in range(8)]
         model = copy.deepcopy(model)
-        sort_by(model, measure(model, counting(32, 7 + seed).split(1)))
+        sort_by(model, measure(model, batches(*counting(32, 7 + seed).split(1)), OBJECTIVE))
         assert loss(model, kept) < sum(by_chance) / len(by_chance)
 
 
@@ -150,7 +156,7 @@ def test_sorted_groups_are_better_than_random_ones(heads, groups, kept):
         size = granularity(model, num_key_value_heads=kept)
         by_chance = [loss(shuffled(model, lot), size) for lot in range(8)]
         model = copy.deepcopy(model)
-        sort_by(model, measure(model, counting(32, 7 + seed).split(1)))
+        sort_by(model, measure(model, batches(*counting(32, 7 + seed).split(1)), OBJECTIVE))
         assert loss(model, size) < sum(by_chance) / len(by_chance)
 
 
@@ -160,7 +166,7 @@ def test_layers_kept_by_importance_are_better_than_random_ones(family):
     """Four of six: against the mean over all choices that keep the first and the last."""
     for seed in SEEDS:
         model = learnt(family, seed, num_hidden_layers=6)
-        order = layer_order(model, counting(32, 7 + seed).split(8), fewest=2)
+        order = layer_order(model, batches(*counting(32, 7 + seed).split(8)), 2, OBJECTIVE)
         by_chance = [loss(model, granularity(model, layers=(0, *pair, 5))) for pair in combinations(range(1, 5), 2)]
         best = loss(model, granularity(model, layers=tuple(sorted(order[:4]))))
         assert best < sum(by_chance) / len(by_chance)
@@ -176,6 +182,6 @@ def test_layers_that_write_nothing_are_the_first_to_go(family):
         deeper_config.layer_types = [types[0], types[0], types[1], types[1], types[2]]
     deeper = build_model(deeper_config, 1)
     grow(deeper, model, dataclasses.replace(whole(model.config, "s"), layers=(0, 2, 4)))
-    order = layer_order(deeper, [counting(32, 1)], fewest=3)
+    order = layer_order(deeper, batches(counting(32, 1)), 3, OBJECTIVE)
     assert order[:3] == [0, 4, 2]
-    assert sorted(layer_order(deeper, [], fewest=5)) == [0, 1, 2, 3, 4]  # nothing to find out, nothing measured
+    assert sorted(layer_order(deeper, [], 5, OBJECTIVE)) == [0, 1, 2, 3, 4]  # nothing to find out, nothing measured

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import granularity, tiny_model, widths
+from support import can_be_smaller, granularity, tiny_model, widths
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
@@ -26,13 +26,13 @@ def tas_and_sizes(draw, model_type, *, per_layer=False):
     """A TA of random shape, and what one student keeps of it on every axis that the family has."""
     layers = draw(st.integers(1, 4))
     width = 8 * draw(st.integers(1, 5))
-    shape = {"num_hidden_layers": layers, FAMILIES[model_type].width_key: width}
+    shape = {"num_hidden_layers": layers, FAMILIES[model_type].word("intermediate_size"): width}
     known = AutoConfig.for_model(model_type).to_dict()
     for switch in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
         if switch in known:
             shape[switch] = draw(st.booleans())
     size = {}
-    if not FAMILIES[model_type].no_heads:
+    if can_be_smaller(model_type, "num_attention_heads"):
         groups, queries = draw(st.integers(1, 3)), draw(st.integers(1, 3))
         kept_groups, kept_queries = draw(st.integers(1, groups)), draw(st.integers(1, queries))
         shape |= {"num_key_value_heads": groups, "num_attention_heads": groups * queries, "hidden_size": 36}
@@ -137,5 +137,5 @@ def test_sizes_of_every_family_resolve_to_what_the_ta_has_by_default():
         ta = tiny_model(model_type)
         kept = granularity(ta, intermediate_size=8)
         assert kept.layers == (0, 1)
-        assert kept.num_attention_heads == ta.config.num_attention_heads
+        assert kept.kept["num_attention_heads"] == ta.config.num_attention_heads
         assert list(resolve(ta.config, widths(xl=32))) == ["xl"]

@@ -9,7 +9,8 @@ from matta_core.errors import UserError
 from matta_core.families import FAMILIES, family_of
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import whole
-from matta_core.nesting.slices import Part, cuts, region, slices, take
+from matta_core.nesting.slices import Grid, Part, cuts, put, slices, take
+from matta_core.objectives import OBJECTIVE
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
 
@@ -57,7 +58,7 @@ def test_slices_names_the_neurons_of_each_ffn_parameter_and_nothing_else():
     size = granularity(tiny_gpt2(), intermediate_size=8)
     for name, dimension in (("mlp.c_fc.weight", 1), ("mlp.c_fc.bias", 0), ("mlp.c_proj.weight", 0)):
         name = f"transformer.h.0.{name}"
-        assert slices(config, name, size) == (name, (Part(dimension, (32,), (8,)),))
+        assert slices(config, name, size) == (name, (Part(dimension, (Grid((32,), (8,)),)),))
     for name in ("transformer.h.0.attn.c_proj.weight", "transformer.h.0.mlp.c_proj.bias", "transformer.wte.weight"):
         assert slices(config, name, size) == (name, ())
 
@@ -70,13 +71,15 @@ def test_fewer_query_heads_are_a_prefix_inside_each_kept_group():
     rows = torch.arange(16).reshape(16, 1)
     # Eight heads of two rows, two heads to a group: the first head of groups 0, 1 and 2.
     assert take(rows, parts).flatten().tolist() == [0, 1, 4, 5, 8, 9]
-    assert slices(ta.config, "model.layers.1.self_attn.k_proj.weight", size)[1] == (Part(0, (4, 2), (3, 2)),)
+    assert slices(ta.config, "model.layers.1.self_attn.k_proj.weight", size)[1] == (Part(0, (Grid((4, 2), (3, 2)),)),)
 
 
-def test_writing_to_a_region_writes_the_tensor():
-    tensor = torch.zeros(2, 8)
-    region(tensor, (Part(1, (2, 2, 2), (2, 1, 2)),)).fill_(1.0)
-    assert tensor.tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]] * 2
+def test_what_is_put_is_what_is_taken_and_nothing_else_is_written():
+    parts = (Part(0, (Grid((2,), (1,)),)), Part(1, (Grid((2, 2, 2), (2, 1, 2)), Grid((3,), (1,)))))
+    tensor, values = torch.zeros(2, 11), torch.arange(1.0, 6.0).reshape(1, 5)
+    put(tensor, parts, values)
+    assert tensor.tolist() == [[1, 2, 0, 0, 3, 4, 0, 0, 5, 0, 0], [0] * 11]
+    assert torch.equal(take(tensor, parts), values)
 
 
 def test_cuts_lie_at_the_edges_of_the_sizes_and_between_fused_matrices():
@@ -102,10 +105,10 @@ def test_a_certificate_tells_a_checkpoint_that_differs_in_one_weight(tmp_path):
     size = granularity(ta, intermediate_size=8)
     student = extract_student(ta, size)
     save_model(student, byte_tokenizer(), tmp_path / "good")
-    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["bitwise_equal"]
+    assert certify(OBJECTIVE, ta, size, tmp_path / "good", {"input_ids": INPUT_IDS})["bitwise_equal"]
     with torch.no_grad():
         student.transformer.h[1].mlp.c_fc.bias[7] += 1e-3
     save_model(student, byte_tokenizer(), tmp_path / "bad")
-    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
+    certificate = certify(OBJECTIVE, ta, size, tmp_path / "bad", {"input_ids": INPUT_IDS})
     assert not certificate["bitwise_equal"]
     assert certificate["max_abs_difference"] > 0

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support import tiny_gpt2, tiny_model, widths
 
 from matta_core.errors import UserError
+from matta_core.families import FAMILIES
 from matta_core.nesting.size import Granularity, resolve, spread_out, why_not_nested
 from matta_core.recipe import SizeConfig
 
@@ -24,7 +25,7 @@ def sizes(**of_s):
     [
         ({"intermediate_size": 40}, r"sizes.s is not contained in the TA: in layer 0, s has 40 neurons and the TA 32"),
         ({"intermediate_sizes": (8, 8)}, r"sizes.s.intermediate_sizes must have one width for each of 4 layers, got 2"),
-        ({"num_key_value_heads": 3}, r"s has 3 key/value heads and the TA has 2"),
+        ({"num_key_value_heads": 3}, r"s has 3 key/value heads and the TA 2"),
         ({"num_attention_heads": 6, "num_key_value_heads": 2}, r"3 query heads per key/value head and the TA 2"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, r"must be a multiple of num_key_value_heads = 2, got 3"),
         ({"layers": (1, 3)}, r"sizes.s.layers must hold the TA's first layer, 0, and its last, 3, .*got \[1, 3\]"),
@@ -68,7 +69,7 @@ def test_the_last_size_is_the_whole_ta():
 )
 def test_one_number_of_heads_says_the_other(given_heads, heads, groups):
     kept = resolve(LLAMA, sizes(**given_heads))["s"]
-    assert (kept.num_attention_heads, kept.num_key_value_heads) == (heads, groups)
+    assert (kept.kept["num_attention_heads"], kept.kept["num_key_value_heads"]) == (heads, groups)
 
 
 @given(num_layers=st.integers(1, 40))
@@ -90,8 +91,17 @@ def test_a_number_of_layers_keeps_those_that_matter_most():
 def test_a_granularity_survives_json():
     kept = resolve(LLAMA, sizes(num_hidden_layers=3, intermediate_sizes=(8, 16, 24)))["s"]
     assert Granularity.from_dict("s", json.loads(json.dumps(kept.to_dict()))) == kept
-    assert why_not_nested(kept, kept) == "they are the same"
+    assert why_not_nested(FAMILIES["llama"], kept, kept) == "they are the same"
+
+
+def test_sizes_that_earlier_releases_wrote_are_read_and_written_alike():
+    written = {"intermediate_sizes": (8, 24), "num_attention_heads": 2, "num_key_value_heads": 1, "layers": (0, 3)}
+    kept = resolve(LLAMA, sizes(layers=(0, 3), intermediate_sizes=(8, 24), num_key_value_heads=1))["s"]
+    assert Granularity.from_dict("s", json.loads(json.dumps(written))) == kept
+    assert json.dumps(kept.to_dict()) == json.dumps(written)
 
 
 def test_a_gpt2_without_n_inner_has_four_times_its_hidden_size():
-    assert resolve(tiny_gpt2(intermediate_size=None).config, widths(xl=64))["xl"].intermediate_sizes == (64, 64)
+    assert resolve(tiny_gpt2(intermediate_size=None).config, widths(xl=64))["xl"].by_layer == {
+        "intermediate_size": (64, 64)
+    }

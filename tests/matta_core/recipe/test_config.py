@@ -205,7 +205,7 @@ def test_levels_without_end_are_refused():
 
 
 def test_json_that_says_a_setting_twice_is_refused():
-    with pytest.raises(UserError, match=r"gate is not JSON \(confidence stands twice\)"):
+    with pytest.raises(UserError, match=r'gate is not JSON \(the key "confidence" occurs twice\)'):
         GateConfig.from_json('{"confidence": 0.9, "confidence": 0.99}', "gate")
 
 

@@ -14,12 +14,14 @@ from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.live import live_student
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model
 from matta_core.students.certify import certify
 from matta_core.students.compact import compact_model, export_compact
 from matta_core.students.extract import extract_student
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
+BATCH = {"input_ids": INPUT_IDS}
 LOAD = """
 import json, sys, torch
 from safetensors.torch import save_file
@@ -57,7 +59,7 @@ def test_a_compact_model_equals_the_live_student_bit_for_bit(model_type, tied):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_compact_checkpoint_is_certified_by_its_own_class_and_refused_without(model_type, tmp_path):
     ta, size = uneven(model_type)
-    certificate = export_compact(ta, size, byte_tokenizer(), tmp_path / "compact", INPUT_IDS)
+    certificate = export_compact(OBJECTIVE, ta, size, byte_tokenizer(), tmp_path / "compact", BATCH)
     assert certificate["bitwise_equal"]
     assert certificate["tokens"] == 32
     config = json.loads((tmp_path / "compact" / "config.json").read_text())
@@ -71,11 +73,11 @@ def test_padding_that_is_not_zero_is_no_certificate_though_no_logit_shows_it(tmp
     ta, size = uneven("llama")
     student = extract_student(ta, size)
     save_model(student, byte_tokenizer(), tmp_path / "good")
-    assert certify(ta, size, tmp_path / "good", INPUT_IDS)["padded_equal"]
+    assert certify(OBJECTIVE, ta, size, tmp_path / "good", BATCH)["padded_equal"]
     with torch.no_grad():
         student.model.layers[0].mlp.up_proj.weight[20, 3] = 1.0  # neuron 20 of 8: its output is multiplied by zero
     save_model(student, byte_tokenizer(), tmp_path / "bad")
-    certificate = certify(ta, size, tmp_path / "bad", INPUT_IDS)
+    certificate = certify(OBJECTIVE, ta, size, tmp_path / "bad", BATCH)
     assert certificate["max_abs_difference"] <= 1e-5
     assert not certificate["padded_equal"]
 
@@ -85,7 +87,7 @@ def test_padding_that_is_not_zero_is_no_certificate_though_no_logit_shows_it(tmp
 def test_a_compact_checkpoint_loads_where_its_user_trusts_its_code(model_type, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     ta, size = uneven(model_type)
-    export_compact(ta, size, byte_tokenizer(), tmp_path / "compact", INPUT_IDS)
+    export_compact(OBJECTIVE, ta, size, byte_tokenizer(), tmp_path / "compact", BATCH)
     command = [sys.executable, "-c", LOAD, str(tmp_path / "compact"), str(tmp_path / "logits.safetensors")]
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stderr

@@ -11,11 +11,12 @@ from support import tiny_gpt2, tiny_model, widths
 from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import resolve
+from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import MixConfig, SizeConfig
 from matta_core.students.mix import mix, prefill_seconds, space_of
 from matta_core.students.search import WidthSearch
 
-SAMPLE = torch.arange(64).reshape(4, 16) % 50
+SAMPLE = {"input_ids": torch.arange(64).reshape(4, 16) % 50}
 SIZES = {"s": 8, "m": 16, "xl": 32}
 
 
@@ -24,7 +25,7 @@ def search(sizes, cost, limit, score, evaluations, where="mix"):
 
 
 def mixed(ta, sizes, config, evaluations=50, advance=lambda: None):
-    return mix(ta, space_of(ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
+    return mix(OBJECTIVE, ta, space_of(ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
 
 
 def uniform(layers):
@@ -100,7 +101,7 @@ def test_every_kind_of_budget_is_kept_and_costs_are_those_of_the_mixture(model_t
     for mixture in itertools.product(SIZES.values(), repeat=2):
         assert space.cost(mixture) == cost(space.sized(mixture))
     scored = []
-    found = mix(ta, space, 50, lambda: scored.append(1))
+    found = mix(OBJECTIVE, ta, space, 50, lambda: scored.append(1))
     assert found.cost == cost(found.granularity) <= limit
     assert found.evaluated == len(scored)
     assert found.granularity.name == "mid"
@@ -125,11 +126,11 @@ def test_a_budget_of_time_is_kept_by_what_is_measured(monkeypatch):
     real = {(8, 8): 1.0, (16, 16): 2.0, (32, 32): 4.0, (32, 8): 3.4, (16, 8): 1.9, (8, 32): 2.4, (8, 16): 1.4}
 
     def clock(_ta, size, _sample):
-        return real[size.intermediate_sizes]
+        return real[size.by_layer["intermediate_size"]]
 
     monkeypatch.setattr("matta_core.students.mix.prefill_seconds", clock)
     found = mixed(ta, sizes, MixConfig(prefill_seconds=2.5))
-    assert found.cost == real[found.granularity.intermediate_sizes] <= 2.5
+    assert found.cost == real[found.granularity.by_layer["intermediate_size"]] <= 2.5
     assert found.evaluated <= 9  # a second search goes on from what the first one scored
 
 
@@ -148,5 +149,5 @@ def test_a_budget_out_of_reach_is_refused_with_what_is_within():
 def test_sizes_that_differ_in_more_than_width_are_not_mixed():
     ta = tiny_model("llama", num_hidden_layers=3).eval()
     sizes = resolve(ta.config, {"s": SizeConfig(num_hidden_layers=2), **widths(xl=32)})
-    with pytest.raises(UserError, match=r"keep all of the TA's layers and heads, and there is only xl"):
+    with pytest.raises(UserError, match=r"keep all else of the TA, and there is only xl"):
         mixed(ta, sizes, MixConfig(parameters=1000))

@@ -1,6 +1,7 @@
 """The gradients are those of the joint loss, however it is cut into passes, chunks and micro-batches."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from support import granularity, tiny_gpt2
 
 from matta_core.nesting.live import live_student
+from matta_core.objectives import OBJECTIVE
 from matta_core.objectives.divergences import (
     align,
     cross_entropy,
@@ -15,8 +17,10 @@ from matta_core.objectives.divergences import (
     top_k_divergence,
     vocabulary_divergence,
 )
-from matta_core.recipe import LossConfig, Schedule
-from matta_core.training.passes import Batch, PassSettings, cross_entropy_sum, joint_backward, top_k_scores
+from matta_core.objectives.top_k import teacher_targets
+from matta_core.recipe import LossConfig, Schedule, ScoreTeacherConfig
+from matta_core.training import passes
+from matta_core.training.passes import PassSettings, teacher_scores
 
 LOSS = LossConfig(
     ta_weight=0.7, cross_entropy_weight=0.4, teacher_weight=0.6, hidden_state_weight=0.3, loss_temperature=2.0
@@ -27,9 +31,21 @@ TOKENS = 4 * 15
 WHOLE = PassSettings()
 
 
+joint_backward = partial(passes.joint_backward, OBJECTIVE)
+
+
+def top_k_scores(teacher, input_ids, top_k):
+    config = ScoreTeacherConfig(top_k=top_k)
+    return teacher_scores(OBJECTIVE, teacher, {"input_ids": input_ids}, config, VOCABULARY, WHOLE)
+
+
+def cross_entropy_sum(model, input_ids, settings):
+    return passes.error_sum(OBJECTIVE, model, {"input_ids": input_ids}, settings)
+
+
 def batch(rows=slice(None), top_k=10):
     teacher = tiny_gpt2(64, seed=1).eval()
-    return Batch(INPUT_IDS[rows], top_k_scores(teacher, INPUT_IDS[rows], top_k, VOCABULARY, WHOLE))
+    return {"input_ids": INPUT_IDS[rows], **top_k_scores(teacher, INPUT_IDS[rows], top_k)}
 
 
 def tiny_ta():
@@ -49,13 +65,13 @@ def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s
         for model in (ta, *students.values()):
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": checkpointing})
     for item in batches:
-        joint_backward(ta, students, item, loss, step=step, num_tokens=TOKENS, settings=settings)
+        joint_backward(ta, students, item, loss, step=step, num_targets=TOKENS, settings=settings)
     return {name: parameter.grad for name, parameter in ta.named_parameters()}
 
 
 def gradients_in_one_graph(item, loss):
     """LossConfig's equation, for constant weights, with nothing of `passes` but the data."""
-    ta, target = tiny_ta(), item.teacher
+    ta, target = tiny_ta(), teacher_targets(item, TOKENS)
     a, b = loss.cross_entropy_weight.end, loss.teacher_weight.end
     of_teacher, of_ta = (
         divergence_named(name, loss.jensen_shannon_beta) for name in (loss.teacher_divergence, loss.ta_divergence)
@@ -161,7 +177,8 @@ def test_the_ta_gets_no_gradient_from_being_a_target(weight):
 def test_cached_top_k_scores_with_the_whole_vocabulary_give_the_full_divergence(name):
     divergence = divergence_named(name, 0.5)
     teacher, model = tiny_gpt2(64, seed=1).eval(), tiny_gpt2().eval()
-    scores = top_k_scores(teacher, INPUT_IDS, VOCABULARY, VOCABULARY, WHOLE)
+    batch = {"input_ids": INPUT_IDS, **top_k_scores(teacher, INPUT_IDS, VOCABULARY)}
+    scores = teacher_targets(batch, TOKENS)
     with torch.no_grad():
         ours, _, mask = align(model(INPUT_IDS).logits, INPUT_IDS)
         theirs, _, _ = align(teacher(INPUT_IDS).logits, INPUT_IDS)
@@ -172,7 +189,7 @@ def test_cached_top_k_scores_with_the_whole_vocabulary_give_the_full_divergence(
 @pytest.mark.parametrize("top_k", [10, VOCABULARY])
 def test_a_padded_teachers_scores_are_over_the_tokens_alone(top_k):
     teacher = tiny_gpt2(64, vocab_size=VOCABULARY + 14, seed=1).eval()
-    scores = top_k_scores(teacher, INPUT_IDS, top_k, VOCABULARY, WHOLE)
+    scores = teacher_targets(top_k_scores(teacher, INPUT_IDS, top_k), TOKENS)
     with torch.no_grad():
         logits, _, _ = align(teacher(INPUT_IDS).logits, INPUT_IDS)
     values, ids = logits[:, :VOCABULARY].log_softmax(-1).topk(top_k, dim=-1)
@@ -195,7 +212,7 @@ def test_a_padded_student_unlearns_its_padding(top_k):
 
     before = padding()
     for step in range(40):
-        sums = joint_backward(ta, {}, batch(top_k=top_k), loss, step=step, num_tokens=TOKENS, settings=WHOLE)
+        sums = joint_backward(ta, {}, batch(top_k=top_k), loss, step=step, num_targets=TOKENS, settings=WHOLE)
         assert sums["teacher_divergence/ta"] > 0
         optimizer.step()
         optimizer.zero_grad()
@@ -207,7 +224,7 @@ def test_a_padded_student_unlearns_its_padding(top_k):
 
 def test_returned_sums_are_unweighted_and_name_each_term_and_size():
     ta = tiny_ta()
-    sums = joint_backward(ta, students_of(ta), batch(), LOSS, step=0, num_tokens=TOKENS, settings=WHOLE, ta_name="xl")
+    sums = joint_backward(ta, students_of(ta), batch(), LOSS, step=0, num_targets=TOKENS, settings=WHOLE, ta_name="xl")
     assert set(sums) == {
         "cross_entropy/xl", "teacher_divergence/xl",
         "cross_entropy/s", "teacher_divergence/s", "ta_divergence/s", "hidden_state_mse/s",
@@ -219,5 +236,5 @@ def test_returned_sums_are_unweighted_and_name_each_term_and_size():
 
 def test_terms_that_weigh_nothing_are_not_computed():
     ta, loss = tiny_ta(), LossConfig(teacher_weight=0.0, distillation_weight=0.0)
-    sums = joint_backward(ta, students_of(ta), batch(), loss, step=0, num_tokens=TOKENS, settings=WHOLE)
+    sums = joint_backward(ta, students_of(ta), batch(), loss, step=0, num_targets=TOKENS, settings=WHOLE)
     assert set(sums) == {"cross_entropy/ta", "cross_entropy/s", "cross_entropy/m"}

@@ -129,7 +129,7 @@ def test_told_in_the_middle_of_a_step_it_leaves_the_step_and_saves_what_was_befo
 def test_told_in_the_middle_of_an_evaluation_it_makes_it_anew(dataset, whole, tmp_path, monkeypatch, evaluation):
     from matta_core.training import validation as module
 
-    forwards = Moments(monkeypatch, module, "cross_entropy_sum")
+    forwards = Moments(monkeypatch, module, "error_sum")
     sizes, batches = 3, 3
     said = ended_at(forwards, evaluation * sizes * batches + 2, dataset, tmp_path / "run")
     step = 5 * evaluation

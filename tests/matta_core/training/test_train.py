@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from support import TRAINING, make_dataset
 
 from components.score_teacher.step import score_teacher
-from components.train.step import train
-from components.train_teacher.step import train_teacher
+from components.train.step import train, train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.recipe import LossConfig, Schedule, ScoreTeacherConfig, SizeConfig
+from matta_core.recipe import LossConfig, OptimizerConfig, Schedule, ScoreTeacherConfig, SizeConfig
 from matta_core.training.data import rows_of_step
 from matta_core.training.draw import sizes_of_step
 from matta_core.training.learning_rate import learning_rate
+from matta_core.training.step import train_step
 
 MODEL = TRAINING.model
 CONFIG = dataclasses.replace(
@@ -147,7 +147,7 @@ def test_resume_after_sigkill_matches_the_uninterrupted_run(dataset, scores, tmp
     assert_equal_bits(weights(output), weights(whole.path))
 
 
-def torchrun(processes, config, dataset, scores, output):
+def torchrun(processes, config, dataset, scores, output, code="run()"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -155,7 +155,8 @@ def torchrun(processes, config, dataset, scores, output):
     script.write_text(
         "import sys, torch; torch.set_num_threads(1)\n"
         "from components.train.step import train; from matta_core.recipe import TrainConfig\n"
-        "train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n"
+        "def run():\n"
+        "    train(TrainConfig.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], output=sys.argv[4])\n" + code
     )
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     command += [f"--master-port={port}", "--master-addr=127.0.0.1", str(script)]
@@ -165,15 +166,16 @@ def torchrun(processes, config, dataset, scores, output):
         capture_output=True,
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
     )
-    return weights(output)
 
 
 @pytest.mark.slow
 def test_one_rank_equals_the_plain_run_and_two_ranks_agree_with_it(dataset, scores, tmp_path):
     plain = weights(train(CONFIG, dataset.path, scores.path, output=tmp_path / "plain").path)
-    assert_equal_bits(torchrun(1, CONFIG, dataset, scores, tmp_path / "one"), plain)
+    torchrun(1, CONFIG, dataset, scores, tmp_path / "one")
+    assert_equal_bits(weights(tmp_path / "one"), plain)
     # Two ranks add the same numbers in another order; AdamW's division makes more of that in a few weights.
-    two = torchrun(2, CONFIG, dataset, scores, tmp_path / "two")
+    torchrun(2, CONFIG, dataset, scores, tmp_path / "two")
+    two = weights(tmp_path / "two")
     for name, tensor in plain.items():
         assert torch.allclose(two[name], tensor, rtol=1e-2, atol=1e-4), name
 
@@ -201,6 +203,92 @@ def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_good_checkpoint(datas
         train(CONFIG, dataset.path, scores.path, output=output)
     good = load_file(output / IN_PROGRESS / "step-00000006" / "model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in good.values())
+
+
+RARELY = dataclasses.replace(
+    CONFIG, log_every_steps=100, eval_every_steps=100, checkpoint_every_steps=100, loss=LossConfig(teacher_weight=0.0)
+)
+
+
+def breaks_at(call, monkeypatch, gradient=False):
+    """From that pass on the sums are no numbers, or from then on the gradient."""
+    from matta_core.training import step as module
+
+    real, calls = module.joint_backward, iter(range(1000))
+
+    def broken(objective, ta, *arguments, **options):
+        sums = real(objective, ta, *arguments, **options)
+        if next(calls) >= call:
+            if not gradient:
+                return {name: total * float("nan") for name, total in sums.items()}
+            ta.transformer.h[0].mlp.c_fc.weight.grad[0, 0] = float("inf")
+        return sums
+
+    monkeypatch.setattr(module, "joint_backward", broken)
+
+
+def test_where_nobody_looked_for_long_the_first_broken_step_is_told_and_nothing_is_saved(
+    dataset, tmp_path, monkeypatch
+):
+    breaks_at(2, monkeypatch)
+    with pytest.raises(TrainingDivergedError, match=r"diverged in step 3: cross_entropy/xl = nan, .*no checkpoint was"):
+        train(RARELY, dataset.path, None, output=tmp_path / "run")
+    assert not list((tmp_path / "run" / IN_PROGRESS).glob("step-*"))
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [0]
+
+
+@pytest.mark.parametrize("step", [0, 4])  # in its first, SOAP looks for eigenvectors, of which there are none
+@pytest.mark.parametrize("name", ["adamw", "shampoo", "soap", "muon"])
+def test_a_gradient_that_is_no_number_is_told_by_its_step_whatever_the_optimizer_makes_of_it(
+    dataset, tmp_path, monkeypatch, name, step
+):
+    breaks_at(step, monkeypatch, gradient=True)
+    config = dataclasses.replace(RARELY, optimizer=OptimizerConfig(name=name))
+    with pytest.raises(TrainingDivergedError, match=rf"diverged in step {step + 1}: the gradient norm is (inf|nan);"):
+        train(config, dataset.path, None, output=tmp_path / "run")
+
+
+def test_told_to_end_after_a_broken_step_it_saves_nothing(dataset, tmp_path, monkeypatch):
+    from matta_core.training import stopping
+    from matta_core.training.loop import train as loop
+
+    breaks_at(2, monkeypatch)
+    stop, output = stopping.StopSignal(), tmp_path / "run"
+    output.mkdir()
+
+    def told_in_step_5(training, step, batches, stop):
+        stop.is_given = step == 4
+        return train_step(training, step, batches, stop)
+
+    monkeypatch.setattr("matta_core.training.loop.train_step", told_in_step_5)
+    with pytest.raises(TrainingDivergedError, match=r"diverged in step 3: cross_entropy/xl = nan"):
+        loop(RARELY, dataset, None, output, tmp_path / "work", stop)
+    assert not list((tmp_path / "work").glob("step-*"))
+
+
+@pytest.mark.slow
+def test_what_breaks_in_one_rank_is_told_by_both(dataset, scores, tmp_path):
+    output = tmp_path / "two"
+    script = f"""
+import os
+from pathlib import Path
+from matta_core.errors import TrainingDivergedError
+from matta_core.training import step as module
+real, calls = module.joint_backward, iter(range(100))
+def broken(*arguments, **options):
+    sums = real(*arguments, **options)
+    here = os.environ["RANK"] == "1" and next(calls) == 6
+    return {{name: total * float("nan") for name, total in sums.items()}} if here else sums
+module.joint_backward = broken
+try:
+    run()
+except TrainingDivergedError as error:
+    Path({str(tmp_path)!r}, "told-" + os.environ["RANK"]).write_text(str(error))
+"""
+    torchrun(2, CONFIG, dataset, scores, output, script)
+    for rank in range(2):
+        assert "diverged in step 7: cross_entropy/xl = nan" in (tmp_path / f"told-{rank}").read_text()
+    assert sorted(path.name for path in (output / IN_PROGRESS).glob("step-*"))[-1] == "step-00000006"
 
 
 def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):

@@ -21,6 +21,7 @@ MODELS = {
     "llama": LLAMA_LIKE,
     "qwen2": LLAMA_LIKE,
     "qwen3": {**LLAMA_LIKE, "head_dim": 4},
+    "phi3": LLAMA_LIKE,
     "gemma3_text": {**LLAMA_LIKE, "head_dim": 4, "query_pre_attn_scalar": 4, "sliding_window": 8},
 }
 

@@ -11,6 +11,7 @@ from pipelines.kubeflow.cluster import ClusterProfile, StepPlacement, load_clust
 
 PROFILES = sorted(Path("pipelines/clusters").glob("*.yaml"))
 DIGEST = "registry.example.com:5000/matta/data@sha256:" + "0123456789abcdef" * 4
+GPUS = {"accelerator": "nvidia.com/gpu", "accelerators": 2}
 IMAGES = {"data": DIGEST, "trainer": DIGEST, "evaluator": DIGEST}
 
 
@@ -84,6 +85,14 @@ def test_a_setting_given_on_the_command_line_changes_one_step_only(tmp_path):
     assert cluster.images.data == DIGEST
 
 
+def test_a_mistake_in_a_list_that_an_override_gives_is_told():
+    told = (
+        r"unknown setting defaults.tolerations\[0\].a: .* \(in .*gke_h100.yaml with --cluster-set defaults.tolerations"
+    )
+    with pytest.raises(UserError, match=told):
+        load_cluster("pipelines/clusters/gke_h100.yaml", ["defaults.tolerations=[{a: b}]"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -121,8 +130,10 @@ def test_a_setting_given_on_the_command_line_changes_one_step_only(tmp_path):
         ({"defaults": {"timeout_seconds": 5}}, "defaults.timeout_seconds must be >= 60 and <= 2592000 seconds"),
         ({"defaults": {"retries": 21}}, "defaults.retries must be >= 0 and <= 20, got 21"),
         ({"defaults": {"retry_backoff_factor": 1.5}}, "retry_backoff_factor must be of type int, got 1.5"),
-        ({"defaults": {"nodes": 2}}, "defaults: nodes and processes_per_node are of the training steps"),
-        ({"steps": {"gate": {"nodes": 2}}}, "steps.gate: only train and train_teacher run as several processes"),
+        ({"defaults": {"nodes": 2}}, "defaults: several nodes or processes .* are of the training steps"),
+        ({"defaults": GPUS}, r"defaults: several nodes or processes \(one per accelerator\) are of the training steps"),
+        ({"steps": {"gate": {"nodes": 2}}}, "steps.gate: only train_teacher and train run as several processes"),
+        ({"steps": {"evaluate": GPUS}}, r"steps.evaluate: only .* got nodes 1 and processes 2 \(one per accelerator\)"),
         ({"defaults": {"runtime": "a3"}}, "defaults.runtime is of the training steps, name it there, got 'a3'"),
         ({"steps": {"gate": {"runtime": "a3"}}}, "steps.gate.runtime is of the training steps, got 'a3'"),
         ({"steps": {"train": {"runtime": "A3"}}}, "steps.train.runtime must be a ClusterTrainingRuntime's name"),

@@ -17,9 +17,9 @@ from page_commands import blocks, commands
 from support import byte_tokenizer
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
-from components.common.served.ledger import read_entry, take_lease
-from components.common.served.spans import parse_span
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
+from components.find_data.ledger import read_entry, take_lease
+from components.find_data.spans import parse_span
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
 from pipelines.dag import build_pipeline

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from components.common.launching.config import LaunchConfig, launch
+from components.common.launching.config import LaunchConfig
+from components.common.launching.launch import run_ranks
 from components.common.launching.ranks import RankLog, failure_in
 from components.train.component import train as wrapper
 from matta_core.errors import TrainingDivergedError, UserError
@@ -78,12 +79,12 @@ def test_rank_0_is_shown_as_it_is_and_the_others_by_their_number():
 def test_several_nodes_without_a_shared_volume_are_refused():
     config = LaunchConfig(nodes=2, image="i")
     with pytest.raises(UserError, match=r"launch_config\.claims is empty, but nodes = 2.*Name it under `volumes`"):
-        launch(config, ["components.train"], name="n", work="/store/train-1", paths=["/store/train-1"])
+        run_ranks(config, ["components.train"], name="n", work="/store/train-1", paths=["/store/train-1"])
 
 
 def test_artifacts_off_the_shared_volume_are_refused(two_nodes):
     with pytest.raises(UserError, match=r"/tmp/scores is on none of the volumes that the 2 nodes share \(/store\)"):
-        launch(
+        run_ranks(
             two_nodes, ["components.train"], name="n", work="/store/train-1", paths=["/store/train-1", "/tmp/scores"]
         )
 

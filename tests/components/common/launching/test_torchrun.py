@@ -18,7 +18,7 @@ from trainjob_cluster import NAMESPACE
 
 from components.common.launching.config import LaunchConfig, VolumeClaim
 from components.common.launching.torchrun import run_torchrun
-from components.train_teacher.step import train_teacher
+from components.train.step import train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import UserError
 
@@ -79,7 +79,7 @@ def test_a_mistake_that_the_ranks_find_is_the_steps_own(dataset, tmp_path):
     config = dataclasses.replace(CONFIG, batch_size=9)
     with pytest.raises(UserError) as caught:
         train_teacher(config, dataset.path, output=tmp_path / "run", launch_config=TWO)
-    assert str(caught.value) == "train.batch_size must be divisible by the number of processes, 2, got 9"
+    assert str(caught.value) == "train_teacher.batch_size must be divisible by the number of processes, 2, got 9"
 
 
 def test_a_killed_rank_is_named_with_the_end_of_its_log(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_step_told_to_end_saves_with_all_ranks_within_seconds_and_goes_on_bit_
     """Two ranks add the same two numbers in any order: their run repeats to the last bit. No checkpoint is due."""
     config = dataclasses.replace(CONFIG, steps=120, checkpoint_every_steps=1000, eval_every_steps=100)
     output = tmp_path / "ended"
-    command = [sys.executable, "-m", "components.train_teacher", "--config", config.to_json()]
+    command = [sys.executable, "-m", "components.train.teacher", "--config", config.to_json()]
     command += ["--dataset", str(dataset.path), "--output", str(output), "--launch", TWO.to_json()]
     step = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     give_up_at = time.monotonic() + 120
@@ -139,7 +139,7 @@ def test_a_step_told_to_end_saves_with_all_ranks_within_seconds_and_goes_on_bit_
 def test_one_rank_alone_that_is_told_to_end_takes_the_others_along(dataset, tmp_path):
     """They agree on the step by the message that sums their gradients."""
     config = dataclasses.replace(CONFIG, steps=4000, checkpoint_every_steps=10_000, eval_every_steps=1000)
-    command = [sys.executable, "-m", "components.train_teacher", "--config", config.to_json()]
+    command = [sys.executable, "-m", "components.train.teacher", "--config", config.to_json()]
     command += ["--dataset", str(dataset.path), "--output", str(tmp_path / "run"), "--launch", TWO.to_json()]
     step = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     give_up_at, metrics = time.monotonic() + 120, tmp_path / "run" / "metrics.jsonl"
@@ -233,5 +233,7 @@ def test_the_command_of_a_trainjob_trains_on_two_nodes(dataset, tmp_path, kubele
 def test_a_rank_of_another_node_that_fails_is_told_by_its_rank(dataset, tmp_path, kubelet):
     config = dataclasses.replace(CONFIG, batch_size=9)
     nodes = LaunchConfig(nodes=2, image="i", cpu="1", claims=(VolumeClaim("artifacts", str(tmp_path)),))
-    with pytest.raises(UserError, match=r"train\.batch_size must be divisible by the number of processes, 2, got 9"):
+    with pytest.raises(
+        UserError, match=r"train_teacher\.batch_size must be divisible by the number of processes, 2, got 9"
+    ):
         train_teacher(config, dataset.path, output=tmp_path / "run", launch_config=nodes)

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
+import runpy
 import sys
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +11,8 @@ import pytest
 from components.common.launching.config import LaunchConfig, VolumeClaim
 from components.common.launching.heartbeat import heartbeat
 from components.score_teacher.step import score_teacher
-from components.train.component import train
-from components.train_teacher.component import train_teacher
-from components.train_teacher.step import train_teacher as train_step
+from components.train.component import train, train_teacher
+from components.train.step import train_teacher as train_step
 from matta_core.artifacts import IN_PROGRESS, file_digest, open_artifact
 from matta_core.recipe import LossConfig, ScoreTeacherConfig, TrainConfig
 
@@ -48,9 +47,9 @@ def launched(monkeypatch):
         calls.append((command, processes, timeout_seconds))
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", command)
-            import_module(f"{command[0]}.__main__").main()
+            runpy.run_module(command[0], run_name="__main__")
 
-    monkeypatch.setattr("components.common.launching.torchrun.run_torchrun", run_here)
+    monkeypatch.setattr("components.common.launching.launch.run_torchrun", run_here)
     return calls
 
 
@@ -113,7 +112,7 @@ def test_a_step_of_several_nodes_keeps_its_heartbeat_beside_the_unfinished_work(
         files.append(heartbeat_file)
         with heartbeat(heartbeat_file, beat_seconds=0.001), monkeypatch.context() as patch:
             patch.setattr(sys, "argv", command)
-            import_module(f"{command[0]}.__main__").main()
+            runpy.run_module(command[0], run_name="__main__")
 
     monkeypatch.setattr("components.common.launching.trainjob.run_trainjob", run_here)
     nodes = LaunchConfig(nodes=2, image="i", claims=(VolumeClaim("c", str(tmp_path)),))

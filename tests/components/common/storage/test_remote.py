@@ -9,7 +9,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
-from components.common.storage.files import find_files, fingerprint
+from components.common.storage.listing import find_files
+from components.prepare_data.fingerprint import fingerprint
 from components.prepare_data.readers import Problem, read_documents
 from components.prepare_data.step import prepare_data
 from matta_core.errors import UserError

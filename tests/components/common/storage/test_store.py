@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from components.common.storage.store import ConflictError, open_store
+from components.common.storage.open_store import open_store
+from components.common.storage.store import ConflictError
 from matta_core.errors import UserError
 
 

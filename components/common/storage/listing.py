@@ -1,0 +1,99 @@
+"""Which files hold documents: a glob's, here or in a bucket, less what other programs leave among them."""
+
+import os
+import re
+import sysconfig
+from glob import escape, glob
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from components.common.storage.remote import RemoteFile, is_remote, match
+from matta_core.errors import UserError
+
+SUCCESS_FILE = "_SUCCESS"  # a folder with it is complete
+# Tests, other people's code, and the codecs' generated character tables: all the rest is written by hand.
+_NOT_STDLIB_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_bundled", "encodings"}
+# What Spark, Hadoop, Databricks and Delta write beside the data.
+_MARKER = re.compile(rf"{SUCCESS_FILE}|_(committed|started)_.*|_(common_)?metadata|.*\.crc")
+_MARKER_FOLDERS = {"_temporary", "_delta_log", "_spark_metadata"}
+# Read as one document each, these would be taken for text, or refused as not UTF-8, which they are not meant to be.
+_KINDS_NOT_READ = """
+    .arrow .feather .orc .avro .parq .xls .xlsx .xlsm .xlsb .ods .json5 .jsonc .hjson .jsonld .geojson .ipynb
+    .bson .jsons .njson .psv .msgpack .tfrecord .tfrecords .recordio .lance .h5 .hdf5 .npy .npz .mat
+    .sas7bdat .dta .sav .rds .pkl .pickle .joblib .pt .pth .safetensors .db .sqlite .sqlite3 .duckdb .mdb .pdf
+    .doc .docx .odt .rtf .ppt .pptx .epub .zip .tar .tgz .7z .rar .bz2 .xz .lzma .lz .zst .zstd .lz4 .lzo
+    .snappy .deflate .gzip .br .z
+"""
+_NOT_READ = frozenset(_KINDS_NOT_READ.split())
+
+
+class SourceFile(NamedTuple):
+    """A file, the name that its documents go by, and, where it lies in an object store, what the listing said of it."""
+
+    path: str
+    name: str
+    remote: RemoteFile | None = None
+
+
+def find_files(source: str) -> list[SourceFile]:
+    """The files of 'stdlib', or those that a glob matches (`**` crosses folders), here or on gs://, sorted by name.
+
+    Leading folders, or a file, that are there as they are written are meant, whatever brackets their names hold. What
+    other programs leave beside data (`_SUCCESS`, `_committed_1`, names that begin with a dot) is no document.
+
+    Raises: UserError where there is none, one is of a known kind that is not read, or the bucket cannot be listed.
+    """
+    if source == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        modules = [path.relative_to(root) for path in root.rglob("*.py")]
+        kept = [path for path in modules if not _NOT_STDLIB_TEXT.intersection(path.parts)]
+        files = [SourceFile(str(root / path), path.as_posix()) for path in kept]
+    elif is_remote(source):
+        files = [SourceFile(file.url, printable(file.url), file) for file in match(source)]
+    else:
+        paths = glob(_as_written(source), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [SourceFile(path, printable(path)) for path in paths if Path(path).is_file()]
+    files = [file for file in files if not _is_marker(file.path, source)]
+    if not files:
+        where = "" if is_remote(source) else f" (from {Path.cwd()})"
+        raise UserError(
+            f"prepare_data.source = {source!r} matches no file{where}: correct it; "
+            f"for all files below a folder write FOLDER/**/*.txt"
+        )
+    files = sorted(files, key=lambda file: file.name)
+    if refused := [file.name for file in files if suffix(file.path) in _NOT_READ]:
+        more = f" and {len(refused) - 1:,} more" if len(refused) > 1 else ""
+        raise UserError(
+            f"prepare_data cannot read {suffix(refused[0])}: {refused[0]}{more}; convert to .jsonl, .csv or .parquet "
+            f"with a document per row, or to text, or leave them out of prepare_data.source"
+        )
+    return files
+
+
+def suffix(path: str) -> str:
+    """In lower case; of what is packed, `.gz` left out."""
+    return PurePosixPath(path.lower().removesuffix(".gz")).suffix
+
+
+def printable(text: str) -> str:
+    """What ends lines, and bytes that are not UTF-8, spelled out: messages are of one line, and a parquet string has no
+    half of a surrogate pair."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]",
+        lambda found: found[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
+def _as_written(source: str) -> str:
+    """The glob with its longest beginning that is there as it is written taken for itself."""
+    parts = source.split("/")
+    for number in range(len(parts), 0, -1):
+        if os.path.exists(lead := "/".join(parts[:number])):  # noqa: PTH110 - Path.exists raises for a long name
+            return "/".join([escape(lead), *parts[number:]])
+    return source
+
+
+def _is_marker(path: str, source: str) -> bool:
+    *folders, name = path.split("/")
+    return bool(_MARKER.fullmatch(name) or _MARKER_FOLDERS.intersection(folders).difference(source.split("/")))

@@ -1,0 +1,207 @@
+"""The results of all models: one after the other is scored on the same questions, and measured. Needs torch."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from components.common.step_runner import say
+from components.evaluate import catalogue, questions, scoring, tasks
+from components.evaluate.baselines import Baseline, fetch_all
+from components.evaluate.candidates import Candidate, baseline_candidates
+from components.evaluate.costs import costs
+from components.evaluate.figures import summarise
+from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, Task, TaskFigure
+from matta_core.distributed import pick_device
+from matta_core.errors import UserError
+from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
+from matta_core.progress import progress
+from matta_core.recipe import EvaluateConfig
+from matta_core.tokens import as_in_training, num_token_ids
+
+# Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
+NEW_TOKENS = 16
+
+
+def evaluate_all(
+    config: EvaluateConfig,
+    dataset: Artifact,
+    candidates: Mapping[str, Candidate],
+    baselines: Mapping[str, Baseline | None],
+    target: str | None,
+    path: Path,
+    *,
+    only: str | None = None,
+    shortest_baseline: int | None = None,
+) -> dict[str, Any]:
+    """Write an EvaluationReport to `path`; its metadata. `candidates`: without the baselines, which are fetched.
+
+    `only`: one model's part of it. `shortest_baseline`: then, the tokens that all baselines see at once.
+    """
+    # One tokenizer for all that were trained here, so that all see the same tokens; the Teacher shares its vocabulary.
+    tokenizer = as_in_training(load_tokenizer(dataset.path / "tokenizer"))
+    asked = _evaluation_set(config, dataset, candidates, tokenizer, path)
+    fetched = {
+        size: baseline for size, baseline in baselines.items() if only is None or (baseline and baseline.name == only)
+    }
+    everyone = dict(candidates) | baseline_candidates(
+        fetched, fetch_all(target, fetched, path / IN_PROGRESS / "baselines")
+    )
+    shortest = _shortest_context(dataset, everyone)
+    if only is not None:
+        shortest = min(shortest, shortest_baseline or shortest)
+        everyone = {only: everyone[only]}
+    _check_room(asked, shortest)
+    cut = questions.cut_questions(asked, lambda text: len(tokenizer.encode(text)), shortest)
+    for name, number in cut.items():
+        if number:
+            say(
+                "evaluate",
+                f"{name}: {number} of {asked.descriptions[name]['questions']} questions are longer than the {shortest} "
+                f"tokens that all models see at once: their beginnings are cut off",
+            )
+
+    device = pick_device()
+    results: dict[str, ModelResults] = {}
+    with progress(len(everyone), "evaluate", "models") as bar:
+        for name, candidate in everyone.items():
+            values = _values(
+                candidate, tokenizer, asked, config.batch_size, device, path / "documents" / f"{name}.jsonl"
+            )
+            figures = summarise(asked.questions, values)
+            results[name] = {
+                "role": candidate.role,
+                "size": candidate.size,
+                "version": candidate.version,
+                "digest": candidate.digest,
+                "tasks": figures,
+            }
+            with bar.external_write_mode():
+                say("evaluate", f"{name}: {_told(figures, asked.descriptions)}")
+            bar.update()
+
+    for size, baseline in baselines.items():
+        if baseline is not None and baseline.is_student and size in results:
+            results[size]["version"] = baseline.version
+    new_tokens = min(NEW_TOKENS, shortest // 2)
+    for name, cost in costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
+        results[name] |= cost
+    say(
+        "evaluate",
+        "a token in "
+        + ", ".join(
+            f"{name} {1e3 * model['decode']['1']['seconds_per_token']:.2f} ms" for name, model in results.items()
+        ),
+    )
+    content: Results = {
+        "evaluation_set": asked.digest,
+        "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
+        "models": results,
+        "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
+        "baseline_target": target,
+        "measured_on": {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "sequence_length": shortest - new_tokens,
+            "new_tokens": new_tokens,
+        },
+    }
+    write_json_atomically(path / RESULTS, content)
+    return {"evaluation_set": asked.digest, "models": list(everyone)}
+
+
+def _evaluation_set(
+    config: EvaluateConfig,
+    dataset: Artifact,
+    candidates: Mapping[str, Candidate],
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+) -> questions.EvaluationSet:
+    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl, and makes documents/.
+
+    What the baselines can see does not count here: what is served now must not change what is asked.
+    """
+    shortest = _shortest_context(dataset, candidates)
+    work = path / IN_PROGRESS
+    with scoring.quiet():
+        tasks.write_tasks(dataset.path, path / "tasks", config, tokenizer, shortest)
+        built_in = tasks.load_tasks(path / "tasks", work / "datasets")
+        asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
+    questions.write_questions(path / QUESTIONS, asked)
+    # The hub may give other questions than it gave the process whose work this one goes on with.
+    of_finished = work / "evaluation_set"
+    if of_finished.exists() and of_finished.read_text() != asked.digest:
+        shutil.rmtree(path / "documents")
+    of_finished.write_text(asked.digest)
+    (path / "documents").mkdir(exist_ok=True)
+    return asked
+
+
+def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
+    """Tokens that all see at once, and that the students were trained on."""
+    configs = [load_config(candidate.path) for candidate in candidates.values()]
+    return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
+
+
+def _check_room(asked: questions.EvaluationSet, shortest: int) -> None:
+    for task in asked.tasks:
+        if task.new_tokens >= shortest:
+            raise UserError(
+                f"evaluate.tasks.{task.name} has a model write {task.new_tokens} tokens, and a prompt before them, but "
+                f"not all models see more than {shortest} at once: leave it out"
+            )
+
+
+def _values(
+    candidate: Candidate,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: questions.EvaluationSet,
+    batch_size: int,
+    device: torch.device,
+    file: Path,
+) -> list[float | None]:
+    """What the model gives for every question: from its file, or scored, and then written."""
+    if not file.exists():
+        # In fp32 all: figures of half precision would differ by how a batch was padded.
+        model = moved(load_model(candidate.path, torch.float32), device).eval()
+        values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
+        unfinished = file.parent.parent / IN_PROGRESS / file.name
+        lines = (
+            {"task": question["task"], "question": question["question"], "value": value}
+            for question, value in zip(asked.questions, values, strict=True)
+        )
+        unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        unfinished.replace(file)
+    return [json.loads(line)["value"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A baseline brings its own, which may be another one: bits per byte and strings are fair to both, while the last
+    token of a line may be several of its tokens. One without is taken to have the dataset's.
+    """
+    if candidate.role != "baseline":
+        return tokenizer
+    folder = Path(candidate.path)
+    if (folder / "tokenizer_config.json").is_file():
+        return as_in_training(load_tokenizer(folder))
+    vocab_size = load_config(candidate.path).vocab_size
+    if vocab_size != num_token_ids(tokenizer):
+        raise UserError(
+            f"{folder} is served now and has no tokenizer, and a vocabulary of {vocab_size} tokens where the dataset's "
+            f"has {num_token_ids(tokenizer)}: put its tokenizer's files beside its weights, and push that"
+        )
+    return tokenizer
+
+
+def _told(figures: Mapping[str, TaskFigure], descriptions: Mapping[str, Task]) -> str:
+    def one(task: str) -> str:
+        value, error = figures[task]["value"], figures[task]["standard_error"]
+        digits = ".1%" if descriptions[task]["unit"] == "accuracy" else ".3f"
+        return f"{task} not finite" if value is None else f"{task} {value:{digits}} ± {error:{digits}}"
+
+    return ", ".join(map(one, descriptions))

@@ -1,0 +1,33 @@
+"""A MattaCheckpoint: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/."""
+
+from pathlib import Path
+from typing import TypedDict
+
+from matta_core.artifacts.json_files import read_json
+
+NESTING = "nesting.json"
+METRICS = "metrics.jsonl"  # an object a line: the step and its values
+SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of folders and, in part, of services
+
+
+class Size(TypedDict, total=False):
+    """What a size keeps of the TA, on each axis. A family with other axes has other keys beside `layers`."""
+
+    intermediate_sizes: tuple[int, ...]
+    num_attention_heads: int
+    num_key_value_heads: int
+    layers: tuple[int, ...]
+
+
+class Nesting(TypedDict):
+    """`sizes` in ascending order; the last is the TA."""
+
+    model_type: str
+    sizes: dict[str, Size]
+    student: str
+    sequence_length: int
+
+
+def read_nesting(checkpoint: Path) -> Nesting:
+    """Raises: UserError where it is none."""
+    return read_json(checkpoint / NESTING, Nesting, remedy="train it again")

@@ -1,0 +1,80 @@
+"""A StudentFamily: a checkpoint per student, references/<size>.safetensors, compact/, family.json."""
+
+import re
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from matta_core.artifacts.json_files import read_json
+from matta_core.artifacts.kinds.checkpoint import SIZE_NAME, Size
+from matta_core.artifacts.manifest import check_relative_name
+
+FAMILY = "family.json"
+
+
+class Certificate(TypedDict):
+    """How a saved student compares with the live one; `padded_equal` is of widths that differ by layer."""
+
+    bitwise_equal: bool
+    padded_equal: NotRequired[bool]
+    max_abs_difference: NotRequired[float]
+    sequences: NotRequired[int]
+    tokens: NotRequired[int]
+    weights_sha256: NotRequired[str]
+
+
+class Compact(TypedDict):
+    """A size without padding; `path`, `bytes` and `certificate` where it was written as well."""
+
+    parameters: int
+    flops_per_token: float
+    certificate: NotRequired[Certificate]
+    path: NotRequired[str]
+    bytes: NotRequired[int]
+
+
+class FoundMix(TypedDict):
+    """How a mix was found. Losses are nats per token on the search's sample; `cost` is in the budget's unit."""
+
+    budget: dict[str, float]
+    loss: float
+    cost: float
+    evaluated: int
+    combinations: int
+    ended: str  # exhaustive, local optimum, or evaluations spent
+    best_uniform: str
+    best_uniform_loss: float
+
+
+class Member(Size):
+    """One student; the checkpoint is at `path`. Where widths differ by layer it is padded, and its costs are so too."""
+
+    path: str
+    reference: NotRequired[str]
+    parameters: int
+    bytes: int
+    flops_per_token: float
+    certificate: NotRequired[Certificate]
+    compact: NotRequired[Compact]
+    mix: NotRequired[FoundMix]
+
+
+class Family(TypedDict):
+    """`bos_token` is what a text begins with where a student is served; None: nothing."""
+
+    student: NotRequired[str]
+    ta: str
+    students: dict[str, Member]
+    bos_token: NotRequired[str | None]
+
+
+def read_family(artifact: Path) -> Family:
+    """Raises: UserError where it is none, a student's files would lie outside of it, or its name makes no folder."""
+    return read_json(artifact / FAMILY, Family, remedy="run extract_students again", check=_check_family)
+
+
+def _check_family(family: Family) -> None:
+    for size, member in family["students"].items():
+        if not re.fullmatch(SIZE_NAME, size):  # folders below push.target are named by it
+            raise ValueError(f"no size is named {size[:60]!r}")
+        for name in (member["path"], member.get("reference", member["path"])):
+            check_relative_name(name, FAMILY)
