@@ -31,8 +31,8 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None =
 def load_section(
     section: type[SectionType], path: str | Path, overrides: list[str], *, what: str, examples: Path, option: str
 ) -> SectionType:
-    """A section from a YAML file, with overrides; `what` it is called, where `examples` of it lie, the `option` that
-    overrides it. Raises: UserError as `load_recipe`."""
+    """A section from a YAML file, with overrides. Messages name it by `what`, the folder of its `examples`, and the
+    `option` that overrides it. Raises: UserError as `load_recipe`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -50,18 +50,18 @@ def load_section(
 
 @contextlib.contextmanager
 def located(path: str | Path, overrides: list[str], option: str) -> Iterator[None]:
-    """Errors of the settings that a file and its overrides hold get their place: file, line, overrides."""
+    """Add to an error of a setting its place: the file, the line, the overrides."""
     try:
         yield
     except UserError as error:
         lines: dict[str, int] = {}
-        with contextlib.suppress(UserError):  # a pipe (`--recipe <(...)`) is read but once
+        with contextlib.suppress(UserError):  # a pipe (`--recipe <(...)`) can be read only once
             lines = read_yaml(Path(path).read_text(encoding="utf-8"), str(path)).lines
         raise UserError(f"{error} ({_place(str(error), path, lines, overrides, option)})") from None
 
 
 def _place(message: str, path: str | Path, lines: dict[str, int], overrides: list[str], option: str) -> str:
-    """Where to look for the setting with whose name a message begins: the file, its line there, the overrides."""
+    """The place of the setting with whose name a message begins: the file, its line there, the overrides."""
     changed = "".join(f" {option} {shown_key(override)}" for override in overrides)
     place = f"in {path}{' with' + changed if changed else ''}"
     name = re.match(r"(?:unknown setting )?([^\s:,]+)", message)
@@ -75,7 +75,7 @@ def _place(message: str, path: str | Path, lines: dict[str, int], overrides: lis
 
 
 def path_option(text: str) -> Path:
-    """The type of every option that takes a path. Raises: ArgumentTypeError where settings refuse such a path, too."""
+    """The type of every option that takes a path. Raises: ArgumentTypeError for a path that settings refuse, too."""
     if problem := problem_of_path(text):
         raise argparse.ArgumentTypeError(f"{problem}, got {shown(text)}")
     return Path(text)
@@ -89,10 +89,10 @@ def step_parser(
     section_name: str | None = None,
     output_required: bool | None = True,
 ) -> argparse.ArgumentParser:
-    """A parser with --recipe, --set and --output; its help lists the settings of the section (named as the step is).
+    """A parser with --recipe, --set and --output. Its help lists the settings of the section (named as the step is).
 
-    `output_required=False`: for a step whose command can also do without (the command then asks for it itself);
-    None: for one that makes no artifact.
+    `output_required=False` is for a command that does not always need --output and asks for it itself; None is for a
+    step that makes no artifact.
     """
     name = section_name or step
     parser = CommandParser(
@@ -120,7 +120,7 @@ def step_parser(
 
 
 def run_command(main: Callable[[], Any]) -> None:
-    """Run a command; mistakes of the user end it with status 2 and one line."""
+    """Run a command. A user's mistake ends it with status 2 and one line."""
     with exit_on_user_error():
         main()
 
@@ -149,7 +149,7 @@ def describe(section: type[Section], indent: str = "  ") -> str:
 def apply_overrides(values: dict[str, Any], overrides: list[str], option: str = "--set") -> None:
     """Set values of nested mappings, each given as `a.b=VALUE` with the value in YAML.
 
-    Raises: UserError where one is no such pair, has no value, or is undone by a later one.
+    Raises: UserError where an override is no such pair, has no value, or is undone by a later one.
     """
     given: dict[str, str] = {}
     for override in overrides:

@@ -1,6 +1,6 @@
 """The images that the steps run in, as `make images` names them on this machine.
 
-A cluster's profile names them by digest instead. Under kfp's SubprocessRunner they are names only.
+A cluster's profile names them by digest instead. kfp's SubprocessRunner uses no image.
 """
 
 from pathlib import Path
@@ -9,17 +9,17 @@ import components
 import matta_core
 from components.common.source import source_digest
 
-LOCAL_TAG = "local"  # what was built last on this machine; each image is tagged with its source revision, too
+LOCAL_TAG = "local"  # the last build on this machine; each image is also tagged with its source revision
 CODE_DIGEST_LABEL = "matta.code-digest"
 
 
 def image_name(target: str) -> str:
-    """The repository of one of containers/Dockerfile's targets."""
+    """The repository of a target in containers/Dockerfile."""
     return f"matta/{target}"
 
 
 def code_digest() -> str:
-    """Of the code that the steps run: an image whose label says another one holds another version of it."""
+    """The digest of the code that the steps run. An image with another digest on its label holds other code."""
     return source_digest(Path(matta_core.__file__).parent, Path(components.__file__).parent)
 
 

@@ -1,4 +1,4 @@
-"""One process at a time, by a file's lock (flock), on this machine and on all that share the file system."""
+"""A file's lock (flock) lets one process work at a time, among all machines that share the file system."""
 
 import contextlib
 import errno
@@ -16,9 +16,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 def locked(file: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock of `file`, which is made where it is missing and never deleted.
 
-    Were it deleted, another process could have opened it already and lock what no third one finds; and NFS keeps an
-    open file that is deleted under another name, so that its folder cannot be removed. The system gives the lock back
-    when its process ends, however that ends; NFS's server, for a machine that is gone, when its lease runs out.
+    If it were deleted, a process that had it open could lock a file that no other process finds. Also, NFS keeps a
+    deleted file that is open under another name, so that its folder cannot be removed. The system gives the lock back
+    when the process ends, however it ends; if its machine is gone, NFS's server does when the machine's lease expires.
 
     Raises: BlockingIOError where another process holds it and `wait` is false; UserError where the file system has no
     locks; OSError where the file cannot be made.

@@ -1,14 +1,14 @@
-"""Text in Markdown that shows as it is, whatever it holds."""
+"""Writes text into Markdown so that it is shown as it is."""
 
 import re
 
 
 def escape(text: str) -> str:
-    """In one line, without a meaning to Markdown or HTML."""
+    """The text in one line, with everything escaped that Markdown or HTML would interpret."""
     text = re.sub(r"\s*[\r\n]\s*", " ", text)
     return re.sub(r"([\\`*_\[\]<>|#~]|&(?=#?\w+;))", r"\\\1", text)
 
 
 def code(text: str) -> str:
-    """As code, in one line; as text where it holds what would end the code."""
+    """The text as code; as plain text where it holds something that would end the code."""
     return escape(text) if re.search(r"[`|\r\n]", text) or not text.strip() else f"`{text}`"

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Takes no empty value, which a shell makes of a variable that is not set: `--to "$VERSION"` would be taken for no
-    --to at all. `may_be_empty`: the options for which it means something."""
+    """Refuses empty values, which a shell makes of a variable that is not set: `--to "$VERSION"` would mean no --to at
+    all. `may_be_empty` lists the options for which an empty value has a meaning."""
 
     def __init__(self, *args: Any, may_be_empty: Collection[str] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)

@@ -1,8 +1,8 @@
 """Which files of ours a piece of work is made of, so that its key changes with them and with no others.
 
-Python's `import` statements are followed from the work's module, wherever they stand, as are modules that a text names
-(`python -m components.evaluate.memory`) and files beside a module that a text names (`query.py`, a template). Nothing
-is imported for it.
+From the work's module on, Python's `import` statements are followed wherever they stand. So are modules that a string
+names (`python -m components.evaluate.memory`), and files beside a module that a string names (`query.py`, a template).
+Nothing is imported for it.
 """
 
 import ast
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from matta_core.artifacts import digest_of, file_digest
 
-_ROOT = Path(__file__).resolve().parents[2]  # of a checkout, an installation, an image
+_ROOT = Path(__file__).resolve().parents[2]  # of a checkout, an installation or an image
 _PACKAGES = ("matta_core", "components", "pipelines")
-_NAME = re.compile(r"[\w-]{1,60}(\.\w{1,60}){1,9}")  # of a module, or of a file
+_NAME = re.compile(r"[\w-]{1,60}(\.\w{1,60}){1,9}")  # a module's or a file's
 
 
 def source_digest(*folders: Path) -> str:
@@ -26,16 +26,16 @@ def source_digest(*folders: Path) -> str:
 
 @cache
 def closure_digest(module: Path) -> str:
-    """sha256 over the names and contents of the files that `closure` gives for a module's file, and of it itself."""
+    """sha256 over the names and contents of a module's file and of the files that `closure` gives for it."""
     files = {str(file.relative_to(_ROOT)): file_digest(file) for file in closure(module)}
     return digest_of({"module": file_digest(module), "uses": files})
 
 
 def closure(module: Path, root: Path = _ROOT, packages: Collection[str] = _PACKAGES) -> list[Path]:
-    """The files below `root` that a module's file uses, itself among them where it lies there, sorted.
+    """The files below `root` that a module's file uses, sorted. The file itself is among them if it lies there.
 
-    On the way to a module lie its packages' `__init__.py`. Only modules of `packages`, names at the top, count. Names
-    that are put together while the program runs are not found.
+    A module's packages count with their `__init__.py`. Only modules of the top-level `packages` count. Names that are
+    put together while the program runs are not found.
     """
     found: set[Path] = set()
     module, root = module.resolve(), root.resolve()
@@ -52,7 +52,7 @@ def closure(module: Path, root: Path = _ROOT, packages: Collection[str] = _PACKA
 
 
 def _used_by(file: Path, root: Path, packages: Collection[str]) -> Iterator[Path]:
-    """The files that one module names."""
+    """The files that one module's source names."""
     for level, module, names in _named(file.read_bytes()):
         if level:
             folder = file.parents[level - 1]
@@ -61,7 +61,7 @@ def _used_by(file: Path, root: Path, packages: Collection[str]) -> Iterator[Path
             module = ".".join([*folder.relative_to(root).parts, *([module] if module else [])])
         elif not names:
             yield from _beside(file, module)
-        # What is imported from a package may be a module of it, or a name in its __init__.py.
+        # A name that is imported from a package may be a module of it, or stand in its __init__.py.
         for name in (module, *(f"{module}.{name}" for name in names)):
             if name.split(".")[0] in packages:
                 yield from _files_of(name, root)
@@ -69,7 +69,7 @@ def _used_by(file: Path, root: Path, packages: Collection[str]) -> Iterator[Path
 
 @cache
 def _named(source: bytes) -> list[tuple[int, str, tuple[str, ...]]]:
-    """What a module's source names: (dots before it, module, names imported from it), a text as a module."""
+    """The modules that a source names: (leading dots, module, names imported from it). A string counts as a module."""
     found: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -82,7 +82,7 @@ def _named(source: bytes) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def _files_of(name: str, root: Path) -> Iterator[Path]:
-    """A module's file and those that run on the way to it; nothing where there is no such module."""
+    """A module's file and its packages' `__init__.py`; nothing where there is no such module."""
     place = root
     for part in name.split("."):
         place /= part
@@ -92,6 +92,6 @@ def _files_of(name: str, root: Path) -> Iterator[Path]:
 
 
 def _beside(file: Path, text: str) -> Iterator[Path]:
-    """The file beside a module that a text is the name of; of a template all beside it, as they include one another."""
+    """The file beside a module that a string names. For a template, all templates there: they include one another."""
     if (file.parent / text).is_file():
         yield from file.parent.glob("*.jinja") if text.endswith(".jinja") else [file.parent / text]

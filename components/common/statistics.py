@@ -1,4 +1,4 @@
-"""How sure a figure is, for evaluation, gate, model card and report alike."""
+"""Standard errors and intervals of figures, for evaluation, gate, model card and report alike."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float]:
-    """sum(numerators) / sum(denominators), and its standard error, NaN where there is one entry only.
+    """sum(numerators) / sum(denominators), and its standard error, which is NaN for a single entry.
 
-    One entry per document. Documents are drawn, not the bytes or lines in them, so they are what varies: the
-    linearised variance of a ratio, n / (n - 1) sum (y - r x)^2 / (sum x)^2 (Cochran, Sampling Techniques,
-    chapter 6). With all denominators 1 it is the usual standard error of a mean.
+    There is one entry per document, because documents are drawn, not the bytes or lines in them. The error is the root
+    of a ratio's linearised variance, n / (n - 1) sum (y - r x)^2 / (sum x)^2 (Cochran, Sampling Techniques, chapter 6).
+    If all denominators are 1, it is the usual standard error of a mean.
     """
     n, total = len(numerators), math.fsum(denominators)
     ratio = math.fsum(numerators) / total
@@ -23,10 +23,10 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
 def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | None:
     """The 95% interval of one figure, from its standard error over documents; None where that is not known.
 
-    Student's t with one degree of freedom less than there are documents. An accuracy's is cut at 0 and 1; where all
-    values are 0, or all 1, nothing varied, and it is the exact one of as many questions, right or wrong, as there are
-    documents (Clopper and Pearson 1934). This is the interval of one figure; whether two models differ is told by the
-    gate's paired comparison, which is sharper.
+    It is Student's t with one degree of freedom less than there are documents. For an accuracy it is cut at 0 and 1. If
+    all values are 0, or all are 1, nothing varied: then it is the exact interval of as many right or wrong questions as
+    there are documents (Clopper and Pearson 1934). To see whether two models differ, use the gate's paired comparison,
+    which is sharper.
     """
     from scipy.special import stdtrit
 
@@ -34,7 +34,7 @@ def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | No
     if value is None or error is None or documents is None or documents < 2:
         return None
     reach = float(stdtrit(documents - 1, 0.975)) * error
-    if error == 0 and value in (0, 1):  # of whatever name: no other metric is a whole number by chance
+    if error == 0 and value in (0, 1):  # for any metric: none is exactly 0 or 1 by chance
         reach = 1 - 0.025 ** (1 / documents)
     low, high = value - reach, value + reach
     return (max(0.0, low), min(1.0, high)) if unit == "accuracy" else (low, high)

@@ -1,8 +1,8 @@
-"""What all steps share: their key, reuse of finished work, and how a mistake is told.
+"""What all steps share: their key, reuse of finished work, and how they report a mistake.
 
-A step is made of its settings, its input artifacts and its code; the digest of these is its key. A step whose
-output directory holds a finished artifact with the same key has nothing to do; one that was killed finds its
-own unfinished work there and goes on with it.
+A step's key is the digest of its settings, its input artifacts and its code. If its output directory holds a finished
+artifact with the same key, the step has nothing to do. If it was killed, it finds its own unfinished work there and
+goes on with it.
 """
 
 import atexit
@@ -39,8 +39,8 @@ from matta_core.artifacts import (
 from matta_core.errors import ToldToEndError, TrainingDivergedError, UserError
 from matta_core.recipe.settings import Section
 
-# Torch and transformers make a million objects. To look for cycles among them takes a process a second at its end, when
-# the system takes all of it back at once.
+# Torch and transformers make a million objects. At its end, a process would spend a second to look for cycles among
+# them, although the system takes all memory back at once.
 atexit.register(gc.freeze)
 
 _DISK_ERRORS = {
@@ -52,7 +52,7 @@ _DISK_ERRORS = {
     errno.ENOTDIR,
     errno.EFBIG,
 }
-# As a library's own words: the reason at the end, or with the error's number beside it.
+# How libraries word such an error: the reason is at the end of the text, or has the error's number beside it.
 _DISK_WORDS = re.compile(
     rf"({'|'.join(map(os.strerror, sorted(_DISK_ERRORS)))})(?=[\s.'\")]*$|\s*\(os error)"
     rf"|No space left on device|Not enough disk space"
@@ -63,7 +63,7 @@ Work = Callable[[Path], Mapping[str, Any] | None]
 
 
 class Made(Protocol):
-    """What a step is made of."""
+    """An input of a step, known by its digest."""
 
     @property
     def digest(self) -> str: ...
@@ -80,16 +80,16 @@ def run_step(
     extra_key: Any = None,
     reuse: bool = True,
 ) -> Artifact:
-    """Run `work(directory)` unless its result is already there; seal the directory; return the artifact.
+    """Run `work(directory)` unless its result is already there. Seal the directory and return the artifact.
 
-    `output` may hold `{key}`, which becomes the first 16 digits of the step's key: so every distinct piece of
-    work has a directory of its own. `work` writes the artifact's files and returns its metadata; what it needs
-    only for resuming goes below `IN_PROGRESS`. With `reuse=False` it runs every time, for what it does outside of
-    its directory (a push) and no digest knows of; the same outcome gives the same artifact again, and a finished one
-    stays until its successor is whole.
+    `output` may hold `{key}`, which becomes the first 16 digits of the step's key, so that every piece of work has a
+    directory of its own. `work` writes the artifact's files and returns its metadata; files that it only needs to
+    resume go below `IN_PROGRESS`. With `reuse=False` the work runs every time, because no digest knows what it does
+    outside of its directory (a push). The same outcome gives the same artifact again, and a finished one stays until
+    its successor is whole.
 
-    Raises: UserError where the directory holds something else, cannot be written or locked, another process is at work
-    in it, or the disk is full.
+    Raises: UserError where the directory holds something else or cannot be written or locked, where another process is
+    at work in it, or where the disk is full.
     """
     key = step_key(step, config, inputs, work, extra_key=extra_key)
     path = keyed_path(output, key)
@@ -98,7 +98,7 @@ def run_step(
         if reuse and earlier is not None:
             return _reused(step, earlier)
         with _claimed(path, key):
-            if reuse and (earlier := _finished(path, kind, key)) is not None:  # by another process meanwhile
+            if reuse and (earlier := _finished(path, kind, key)) is not None:  # another process has finished it
                 return _reused(step, earlier)
             say(step, "started")
             started = time.monotonic()
@@ -121,7 +121,7 @@ def run_step(
 def follow_step(
     step: str, output: str | Path, config: Section, inputs: Mapping[str, Made], work: Work, *, extra_key: Any = None
 ) -> None:
-    """`run_step` in a process that works along with another one (torchrun): it leaves the directory to that one."""
+    """`run_step` for a process that works along with another one (torchrun) and leaves the directory to that one."""
     path = keyed_path(output, step_key(step, config, inputs, work, extra_key=extra_key))
     with disk_errors_explained(path):
         if not is_finished(path):
@@ -154,7 +154,7 @@ def keyed_path(output: str | Path, key: str) -> Path:
 
 
 def say(step: str, message: str) -> None:
-    """One line for the person who watches, recognised by `pipelines.local.console`."""
+    """Print a line for the person who watches, in the form that `pipelines.local.console` recognises."""
     print(f"[{step}] {message}", flush=True)
 
 
@@ -162,7 +162,7 @@ def say(step: str, message: str) -> None:
 def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[None]:
     """Turn a full disk or an unwritable directory into a UserError with the place and the remedy.
 
-    `setting` is what the user changes to write elsewhere.
+    `setting` names what the user must change to write elsewhere.
     """
     try:
         yield
@@ -178,7 +178,7 @@ def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[Non
 
 
 def make_directory(path: Path) -> None:
-    """With its parents. Raises: UserError where the file system makes none there (/proc)."""
+    """Make a directory and its parents. Raises: UserError where the file system allows none (/proc)."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileNotFoundError, FileExistsError) as error:
@@ -186,11 +186,11 @@ def make_directory(path: Path) -> None:
 
 
 def _disk_problem(error: BaseException | None, path: Path) -> str | None:
-    """Place and reason, where an error or what a library says was its cause is the disk's; else None."""
+    """Place and reason, if the disk caused an error or one of its causes; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return f"{error.filename or path}: {error.strerror}"
-        # safetensors, pyarrow and datasets tell it as text.
+        # safetensors, pyarrow and datasets give the reason as text alone.
         if found := _DISK_WORDS.search(str(error)):
             return f"{path}: {found[0]}"
         error = error.__cause__
@@ -199,8 +199,8 @@ def _disk_problem(error: BaseException | None, path: Path) -> str | None:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """One line, with status 2 for a user's mistake, 3 for a diverged training, 143 after SIGTERM; a traceback for our
-    own bugs."""
+    """End the process with one line and status 2 for a user's mistake, 3 for a diverged training, 143 after SIGTERM.
+    Our own bugs keep their traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         yield
@@ -216,7 +216,7 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def checkpoint_identity(name_or_path: str) -> Any:
-    """What a checkpoint without a manifest is known by, in a step's key: its files' digests, or its hub name."""
+    """What stands for a checkpoint without a manifest in a step's key: its files' digests, or its hub name."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
@@ -224,7 +224,7 @@ def checkpoint_identity(name_or_path: str) -> Any:
 
 
 def _finished(path: Path, kind: str, key: str) -> Artifact | None:
-    """What the directory holds, if it is finished. Raises: UserError where that is other work than the key's."""
+    """The artifact in the directory, if it is finished. Raises: UserError where its key is another one."""
     if not is_finished(path):
         return None
     artifact = open_artifact(path, kind)
@@ -243,18 +243,18 @@ def _reused(step: str, artifact: Artifact) -> Artifact:
 
 
 def _clear_up(path: Path) -> None:
-    """Delete what a finished step resumed from: killed before this, the directory is finished or still claimed.
+    """Delete the files from which a finished step would have resumed. A kill before this does no harm.
 
-    What cannot be deleted is left, and is no part of the artifact: on NFS a file that some process still has open.
+    Files that cannot be deleted stay, and are no part of the artifact; on NFS, that is one that a process has open.
     """
     shutil.rmtree(path / IN_PROGRESS, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _claimed(path: Path, key: str) -> Iterator[None]:
-    """Make the directory ours, or find our own unfinished work in it; one process at a time.
+    """Claim the directory for this key, or find our own unfinished work in it. Only one process at a time may hold it.
 
-    The lock lies in the directory, as all who work there can write there, whatever they can do around it: a volume may
+    The lock lies inside the directory, where everyone who works there can write. Beside it they may not: a volume may
     be mounted at this very place.
     """
     claim = path / IN_PROGRESS / "key.json"
@@ -282,12 +282,13 @@ def _claimed(path: Path, key: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
-    """The directory itself, or, for work that starts afresh every time, one aside whose files then take its place."""
+    """The directory in which the work is done. Work that resumes is done in `path` itself. Work that starts afresh gets
+    a new folder in it, and the folder's files then replace those of `path`."""
     if resumes:
         yield path
         return
     aside = path / IN_PROGRESS / "afresh"
-    _take_over(aside, path)  # sealed by a run that was killed before this end
+    _take_over(aside, path)  # an earlier run sealed it, but was killed before it could take over
     if aside.exists():
         shutil.rmtree(aside)
     aside.mkdir()
@@ -296,9 +297,9 @@ def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
 
 
 def _take_over(aside: Path, path: Path) -> None:
-    """Put a sealed artifact's files in the place of an earlier one's; where none is sealed, nothing is done.
+    """Replace an earlier artifact's files with those of a sealed one. Without a sealed one, nothing is done.
 
-    Killed anywhere, either the earlier one is whole where it was, or this one is sealed, and a second call goes on.
+    After a kill at any point, either the earlier artifact is whole, or the new one is sealed and a second call goes on.
     """
     if not is_finished(aside):
         return

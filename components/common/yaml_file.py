@@ -1,8 +1,8 @@
 """The YAML of recipes, cluster profiles and `--set`: YAML 1.2's core schema, with the line in every error.
 
-PyYAML follows YAML 1.1, which reads `no` as false, `012` as 10 and `1:30` as 90, and of two equal keys keeps the last.
-Here its parser gives the nodes, and what they mean is said below. Refused, as they are easily taken for something else
-or no JSON: keys that stand twice or are no strings, values left empty, tags, merge keys, anchors within themselves.
+PyYAML follows YAML 1.1, which reads `no` as false, `012` as 10 and `1:30` as 90, and keeps the last of two equal keys.
+Here its parser gives the nodes, and the code below gives them their meaning. It refuses what is easily misread or is no
+JSON: keys that stand twice or are no strings, values left empty, tags, merge keys, anchors within themselves.
 
 Source: YAML 1.2.2, section 10.3 (core schema).
 """
@@ -16,7 +16,7 @@ from matta_core.errors import UserError
 from matta_core.recipe.settings import WHOLE_NUMBERS
 
 _MAX_DEPTH = 32  # levels; a recipe has six
-_MAX_VALUES = 100_000  # with all aliases written out, which may be many more than stand in the file
+_MAX_VALUES = 100_000  # with all aliases expanded, which may be many more than the file shows
 _CONSTANTS = {
     word: value
     for spelled, value in {"null": None, "true": True, "false": False}.items()
@@ -24,12 +24,12 @@ _CONSTANTS = {
 } | {"~": None}
 _INTEGERS = ((r"[-+]?[0-9]+", 10), (r"0o[0-7]+", 8), (r"0x[0-9a-fA-F]+", 16))
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-_OLD_BREAKS = "[\x85\u2028\u2029]"  # text in YAML 1.2; PyYAML ends lines there
+_OLD_BREAKS = "[\x85\u2028\u2029]"  # YAML 1.2 takes them for text, PyYAML for line ends
 _NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
 class Document(NamedTuple):
-    """What a text says, and in which line (from 1) each value stands, by its path: `train.sizes.s`, `a.b[0]`."""
+    """A text's values, and the line (from 1) of each value by its path: `train.sizes.s`, `a.b[0]`."""
 
     values: Any
     lines: dict[str, int]
@@ -45,7 +45,7 @@ def read_yaml(text: str, source: str) -> Document:
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
-        except (ValueError, OverflowError):  # PyYAML's, of an escape such as \UFFFFFFFF
+        except (ValueError, OverflowError):  # PyYAML raises it for an escape such as \UFFFFFFFF
             raise UserError(f"{not_yaml} {loader.line + 1}: there is no character of such a number") from None
         reader = _Reader()
         if root is not None:
@@ -63,14 +63,14 @@ def read_yaml(text: str, source: str) -> Document:
 
 
 class _RefusedError(Exception):
-    """YAML, but not what a recipe may hold."""
+    """The text is YAML, but a recipe may not hold it."""
 
     def __init__(self, mark: yaml.Mark, problem: str) -> None:
         self.mark, self.problem = mark, problem
 
 
 class _Loader(yaml.BaseLoader):
-    """Nodes without types: which scalars are numbers is decided by `_Reader`."""
+    """Gives nodes without types. `_Reader` decides which scalars are numbers."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -148,7 +148,7 @@ def _key(node: yaml.Node) -> str:
 def _scalar(node: yaml.ScalarNode, what: str = "a value") -> Any:
     text = node.value
     if node.style:  # quoted, or a block
-        try:  # of two escapes one character, as JSON writes those beyond 16 bits
+        try:  # JSON writes a character beyond 16 bits as two escapes
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
             raise _RefusedError(node.start_mark, f"{what} holds half of a character: write all of it") from None

@@ -18,7 +18,7 @@ def extract_students(
     """Make a StudentFamily: one plain Hugging Face checkpoint and one references/<size>.safetensors per size and mix,
     and family.json with their paths and certificates.
 
-    The dataset gives the sequences on which extracted and live student are compared, and mixtures are scored.
+    Extracted and live students are compared, and mixtures are scored, on sequences of the dataset.
     Raises: UserError where a size was not trained, or a mix's budget is out of reach.
     """
     inputs = {
@@ -41,7 +41,7 @@ def extract_students(
 
 
 def _told(student: Member) -> str:
-    """A mix in one line: what it is, what it costs and gains, and how far the search looked."""
+    """A line about a mix: what it is, what it costs and gains, and how far the search looked."""
     found = student["mix"]
     ((kind, limit),) = found["budget"].items()
     return (

@@ -1,11 +1,11 @@
-"""Which spans were processed, and who is at work: `<push.target>/spans.json`, beside the pointers to what is served.
+"""Which spans were processed, and which run is at work: `<push.target>/spans.json`, beside the served pointers.
 
 {name: {"lease": {"run", "holder", "span", "taken_at", "expires_at"} or null,
         "processed": [{"span", "order", "run", "finished_at", "pushed"}]}}
 
-It only ever changes by compare-and-swap (see `components.common.storage.store`), and holds both, so that a lease is
-never taken on an old account of what was processed. Times are UTC, by the clocks of those who write: let them agree to
-seconds.
+The file only ever changes by compare-and-swap (see `components.common.storage.store`). It holds leases and processed
+spans together, so that no lease is taken on old knowledge of what was processed. Times are UTC by the writers' clocks,
+which must agree to seconds.
 """
 
 import json
@@ -23,7 +23,7 @@ from matta_core.artifacts.json_files import parse_json
 from matta_core.errors import UserError
 
 LEDGER = "spans.json"
-# Per name; older ones are dropped.
+# Processed spans kept per name; older ones are dropped.
 _PROCESSED_LENGTH = 1000
 _ATTEMPTS = 100
 
@@ -45,7 +45,7 @@ class Processed(TypedDict):
 
 
 class Entry(TypedDict):
-    """What is known of a name."""
+    """The ledger's entry for a name."""
 
     lease: Lease | None
     processed: list[Processed]
@@ -57,10 +57,10 @@ _NOTHING: Entry = {"lease": None, "processed": []}
 def take_lease(
     store: Store, name: str, run: str, span: Span, lease_seconds: float, *, earlier: Collection[str] = ()
 ) -> str | None:
-    """Take the lease of `name` for a run that is to process `span`. Returns None, or why it must not.
+    """Take the lease of `name` for a run that wants to process `span`. Returns None, or why it may not.
 
-    A run that holds the lease, by its id or by one of the `earlier` ids that it had, takes it again, for
-    `lease_seconds` from now; a lease that has expired is anyone's.
+    A run that holds the lease, under its id or one of its `earlier` ids, takes it again for `lease_seconds` from now.
+    Any run may take a lease that has expired.
     """
     if is_future(span.order):
         return f"{span.name} is dated in the future: it would stand before all spans that come until then"
@@ -84,8 +84,8 @@ def take_lease(
 def renew_lease(store: Store, name: str, run: str, span: Span, lease_seconds: float) -> str | None:
     """Take the lease again, for `lease_seconds` from now, in a run that took it before and processes `span`.
 
-    Returns None, or why the run must not go on: it had lost the lease, and another run holds it, or has processed the
-    span or a later one. One that has expired, or was released, and that no other run took, is this run's again.
+    Returns None, or why the run must not go on: another run holds the lease, or has processed the span or a later one.
+    If the lease expired or was released and no other run took it, it is this run's again.
     """
 
     def change(entry: Entry) -> str | None:
@@ -102,7 +102,7 @@ def renew_lease(store: Store, name: str, run: str, span: Span, lease_seconds: fl
 
 
 def record_span(store: Store, name: str, run: str, span: Span, pushed: list[str]) -> str | None:
-    """Note that a run has processed a span, and give back its lease. Returns None, or whose the lease is by now."""
+    """Record that a run has processed a span, and give back its lease. Returns None, or who holds the lease by now."""
 
     def change(entry: Entry) -> str | None:
         done: Processed = {
@@ -137,12 +137,12 @@ def release_lease(store: Store, name: str, run: str | None = None) -> Lease | No
 
 
 def read_entry(store: Store, name: str) -> Entry:
-    """What is known of a name: its lease and what was processed. Raises: UserError if the ledger is unreadable."""
+    """A name's lease and processed spans. Raises: UserError if the ledger is unreadable."""
     return _read(store)[0].get(name, _NOTHING)
 
 
 def describe(lease: Lease) -> str:
-    """Run, holder and times, for a message."""
+    """The lease for a message: its run, holder and times."""
     return (
         f"run {lease['run']} ({lease['holder']}) holds the lease for {lease['span']} since {lease['taken_at']}, "
         f"until {lease['expires_at']} at the latest"
@@ -168,7 +168,7 @@ def _lease_of_another(entry: Entry, ours: Collection[str], now: datetime) -> Lea
 
 
 def _processed(entry: Entry, store: Store) -> list[Processed]:
-    """All but what cannot have been, and would stand before all new spans until its time comes."""
+    """The processed spans, without those of the future: they cannot be, and would hold up all new spans."""
     for done in entry["processed"]:
         if is_future(done["order"]):
             say(
@@ -180,7 +180,7 @@ def _processed(entry: Entry, store: Store) -> list[Processed]:
 
 
 def _change(store: Store, name: str, change: Callable[[Entry], Any]) -> Any:
-    """Apply `change` to a copy of a name's entry, again where another process was faster; return what it returned."""
+    """Apply `change` to a copy of a name's entry, anew where another process was faster. Returns what it returned."""
     for attempt in range(_ATTEMPTS):
         ledger, generation = _read(store)
         before = ledger.get(name, _NOTHING)

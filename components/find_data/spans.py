@@ -1,8 +1,8 @@
-"""Spans of data: folders named span=<time>, of which the newest complete one is looked for.
+"""Spans of data are folders named span=<time>. This finds the newest complete one.
 
-A time is a date or a date and a time of day, in UTC, with or without separators: 2026-11-24, 20261124,
-2026-11-24T06, 2026-11-24T06-30; as Spark and Hive write partitions, too: 2026-11-24 06%3A30%3A00. Its digits are its
-place in the order of spans. A span of the future would stand before all that come until then: it is never taken.
+A time is a date, or a date and a time of day, in UTC, with or without separators: 2026-11-24, 20261124, 2026-11-24T06,
+2026-11-24T06-30. Spark's and Hive's names of partitions are read, too: 2026-11-24 06%3A30%3A00. The digits of a time
+give the order of spans. A span of the future is never taken: it would hold up all spans that come until then.
 """
 
 import re
@@ -23,23 +23,23 @@ _SPAN = re.compile(
     r"span=([0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[T_ -]?[0-9]{2}(?:[:-]?[0-9]{2}){0,2})?)(?:\.0+)?(?:Z|\+00:?00)?"
 )
 _FORMATS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_FIRST_YEAR = 1970  # earlier ones are seconds since 1970, read as a date
+_FIRST_YEAR = 1970  # an earlier year means that the number is seconds since 1970
 
 
 class Span(NamedTuple):
-    """`order` is the digits of its time: a later span's are greater, as text."""
+    """`order` has the digits of its time. As text, a later span's are greater."""
 
     order: str
     name: str
 
 
 def newest_span(config: RetrainConfig, scheduled_time: str = "") -> Span | None:
-    """The newest complete span below `config.prefix`, not after a run's scheduled time where there is one, and never
-    after now; None: there is none. A span that has begun by that time counts: one of the same day is not after it.
+    """The newest complete span below `config.prefix`, or None where there is none. It is never after now, nor after the
+    run's scheduled time, if any. A span that has begun by that time counts: one of the same day is not after it.
 
-    Raises: UserError on a scheduled time that cannot be read, or where the prefix cannot; where it holds a span whose
-    time cannot be read, as that may be the newest, or two of one time; and where it holds no span at all, complete or
-    not, or future ones only: a misspelt prefix would otherwise be nothing to do, night after night.
+    Raises: UserError where the scheduled time or the prefix cannot be read; where the prefix holds two spans of one
+    time, or a span whose time cannot be read, as that may be the newest; where it holds no span at all, complete or
+    not, or only future ones. A misspelt prefix would otherwise look like nothing to do, night after night.
     """
     latest = time_digits(scheduled_time)
     store = open_store(config.prefix)
@@ -60,12 +60,15 @@ def newest_span(config: RetrainConfig, scheduled_time: str = "") -> Span | None:
 
 
 def is_future(order: str, now: str | None = None) -> bool:
-    """Whether a span's time has not begun by `now` (digits to the second, in UTC; None: by this machine's clock)."""
+    """Whether a span's time begins after `now` (digits to the second, in UTC; None is this machine's clock)."""
     return order > (now or _now())[: len(order)]
 
 
 def _spans(prefix: str, folders: list[str]) -> list[Span]:
-    """Raises: UserError where a name is a span's and its time cannot be read, two have one time, or there is none."""
+    """The spans among folders.
+
+    Raises: UserError where a span's time cannot be read, two spans have one time, or there is no span.
+    """
     spans: list[Span] = []
     unread: list[str] = []
     undated: list[str] = []
@@ -104,7 +107,7 @@ def _now() -> str:
 
 
 def _folders(prefix: str, store: Store) -> list[str]:
-    """Right below the prefix. Raises: UserError where that is no folder that can be read."""
+    """The folders right below the prefix. Raises: UserError where the prefix is no readable folder."""
     try:
         if store.local_path("") is not None and not Path(prefix).is_dir():
             raise UserError(
@@ -116,18 +119,17 @@ def _folders(prefix: str, store: Store) -> list[str]:
 
 
 def parse_span(folder: str) -> Span | None:
-    """None: no date is in the folder's name, or one that no calendar has. Its escapes (`%3A`) are read as what they
-    stand for; the span is named by the folder as it is."""
+    """The span that a folder is; None where its name has no date, or one that no calendar has. Escapes (`%3A`) are read
+    as what they stand for; the span keeps the folder's own name."""
     found = _SPAN.fullmatch(unquote(folder))
     order = re.sub(r"\D", "", found[1]) if found else ""
     return Span(order, folder) if _is_time(order) else None
 
 
 def time_digits(scheduled_time: str) -> str:
-    """The digits of a scheduled time, from the year to the second as far as it goes; "" of "".
+    """The digits of a scheduled time, from the year to the second as far as it is given; "" for "".
 
-    Kubeflow's [[ScheduledTime]] is 20261124020000; ISO 8601, as {{$.pipeline_job_schedule_time_utc}} gives, is read as
-    well.
+    It may be Kubeflow's [[ScheduledTime]], 20261124020000, or ISO 8601, as {{$.pipeline_job_schedule_time_utc}} gives.
     Raises: UserError where it is neither.
     """
     if not scheduled_time:

@@ -1,6 +1,7 @@
-"""find_data: is there new data, and may this run process it? renew_lease: may it still? record_span: it has.
+"""Three steps of scheduled retraining. find_data: is there new data, and may this run process it? renew_lease: may it
+still? record_span: it has.
 
-A run that has nothing to do is no failure: it ends at once, and says why.
+A run with nothing to do is no failure: it ends at once and says why.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ from matta_core.recipe import PushConfig, RetrainConfig
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run is to do. `source` is a glob for prepare_data; it and `span` are None, and `why` says why, where there
-    is nothing to do."""
+    """What a run has to do. `source` is a glob for prepare_data. Where there is nothing to do, `source` and `span` are
+    None and `why` gives the reason."""
 
     span: str | None
     source: str | None
@@ -38,7 +39,7 @@ class Findings:
 
 
 class Sections(TypedDict):
-    """What every function here is told of the recipe: its `retrain`, its `push`, its name."""
+    """The parts of a recipe that every function here gets: its `retrain`, its `push`, its name."""
 
     config: RetrainConfig
     push_config: PushConfig
@@ -56,8 +57,8 @@ def find_data(
 ) -> Findings:
     """The newest complete span, if it was not processed yet, and the lease under which this run processes it.
 
-    `name` is the recipe's, `run` an id by which a run that is tried again is known, `earlier` ids that it had before.
-    Not after `scheduled_time`.
+    `name` is the recipe's. `run` is an id that a run keeps when it is tried again; `earlier` are ids that it had
+    before. The span is not after `scheduled_time`.
 
     Raises: UserError where the spans or `<push.target>/spans.json` cannot be read, or the span holds no matching file.
     """
@@ -80,14 +81,14 @@ def find_data(
 
 
 def span_of(config: RetrainConfig, source: str) -> str:
-    """The name of the span that a source found by find_data is of."""
+    """The name of the span to which a source of find_data belongs."""
     return source.removeprefix(_folder(config)).partition("/")[0]
 
 
 def renew(config: RetrainConfig, push_config: PushConfig, *, name: str, run: str, span: str) -> None:
-    """Take the lease again for a run under way, before what must not be done beside another run.
+    """Take the lease again for a run under way, before work that no other run may do at the same time.
 
-    Raises: UserError where the run has lost its lease: another one holds it, or has processed the span meanwhile.
+    Raises: UserError where the run has lost its lease: another run holds it, or has processed the span meanwhile.
     """
     with _ledger(push_config) as store:
         lost = renew_lease(store, config.name or name, run, _parsed(span), config.lease_seconds)
@@ -103,7 +104,7 @@ def renew(config: RetrainConfig, push_config: PushConfig, *, name: str, run: str
 def finish(
     config: RetrainConfig, push_config: PushConfig, *, name: str, run: str, span: str, pushed: list[str]
 ) -> None:
-    """Note a processed span, and give back the lease."""
+    """Record a processed span, and give back the lease."""
     with _ledger(push_config) as store:
         others = record_span(store, config.name or name, run, _parsed(span), pushed)
     say("record_span", f"{span} is processed; pushed: {', '.join(pushed) or 'nothing'}")
@@ -116,7 +117,7 @@ def finish(
 
 
 def give_up(config: RetrainConfig, push_config: PushConfig, *, name: str, run: str | None) -> None:
-    """Give back a failed run's lease (None: whoever's), so that the next one need not wait until it expires."""
+    """Give back a failed run's lease (None: anybody's), so that the next run need not wait until it expires."""
     with _ledger(push_config) as store:
         released = release_lease(store, config.name or name, run)
     if released is None:
@@ -126,7 +127,7 @@ def give_up(config: RetrainConfig, push_config: PushConfig, *, name: str, run: s
 
 
 def status(config: RetrainConfig, push_config: PushConfig, *, name: str) -> list[str]:
-    """Lines for a person: who is at work, and the last ten spans that were processed."""
+    """Lines for a person: which run is at work, and the last ten processed spans."""
     with _ledger(push_config) as store:
         entry = read_entry(store, config.name or name)
         place = store.location(LEDGER)

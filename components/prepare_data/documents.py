@@ -1,8 +1,8 @@
-"""Documents: what makes two of them the same, and what their hash decides.
+"""Documents: when two of them are the same, and what their hash decides.
 
-One sha256 of the normalised text decides everything: its digits are as good as random and independent of one
-another, so the lowest hashes are a fair sample, the last digits choose the split and those in the middle the
-shard. Equal texts have equal hashes, so a duplicate can neither survive nor straddle the splits.
+One sha256 of the normalised text decides everything. Its digits are as good as random and independent of one another:
+the lowest hashes are a fair sample, the last digits choose the split, and those in the middle the shard. Equal texts
+have equal hashes, so a duplicate can neither survive nor stand in both splits.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import unicodedata
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC, newlines as \\n, no byte order mark, no white space at the end. Idempotent."""
+    """The text in Unicode NFC, with newlines as \\n, no byte order mark, and no white space at the end. Idempotent."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
     return unicodedata.normalize("NFC", text).rstrip()
 
@@ -21,12 +21,12 @@ def content_hash(text: str) -> str:
 
 
 def split_of(digest: str, validation_fraction: float) -> str:
-    """'validation' for that fraction of all hashes, 'train' for the others."""
+    """The split of a hash: 'validation' for that fraction of all hashes, 'train' for the others."""
     return "validation" if int(digest[-16:], 16) < validation_fraction * 2**64 else "train"
 
 
 def shard_counts(num_shards: int, validation_fraction: float) -> dict[str, int]:
-    """Shards per split: as many validation shards as make them about as large as those of train."""
+    """The number of shards per split. Validation gets as many as make them about as large as those of train."""
     share = validation_fraction / (1 - validation_fraction)
     return {"train": num_shards, "validation": max(1, round(num_shards * share))}
 

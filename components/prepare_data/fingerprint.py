@@ -1,4 +1,4 @@
-"""What a corpus and a tokenizer are known by in the step's key."""
+"""What stands for a corpus and a tokenizer in the step's key."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from matta_core.errors import UserError
 
 
 def fingerprint(files: list[SourceFile]) -> str:
-    """sha256 over names and contents: a changed corpus is other work. Costs one more reading of local files; an object
-    store's checksums stand for the contents there.
+    """sha256 over names and contents, so that a changed corpus is other work. Local files are read once more for it; in
+    an object store its checksums stand for the contents.
 
     Raises: UserError where a file cannot be read.
     """

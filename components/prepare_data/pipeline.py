@@ -1,7 +1,7 @@
 """The Beam pipelines: files to shards of documents, shards of documents to shards of sequences.
 
-Any Beam runner can run them whose workers share a file system. Their results do not depend on the number of
-workers or on the order in which they work. Workers raise nothing for a user's mistake, as Beam would wrap it:
+Any Beam runner whose workers share a file system can run them. Their results depend neither on the number of workers
+nor on the order in which these work. Workers raise nothing for a user's mistake, because Beam would wrap the error:
 problems are an output.
 """
 
@@ -33,15 +33,15 @@ PROBLEMS_SHOWN = 3
 def run(build: Callable[[beam.Pipeline], None], num_workers: int) -> None:
     """Build a pipeline and run it on this machine, in `num_workers` processes.
 
-    FnApiRunner is named because Beam's default would first try to download another runner; the command of its
-    workers, because each prints a page of notices. What goes wrong in them is raised here nevertheless.
+    FnApiRunner is named because Beam's default would first try to download another runner. The workers' command is
+    given because each worker prints a page of notices. Their errors are raised here nevertheless.
     """
     environment = None
     if num_workers > 1:
-        # Not into a file: on a full disk, a worker that cannot print hangs.
+        # Their output goes to no file: a worker that cannot print, because the disk is full, hangs.
         command = f"exec {quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main >/dev/null 2>&1"
         environment = SubprocessSDKEnvironment.from_command_string(command)
-    # No flags: not this process's command line.
+    # Without `flags=[]`, Beam would parse this process's command line.
     options = PipelineOptions(flags=[], direct_num_workers=num_workers)
     try:
         with beam.Pipeline(runner=FnApiRunner(environment), options=options) as pipeline:
@@ -54,9 +54,10 @@ def run(build: Callable[[beam.Pipeline], None], num_workers: int) -> None:
 def collect_documents(
     pipeline: beam.Pipeline, files: list[SourceFile], config: PrepareDataConfig, folder: Path, report: Path
 ) -> None:
-    """Read, normalise, drop empty documents and duplicates, split; write shards of documents below `folder`.
+    """Read documents, normalise them, drop empty ones and duplicates, split them, and write shards of them below
+    `folder`.
 
-    `report`, written last: {"counts": what was read, dropped and kept, "problems": the first few by place}.
+    `report` is written last: {"counts": what was read, dropped and kept, "problems": the first few by place}.
     A shard holds its documents in the order of their hashes. Its text must fit into a worker's memory.
     """
     counts = shard_counts(config.num_shards, config.validation_fraction)
@@ -81,7 +82,7 @@ def collect_documents(
     placed = kept | "Place" >> beam.Map(
         lambda document: (shard_of(document[0], config.validation_fraction, counts), document)
     )
-    # Every shard's file is written, also where no document came to it.
+    # Every shard's file is written, even if no document belongs to it.
     names = pipeline | "Shards" >> beam.Create([(name, None) for name in shard_names(counts)])
     written = (
         {"documents": placed, "name": names}
@@ -103,7 +104,7 @@ def tokenize_documents(
 ) -> None:
     """Turn every shard of documents into the shard of packed sequences of the same name.
 
-    `report`, written last: {"counts": tokens, sequences and dropped tokens per split}.
+    `report` is written last: {"counts": tokens, sequences and dropped tokens per split}.
     """
     (
         pipeline
@@ -116,7 +117,7 @@ def tokenize_documents(
 
 
 class ReadDocuments(beam.DoFn):
-    """SourceFile -> (hash, (source, text)); on the side, counts per file and, as messages, what could not be read."""
+    """SourceFile -> (hash, (source, text)). Side outputs are counts per file, and messages on what is unreadable."""
 
     def __init__(self, config: PrepareDataConfig) -> None:
         self.text_field = config.text_field
@@ -157,8 +158,8 @@ class WriteDocuments(beam.DoFn):
 class TokenizeShard(beam.DoFn):
     """Shard's name -> the file of its packed sequences, and its counts.
 
-    Every document ends with the eos token, and begins with the BOS where there is one; where both are one token, that
-    which ends a document begins the next.
+    Every document ends with the eos token, and begins with the BOS where there is one. If both are the same token, the
+    one that ends a document also begins the next.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class TokenizeShard(beam.DoFn):
         self.tokenizer = Tokenizer.from_file(str(self.tokenizer_json))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.tokenizer.encode_special_tokens = True  # a text that spells "<|endoftext|>" does not end there
+        self.tokenizer.encode_special_tokens = True  # a text that spells "<|endoftext|>" must not end there
 
     def process(self, name: str) -> Iterator[dict[str, int]]:
         counts: Counter[str] = Counter()
@@ -218,5 +219,5 @@ def add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def write_report(counts: dict[str, int], report: Path, problems: list[tuple[str, str]]) -> None:
-    """Tell the process that started the pipeline."""
+    """Write the report for the process that started the pipeline."""
     write_json_atomically(report, {"counts": counts, "problems": problems})

@@ -1,4 +1,4 @@
-"""Documents out of files: what a suffix holds, and what is told where there is no text."""
+"""Reads documents out of files: what each suffix holds, and what is reported where there is no text."""
 
 import contextlib
 import csv
@@ -37,7 +37,7 @@ Documents = Iterator[tuple[str, str | Problem]]
 
 
 def read_documents(file: SourceFile, text_field: str) -> Documents:
-    """Yield (place, text or what is wrong with it) for every document of a file, told by its suffix, in any case.
+    """Yield (place, text or its Problem) for every document of a file. The suffix, in any case, says what the file is.
 
     .jsonl, .ndjson and .json (a row per line, an array of rows, or one row), .csv and .tsv (with a header) and .parquet
     hold one document per row, in `text_field`; any other file is one document. `.gz` after the suffix is unpacked;
@@ -62,7 +62,7 @@ def _read_text(file: SourceFile, text_field: str) -> Documents:
 
 
 def _holds_rows(text: str, text_field: str) -> bool:
-    """Whether a text's first line is a row, as in Spark's and Hadoop's parts, whose names have no suffix."""
+    """Whether a text's first line is a row. The parts that Spark and Hadoop write have names without a suffix."""
     line = text.lstrip().partition("\n")[0]
     if not line.startswith("{"):
         return False
@@ -83,7 +83,7 @@ def _read_lines(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_json(file: SourceFile, text_field: str) -> Documents:
-    """Rows by line where the first line is one; else the whole file is an array of rows, or one row."""
+    """A row per line if the first line is a row; else the whole file is an array of rows, or one row."""
     with _open(file) as stream:
         first = next((line for line in stream if line.strip()), b"").removeprefix(_BYTE_ORDER_MARK)
     with contextlib.suppress(ValueError, RecursionError):
@@ -107,10 +107,10 @@ def _read_json(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_table(file: SourceFile, text_field: str, delimiter: str) -> Documents:
-    """A place's number is the line that a row ends in."""
+    """Read rows. The number in a place is the line in which the row ends."""
     csv.field_size_limit(sys.maxsize)
     with _open(file) as stream:
-        # What is not UTF-8 comes through, and is told of its own row.
+        # Bytes that are not UTF-8 come through, so that the error names their row.
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
@@ -140,7 +140,7 @@ def _read_parquet(file: SourceFile, text_field: str) -> Documents:
             return
         number = 0
         for batch in parquet.iter_batches(batch_size=256, columns=[text_field]):
-            # As bytes: Arrow does not check that its strings are UTF-8.
+            # They are read as bytes, because Arrow does not check that its strings are UTF-8.
             for data in batch.column(0).cast(pa.large_binary()).to_pylist():
                 number += 1
                 place = f"{file.name}:{number}"
@@ -177,8 +177,9 @@ def _decode(data: bytes, place: str, offset: int = 0) -> str | Problem:
 
 
 def _control_problem(data: bytes, place: str) -> Problem | None:
-    """UTF-16 without a mark may be valid as UTF-8, but of its bytes many are control characters: the half in most
-    scripts, a tenth in Indian ones, whose first bytes are tabs and ends of lines. A text has few."""
+    """The Problem of a text with many control characters. UTF-16 without a mark may be valid UTF-8, but many of its
+    bytes are control characters: half of them in most scripts, and a tenth in Indian ones, whose first bytes are tabs
+    and ends of lines. A text has few."""
     controls = len(data) - len(data.translate(None, _CONTROLS))
     if controls * (20 if controls >= 5 else 4) < max(len(data), 1):
         return None
@@ -204,7 +205,7 @@ def _text_of_json(line: str, text_field: str, place: str) -> str | Problem:
 
 
 def _parse(text: str, text_field: str, place: str) -> Any:
-    """What JSON says, or the Problem with it."""
+    """The text of a row in JSON, or the Problem with it."""
 
     def one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
@@ -226,7 +227,7 @@ def _text_of_row(row: Any, text_field: str, place: str) -> str | Problem:
         got = printable(reprlib.repr(row))[:80]
         return Problem(f"{place} has no string {text_field!r}, got {got}: mend it, or set text_field")
     try:
-        data = text.encode()  # JSON can escape half of a surrogate pair, which no text holds
+        data = text.encode()  # JSON can escape half of a surrogate pair, which no text may hold
     except UnicodeEncodeError as error:
         problem = f"{place} is not Unicode: lone surrogate \\u{ord(text[error.start]):04x} at character {error.start}"
         return Problem(problem, invalid_utf8=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DOCUMENTS = pa.schema([("source", pa.string()), ("text", pa.string())])
-# Bounds the memory of writers and readers.
+# They bound the memory of writers and readers.
 _DOCUMENTS_PER_BATCH = 256
 _SEQUENCES_PER_BATCH = 8192
 
@@ -17,7 +17,7 @@ _SEQUENCES_PER_BATCH = 8192
 def write_shard(path: Path, schema: pa.Schema, batches: Iterable[pa.Table], temporary: Path) -> int:
     """Write a row group per batch below `temporary`, then rename to `path`; return the number of rows.
 
-    An attempt that dies leaves no part of a shard, and one that is repeated writes the same bytes again.
+    An attempt that dies leaves no part of a shard. A repeated one writes the same bytes again.
     """
     unfinished = temporary / f"{uuid.uuid4().hex}.parquet"
     rows = 0
@@ -38,7 +38,7 @@ def document_batches(documents: list[tuple[str, str]]) -> Iterator[pa.Table]:
 
 
 def read_texts(path: Path) -> Iterator[list[str]]:
-    """The texts of a shard of documents, some hundred at a time, in order."""
+    """The texts of a shard of documents, in order, a few hundred at a time."""
     with pq.ParquetFile(path) as parquet:
         for batch in parquet.iter_batches(batch_size=_DOCUMENTS_PER_BATCH, columns=["text"]):
             yield batch.column(0).to_pylist()
@@ -49,7 +49,7 @@ def sequences_schema(sequence_length: int) -> pa.Schema:
 
 
 def pack(streams: Iterable[np.ndarray], sequence_length: int) -> Iterator[pa.Table]:
-    """Cut one long stream of token ids, given in pieces, into rows of `sequence_length`; drop what is left over.
+    """Cut one long stream of token ids, given in pieces, into rows of `sequence_length`. The rest is dropped.
 
     Shapes: pieces (tokens,) of any length; every table but the last has as many rows as a row group holds.
     """

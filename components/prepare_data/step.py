@@ -34,10 +34,10 @@ SPLITS = ("train", "validation")
 def prepare_data(
     config: PrepareDataConfig, *, output: str | Path, evaluation: EvaluateConfig | None = None
 ) -> Artifact:
-    """Make a TokenizedDataset: the same documents and settings give the same digest, with any number of workers.
+    """Make a TokenizedDataset. The same documents and settings give the same digest, with any number of workers.
 
-    `evaluation`: what will be asked of the students; it is no part of the dataset, which is finished all the same where
-    the held-out documents are not enough for it.
+    `evaluation` says what students will be asked. If the held-out documents are not enough for it, the step fails, but
+    its dataset is finished: the evaluation is no part of it.
 
     Files: train/ and validation/ (parquet shards, one column `input_ids` of fixed length), validation_documents/
     (`source`, `text`: what was held out), tokenizer/, stats.json.
@@ -56,7 +56,7 @@ def prepare_data(
 
 
 def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dict[str, Any]:
-    """Documents, tokenizer, sequences: a killed run goes on with the first of the three that is not finished."""
+    """Make documents, tokenizer, sequences. A killed run goes on with the first of the three that is not finished."""
     unfinished = path / IN_PROGRESS
     counts = _collect_documents(config, files, unfinished)
     tokenizer = _make_tokenizer(config, counts["train.documents"], unfinished, path / "tokenizer")
@@ -85,7 +85,7 @@ def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dic
 
 
 def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfinished: Path) -> Counter[str]:
-    """Write shards of documents; return how many were read, dropped and kept."""
+    """Write shards of documents. Returns how many were read, dropped and kept."""
     pipeline = _import_pipeline()
     report = unfinished / "documents.json"
     if not report.exists():
@@ -107,7 +107,7 @@ def _collect_documents(config: PrepareDataConfig, files: list[SourceFile], unfin
 def _make_tokenizer(
     config: PrepareDataConfig, num_documents: int, unfinished: Path, folder: Path
 ) -> "PreTrainedTokenizerFast":
-    """The tokenizer in `folder`, made first if it is not there yet."""
+    """The tokenizer in `folder`, which is made first if it does not exist yet."""
     from components.prepare_data import tokenizer as making  # transformers takes seconds to import
 
     if folder.exists():
@@ -132,7 +132,7 @@ def _make_tokenizer(
 def _tokenize_documents(
     config: PrepareDataConfig, bos_token_id: int | None, eos_token_id: int, unfinished: Path, path: Path
 ) -> dict[str, int]:
-    """Write shards of sequences; return how many tokens and sequences."""
+    """Write shards of sequences. Returns the numbers of tokens and sequences."""
     pipeline = _import_pipeline()
     for folder in (path / "train", path / "validation", unfinished / "sequences"):
         _empty(folder)
@@ -228,8 +228,8 @@ def _kept(counts: dict[str, int]) -> int:
 
 
 def _import_pipeline() -> ModuleType:
-    """Our Beam pipelines. Beam takes seconds to import, warns that it has no Google Cloud clients, and logs what it
-    raises as well."""
+    """Our Beam pipelines, imported late and silently. Beam takes seconds to import, warns that it has no Google Cloud
+    clients, and logs errors that it also raises."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.disable(logging.WARNING)
     try:
@@ -250,7 +250,7 @@ def _texts(folder: Path, bar: "tqdm[NoReturn]") -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _watched(path: Path, names: list[str]) -> Iterator[None]:
-    """A bar of the shards that workers have finished: a Beam runner says no more before its end."""
+    """Show a bar of the shards that workers have finished. A Beam runner itself reports nothing before its end."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -268,6 +268,6 @@ def _watched(path: Path, names: list[str]) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    """An empty folder, whatever a killed run left in it."""
+    """Empty a folder of what a killed run left in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

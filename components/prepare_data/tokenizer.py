@@ -1,4 +1,4 @@
-"""The tokenizer: a byte-level BPE of our own, or one that exists."""
+"""The tokenizer: a new byte-level BPE, or one that exists."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[list[str]], vocab_size: int, sequence_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: all 256 bytes are in its vocabulary, so no text is unknown. The same texts give the same
-    tokenizer. `model_max_length` is the length that models will be trained on."""
+    """Train a byte-level BPE. All 256 bytes are in its vocabulary, so no text is unknown. The same texts give the same
+    tokenizer. Its `model_max_length` is the length that models will be trained on."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -51,7 +51,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def settle_bos(tokenizer: PreTrainedTokenizerFast, name: str | None, add_bos: str | bool) -> str | None:
-    """Have a tokenizer do as `prepare_data.add_bos` says (see `choose_bos`); a line to tell where it was changed.
+    """Make a tokenizer do as `prepare_data.add_bos` says (see `choose_bos`). Returns a line to print if it was changed.
 
     Raises: UserError where it cannot.
     """

@@ -16,7 +16,7 @@ def score_teacher(
     """Make TeacherScores: train/part-*.parquet, one to one with the dataset's shards and rows.
 
     The Teacher is `config.teacher`, a Hugging Face checkpoint, or the one in `teacher_checkpoint`, a
-    MattaCheckpoint. Killed and started again, it goes on with the shards that are not done.
+    MattaCheckpoint. If it is killed and started again, it goes on with the shards that are not done.
 
     Raises: UserError where both or neither are given, or the Teacher's vocabulary is not the dataset's.
     """

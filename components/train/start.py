@@ -1,4 +1,4 @@
-"""What `start_from` names: a folder, a checkpoint that train made, a name on the hub, or the Student that is served."""
+"""Where `start_from` leads: a folder, a checkpoint that train made, a name on the hub, or the served Student."""
 
 import dataclasses
 import os
@@ -17,28 +17,30 @@ from matta_core.recipe import PUSHED, PushConfig, TrainConfig
 
 
 class Start(NamedTuple):
-    """What a training begins with. `identity`: what it is known by in the step's key; None: random weights."""
+    """What a training begins with. `identity` stands for it in the step's key; it is None for random weights."""
 
     identity: Any = None
-    folder: str | None = None  # which transformers loads, or a hub name; None: it is `version` of `size` in `store`
+    folder: str | None = None  # or a hub name; None where it is `version` of `size` in `store`
     store: Store | None = None
     size: str = ""
     version: str = ""
 
     def located(self, config: TrainConfig, folder: Path) -> TrainConfig:
-        """The settings with `start_from` as transformers loads it. A version in an object store is downloaded below
-        `folder`, which goes with the step's unfinished work. Raises: UserError where it is missing or damaged."""
+        """The settings, with a `start_from` that transformers can load. A version in an object store is downloaded
+        below `folder`, which is deleted with the step's unfinished work. Raises: UserError where it is missing or
+        damaged."""
         if self.store is None:
             return dataclasses.replace(config, start_from=self.folder)
-        # Processes that torchrun started by hand each download their own.
+        # Ranks that a person started by torchrun each download a copy of their own.
         place = fetch(self.store, self.size, self.version, folder.absolute() / f"start-{os.environ.get('RANK', '0')}")
         return dataclasses.replace(config, start_from=str(place))
 
 
 def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:
-    """Follow `start_from`, and the pointer where it is 'pushed': the key then holds the digest of what is served now.
+    """Follow `start_from`; where it is 'pushed', follow the pointer, so that the key holds the digest of what is
+    served.
 
-    Raises: UserError where nothing was pushed yet, or an artifact that is named was altered.
+    Raises: UserError where nothing was pushed yet, or where a named artifact was altered.
     """
     if config.start_from is None:
         return Start()
@@ -47,10 +49,10 @@ def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> 
     folder = Path(config.start_from)
     if (folder / "ta" / "config.json").is_file():
         folder = open_artifact(folder, "MattaCheckpoint").path / "ta"
-    if _is_pushed(folder):  # by its content, as where the pointer named it
+    if _is_pushed(folder):  # it is known by its content, as if the pointer had named it
         return Start(open_artifact(folder, PUSHED_MODEL).key, str(folder))
     identity = checkpoint_identity(str(folder))
-    if (nesting := folder.parent / NESTING).is_file():  # a TA's: it says where its students' layers are
+    if (nesting := folder.parent / NESTING).is_file():  # a TA's folder: it says where the students' layers are
         identity = {**identity, f"../{NESTING}": file_digest(nesting)}
     return Start(identity, str(folder))
 
@@ -75,5 +77,5 @@ def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> S
 def _is_pushed(folder: Path) -> bool:
     try:
         return is_finished(folder) and read_manifest(folder)["kind"] == PUSHED_MODEL
-    except UserError:  # another program's, of the same name
+    except UserError:  # another program's file of the same name
         return False

@@ -34,13 +34,13 @@ def train(
 ) -> Artifact | None:
     """Make a MattaCheckpoint: `ta/` (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
 
-    Killed and started again with the same output, it goes on from its newest checkpoint. Under torchrun every
-    process calls it; only rank 0 gets the artifact. With a `launch_config` of several processes this one starts
-    them, watches them and opens what they made. A rank of a TrainJob ends itself when the step that follows the job
-    is gone. `push_config` says where the Student lies that `start_from: pushed` names.
+    If it is killed and started again with the same output, it goes on from its newest checkpoint. Under torchrun every
+    process calls it, and only rank 0 gets the artifact. With a `launch_config` of several processes, this process
+    starts them, watches them and opens the artifact. A rank of a TrainJob ends itself when the step that follows the
+    job is gone. `push_config` says where the served Student lies, for `start_from: pushed`.
 
-    Raises: UserError on settings that do not fit the inputs; TrainingDivergedError where the loss is not finite;
-    RuntimeError where a rank failed otherwise, with the end of its log; ToldToEndError after SIGTERM, once a checkpoint
+    Raises: UserError where settings do not fit the inputs; TrainingDivergedError where the loss is not finite;
+    RuntimeError with the end of its log where a rank failed otherwise; ToldToEndError after SIGTERM, once a checkpoint
     is written.
     """
     with on_sigterm() as stop:
@@ -68,8 +68,8 @@ def train(
 def train_teacher(
     config: TrainConfig, dataset: str | Path, *, output: str | Path, launch_config: LaunchConfig | None = None
 ) -> Artifact | None:
-    """Make a MattaCheckpoint whose `ta/` is the Teacher, where no checkpoint of one exists: `train` with a single size.
-    Raises as `train` does."""
+    """Make a MattaCheckpoint whose `ta/` is the Teacher, where no Teacher exists: `train` with a single size. Raises
+    the same errors."""
     with errors_of_section("train_teacher"):
         return train(config, dataset, None, output=output, step="train_teacher", launch_config=launch_config)
 
@@ -83,7 +83,7 @@ def _launched(
     output: str | Path,
     start: Start,
 ) -> Artifact:
-    """Have the step's own command run in every rank; rank 0 claims, resumes and seals the directory as ever."""
+    """Run the step's own command in every rank. There rank 0 claims, resumes and seals the directory as usual."""
     key = step_key(step, config, inputs, work, extra_key=start.identity)
     path = keyed_path(output, key)
     if not is_finished(path) or open_artifact(path, "MattaCheckpoint").key != key:

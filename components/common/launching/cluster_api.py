@@ -1,4 +1,4 @@
-"""The calls on the cluster that a TrainJob's launch makes. containers/rbac/trainjobs.yaml grants exactly these."""
+"""The calls to the cluster's API that a TrainJob needs. containers/rbac/trainjobs.yaml grants exactly these."""
 
 import json
 from collections.abc import Callable
@@ -20,14 +20,15 @@ RBAC_MANIFEST = "containers/rbac/trainjobs.yaml"
 
 
 class TrainJobs:
-    """TrainJobs of a namespace, their pods and their logs, by the service account of this pod or the kubeconfig here.
+    """The TrainJobs of a namespace, their pods and their logs, with the rights of this pod's service account or of the
+    kubeconfig here.
 
     Every call is repeated for `patience_seconds` while the API server is overloaded, restarting or out of reach.
-    Kubernetes' own clients: TrainerClient begins with a read of another namespace's ConfigMap, which a step has no
-    right to and which waits without a limit; its `get_job` and `get_job_logs` tell a missing job from a broken
-    connection only by their cause, and need more rights.
+    The calls go through Kubernetes' own clients. Kubeflow's TrainerClient first reads another namespace's ConfigMap,
+    for which a step has no rights, and waits for it without a limit; its `get_job` and `get_job_logs` need more rights,
+    and only the error's cause tells a missing job from a broken connection.
 
-    Raises: UserError where the cluster is not to be found or refuses a call; RuntimeError where it stays out of reach.
+    Raises: UserError where no cluster is found or it refuses a call; RuntimeError where it stays out of reach.
     """
 
     def __init__(self, namespace: str, *, patience_seconds: float = 300.0) -> None:
@@ -49,28 +50,28 @@ class TrainJobs:
         self._patience_seconds = patience_seconds
 
     def create(self, manifest: dict[str, Any]) -> bool:
-        """False where a job of that name exists: also where a first try arrived and its answer was lost.
+        """Create the job. Returns False where one of that name exists, perhaps from a try whose answer was lost.
 
-        By default an API server drops the fields that its Trainer does not know, and the ranks would run without
-        volumes, place and deadline.
+        Validation is strict: by default an API server drops the fields that its Trainer does not know, and the ranks
+        would run without volumes, place and deadline.
         """
         call = self._custom.create_namespaced_custom_object
         arguments: dict[str, Any] = {"body": manifest, "field_validation": "Strict", **self._where}
         return self._call("create", call, none_at=(409,), **arguments) is not None
 
     def get(self, name: str, *, patience_seconds: float | None = None) -> dict[str, Any] | None:
-        """The job as it is, or None where there is none."""
+        """The job's current state, or None where there is no such job."""
         call = self._custom.get_namespaced_custom_object
         return self._call("get", call, none_at=(404,), patience_seconds=patience_seconds, name=name, **self._where)
 
     def set_owner(self, name: str, owner: Owner) -> None:
-        """In place of the owner that it had."""
+        """Replace the job's owner."""
         body = {"metadata": {"ownerReferences": owner.references()}}
         self._call("patch", self._custom.patch_namespaced_custom_object, name=name, body=body, **self._where)
 
     def delete(self, job: dict[str, Any], *, patience_seconds: float | None = None) -> None:
-        """This very job: nothing where it is gone, or another one has its name by now. It is seen, as being deleted,
-        until all its pods are gone."""
+        """Delete this very job. Nothing happens where it is gone, or another job has its name by now. It stays visible,
+        as being deleted, until all its pods are gone."""
         call = self._custom.delete_namespaced_custom_object
         metadata = job["metadata"]
         self._call(
@@ -79,23 +80,23 @@ class TrainJobs:
             none_at=(404, 409),
             patience_seconds=patience_seconds,
             name=metadata["name"],
-            # With a body the API server does not look at the query's propagationPolicy.
+            # The API server ignores the query's propagationPolicy where a call has a body.
             body={"propagationPolicy": "Foreground", "preconditions": {"uid": metadata["uid"]}},
             **self._where,
         )
 
     def pods(self, name: str) -> list[V1Pod]:
-        """The nodes' pods, by their node's rank."""
+        """The nodes' pods, in the order of the nodes' ranks."""
         selector = f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={NODE}"
         call = self._core.list_namespaced_pod
         found = self._call("list pods", call, namespace=self.namespace, label_selector=selector).items
         return sorted(found, key=lambda pod: (node_rank(pod), pod.metadata.creation_timestamp))
 
     def log(self, pod: str, **options: Any) -> list[str]:
-        """Lines of the pod's container, by the options of Kubernetes' call; none where it has not begun or is gone."""
+        """Lines of the pod's log, by the options of Kubernetes' call; none where it has not begun or is gone."""
 
         def read(**arguments: Any) -> bytes:
-            # The client's own reading gives the repr of bytes for what is not UTF-8.
+            # Where a log is not UTF-8, the client's own decoding would give the repr of its bytes.
             return self._core.read_namespaced_pod_log(_preload_content=False, **arguments).data
 
         where: dict[str, Any] = {"name": pod, "namespace": self.namespace, "container": NODE}
@@ -111,7 +112,7 @@ class TrainJobs:
         patience_seconds: float | None = None,
         **arguments: Any,
     ) -> Any:
-        """What the call returns, or None where it is answered by one of the statuses `none_at`."""
+        """The call's result, or None where the answer has one of the statuses `none_at`."""
         patience = self._patience_seconds if patience_seconds is None else patience_seconds
         retried = Retry(_is_passing, initial=0.5, maximum=15.0, multiplier=2.0, timeout=patience)(call)
         try:
@@ -142,14 +143,14 @@ def node_rank(pod: V1Pod) -> int:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Overloaded, restarting, unreachable. Repeating is safe: each call has the same effect once or twice."""
+    """Whether the server is overloaded, restarting or unreachable. Each call may be repeated without harm."""
     if isinstance(error, ApiException):
         return error.status in (0, 429, 500, 502, 503, 504)
     return isinstance(error, urllib3.exceptions.HTTPError)
 
 
 def _reason(error: Exception | None) -> str:
-    """What the server said, in one line."""
+    """The server's message, in one line."""
     if not isinstance(error, ApiException):
         return str(error)
     try:

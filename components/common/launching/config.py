@@ -14,7 +14,7 @@ LAUNCH_HELP = (
 )
 
 
-RUN_ID_VARIABLE = "KFP_RUN_ID"  # set on a step of several nodes; Kubeflow itself gives a pod its name and uid only
+RUN_ID_VARIABLE = "KFP_RUN_ID"  # set for a step with several nodes; Kubeflow itself gives a pod only its name and uid
 
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"
@@ -22,14 +22,14 @@ RESOURCE = rf"{DNS_NAME}/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"  # an 
 
 
 def must_match(name: str, value: str, pattern: str, what: str) -> None:
-    """Raises: ValueError where all of the value does not match."""
+    """Check that the whole value matches. Raises: ValueError."""
     if not re.fullmatch(pattern, value):
         raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
 def must_be_absolute(name: str, value: str) -> None:
-    """Raises: ValueError where the path is relative, leads out of a folder by `..`, or has what Kubernetes refuses in a
-    mount's path (:) or Argo takes for a variable ({{)."""
+    """Check a path on a volume. Raises: ValueError where it is relative, has `..`, or holds a `:`, which Kubernetes
+    refuses in a mount's path, or a brace, which Argo may take for a variable."""
     if not re.fullmatch(r"/[^\x00-\x1f\x7f:{}]*", value) or ".." in value.split("/"):
         raise ValueError(f"{name} must be an absolute path without .., : and braces, got {value!r}")
 
@@ -38,7 +38,7 @@ def must_be_absolute(name: str, value: str) -> None:
 class VolumeClaim(Section):
     """A PersistentVolumeClaim that every step, and every node of a training step, mounts at the same place.
 
-    Pods run on several nodes at once: ReadWriteMany.
+    It must be ReadWriteMany, because pods run on several nodes at once.
     """
 
     claim: str
@@ -65,7 +65,7 @@ class SecretVariable(Section):
 
 @dataclass(frozen=True)
 class SecurityContext(Section):
-    """As whom pods run, never root: with it they keep the rules of Kubernetes' Pod Security Standard "restricted"."""
+    """The user of the pods, never root. With it they keep Kubernetes' Pod Security Standard "restricted"."""
 
     user: int = setting(1000, low=1, high=2**31 - 1, help="runAsUser; 1000 is the images'")
     group: int = setting(1000, low=0, high=2**31 - 1, help="runAsGroup; in a TrainJob's pods fsGroup, too")
@@ -73,9 +73,9 @@ class SecurityContext(Section):
 
 @dataclass(frozen=True)
 class LaunchConfig(Section):
-    """How many ranks train, and, for several nodes, what each node's pod is made of.
+    """How many ranks train and, for several nodes, what each node's pod is made of.
 
-    With one node the step's own pod is all there is: its image, resources and volumes are the pipeline's, and only
+    One node is the step's own pod. The pipeline gives it its image, resources and volumes, and only
     `processes_per_node` and `timeout_seconds` are read here.
     """
 

@@ -1,8 +1,8 @@
-"""A TrainJob must not outlive the step that follows it: the step's heartbeat is a file, which every rank looks at.
+"""A TrainJob must not outlive the step that follows it. The step's heartbeat is a file that every rank watches.
 
 When Kubeflow ends a run, neither a signal nor the job's owner is enough. Kubeflow's launcher stands between Kubernetes
-and the step's Python and passes no signal on; and the step's pod, which owns the job, stays as an object until its
-workflow is deleted. What does end is the step's process; with it the heartbeat ends, and then the ranks.
+and the step's Python and passes no signal on. The step's pod, which owns the job, stays as an object until its workflow
+is deleted. But the step's process ends; with it the heartbeat ends, and then the ranks.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from components.common.step_runner import disk_errors_explained, make_directory
 
-HEARTBEAT_VARIABLE = "MATTA_HEARTBEAT"  # of the nodes' pods: the file
+HEARTBEAT_VARIABLE = "MATTA_HEARTBEAT"  # tells the nodes' pods the file
 _BEAT_SECONDS = 20.0
-# NFS shows another node's file times up to a minute late; the clocks of a cluster's nodes agree within seconds.
+# NFS shows another node's file times up to a minute late, and the clocks of a cluster's nodes agree within seconds.
 LIMIT_SECONDS = 300.0
 
 
 @contextlib.contextmanager
 def heartbeat(file: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[None]:
-    """Make `file` and keep its time new while inside.
+    """Make `file` and keep its time new while the body runs.
 
-    It is made once: a rank removes the folder when the work is done, and a file that comes back would disturb it.
+    The file is made once: a rank removes its folder when the work is done, and must not find it again.
     Raises: UserError where it cannot be written.
     """
     with disk_errors_explained(file.parent):
@@ -35,7 +35,7 @@ def heartbeat(file: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[No
 
     def beat() -> None:
         while not ended.wait(beat_seconds):
-            with contextlib.suppress(OSError):  # removed, or the volume is away: the next one may arrive
+            with contextlib.suppress(OSError):  # the file is removed, or the volume is away: the next beat may arrive
                 os.utime(file)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -44,15 +44,15 @@ def heartbeat(file: Path, *, beat_seconds: float = _BEAT_SECONDS) -> Iterator[No
         yield
     finally:
         ended.set()
-        thread.join(1.0)  # longer only where the volume hangs
+        thread.join(1.0)  # a hanging volume must not hold the step up
 
 
 def end_with_the_step(*, limit_seconds: float = LIMIT_SECONDS, look_seconds: float = _BEAT_SECONDS) -> None:
-    """In a rank of a TrainJob: end this process, with status 75, when the heartbeat is `limit_seconds` old.
+    """In a rank of a TrainJob, end this process with status 75 when the heartbeat is `limit_seconds` old.
 
-    By a thread, as the ranks may be waiting for one another; a checkpoint is whole or absent, as after any kill. A
-    container that is started again finds the heartbeat as old as before and ends at once, unless the step is back by
-    then: so it is not the status of a user's mistake, with which the step would give the job up.
+    A thread does it, because ranks may be waiting for one another. As after any kill, a checkpoint is whole or absent.
+    A container that is started again finds an old heartbeat and ends at once, unless the step is back. So the status is
+    not that of a user's mistake, on which the step would give the job up.
     """
     if not (name := os.environ.get(HEARTBEAT_VARIABLE)):
         return
@@ -61,7 +61,7 @@ def end_with_the_step(*, limit_seconds: float = LIMIT_SECONDS, look_seconds: flo
     def look() -> None:
         nonlocal last_beat
         while True:
-            with contextlib.suppress(OSError):  # removed, or the volume is away: what was seen last counts
+            with contextlib.suppress(OSError):  # removed, or the volume is away: the last time seen counts
                 last_beat = Path(name).stat().st_mtime
             if (age := time.time() - last_beat) > limit_seconds:
                 print(

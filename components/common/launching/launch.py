@@ -11,11 +11,11 @@ from matta_core.errors import UserError
 def run_ranks(
     config: LaunchConfig, command: list[str], *, name: str, work: str | Path, paths: Iterable[str | Path]
 ) -> None:
-    """Run `python -m` + `command` in every rank and wait for it; ends them when this process is told to end.
+    """Run `python -m` + `command` in every rank and wait for the ranks. If this process is told to end, it ends them.
 
-    `name` is the TrainJob's, made from the step's key: a step that is started again finds its own job by it. `paths`
-    are the artifacts that `command` reads and writes; on several nodes all must lie on a volume that all mount. `work`
-    is the folder there of the unfinished work: a heartbeat in it tells the nodes that this process lives.
+    `name` is the TrainJob's, made from the step's key, by which a step that is started again finds its own job. `paths`
+    are the artifacts that `command` reads and writes; with several nodes they must lie on a volume that all nodes
+    mount. `work` is the folder of the unfinished work there: a heartbeat in it tells the nodes that this process lives.
 
     Raises: UserError and TrainingDivergedError as the ranks do; RuntimeError with the failing rank and the end of its
     log; SystemExit(128 + signal) after SIGTERM or SIGINT, with all ranks ended.

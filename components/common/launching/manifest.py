@@ -1,7 +1,7 @@
 """The TrainJob of a training step, checked against Kubeflow Trainer's own typed models.
 
-TrainerClient.train of kubeflow 0.5 can say neither who owns the job, nor the number of processes of a node, nor take
-an environment variable from a secret, nor set requests apart from limits: the manifest is made here.
+The manifest is made here because TrainerClient.train of kubeflow 0.5 lacks four things: the job's owner, the number of
+processes per node, environment variables from secrets, and requests apart from limits.
 """
 
 import os
@@ -16,27 +16,27 @@ from components.common.launching.torchrun import log_options
 from matta_core.artifacts import digest_of
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
-# Annotations: the digest of the specification and its queue as they were sent, and the run that started the job.
+# Annotations: the digest of the specification and queue as they were sent, and the run that started the job.
 SPEC_DIGEST = "matta.trainjob/spec"
 RUN = "matta.trainjob/run"
 _QUEUE_LABELS = "kueue.x-k8s.io/"
 NODE = "node"  # the name of the replicated job and of its container in every torch runtime
 _PATCH_MANAGER = "matta/train"
-# In a mesh each rank's pod would get a proxy that takes only what knows the mesh: the ranks do not find one another.
+# In a service mesh each rank's pod would get a proxy that only takes the mesh's traffic: ranks could not connect.
 _NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
 _RESTRICTED_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The pod that the TrainJob goes with."""
+    """The pod that owns the TrainJob: if it is deleted, the job is deleted, too."""
 
     name: str
     uid: str
 
     @classmethod
     def this_pod(cls) -> Self | None:
-        """From the downward API: Kubeflow Pipelines gives every step these. None outside of a step's pod."""
+        """This pod, from the variables that Kubeflow Pipelines gives every step. None outside of a step's pod."""
         name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
         return cls(name, uid) if name and uid else None
 
@@ -45,9 +45,9 @@ class Owner:
 
 
 def this_run() -> str:
-    """What tells one's own job from another run's: the Kubeflow run's id, which all attempts of a step share.
+    """The id by which a step tells its own job from another run's: the Kubeflow run's, which all attempts share.
 
-    Where a pipeline was not compiled by MatTA it is the pod's uid, so that another attempt does not find its job.
+    In a pipeline that MatTA did not compile it is the pod's uid, so that another attempt does not find the job. It is
     '' outside of a step's pod.
     """
     owner = Owner.this_pod()
@@ -59,7 +59,7 @@ def trainjob_manifest(
 ) -> dict[str, Any]:
     """The whole TrainJob. The runtime sets torchrun's PET_ variables: number and rank of the nodes, the master.
 
-    Kueue queues the TrainJob as one gang, by labels of its own; on the pods they would queue each for itself.
+    Kueue's labels are on the TrainJob, which is then queued as one gang. On the pods, each would be queued by itself.
     """
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
@@ -100,7 +100,7 @@ def trainjob_manifest(
                 {
                     "image": launch.image,
                     "command": ["python", "-m", "torch.distributed.run"],
-                    # Kubernetes puts a variable's value for $(NAME) in arguments.
+                    # Kubernetes replaces $(NAME) in arguments with the variable's value; $$( keeps it.
                     "args": [*log_options("/tmp/torchrun"), "-m", *(each.replace("$(", "$$(") for each in command)],
                     "env": _environment(launch, heartbeat_file),
                     "numNodes": launch.nodes,
@@ -123,7 +123,7 @@ def trainjob_manifest(
     }
     if owner:
         manifest["metadata"]["ownerReferences"] = owner.references()
-    # The models drop what they do not know: equal after a round trip means that they know all of it.
+    # The models drop fields that they do not know: if a round trip changes nothing, they know all of them.
     assert TrainerV1alpha1TrainJob.from_dict(manifest).to_dict() == manifest
     return manifest
 
@@ -136,7 +136,7 @@ def _security_context_of_pod(launch: LaunchConfig) -> dict[str, Any]:
         "runAsUser": launch.security_context.user,
         "runAsGroup": launch.security_context.group,
         "fsGroup": launch.security_context.group,
-        "fsGroupChangePolicy": "OnRootMismatch",  # else each pod walks through the whole volume before it starts
+        "fsGroupChangePolicy": "OnRootMismatch",  # else each pod would walk through the whole volume before it starts
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
@@ -147,7 +147,7 @@ def _environment(launch: LaunchConfig, heartbeat_file: Path) -> list[dict[str, A
     if limit := launch.cpu_limit or launch.cpu:
         from kubernetes.utils.quantity import parse_quantity
 
-        # torch counts the machine's cores, of which the pod may use a few.
+        # torch counts the machine's cores, but the pod may use only a few.
         threads = max(1, int(parse_quantity(limit) / launch.processes_per_node))
         variables.append({"name": "OMP_NUM_THREADS", "value": str(threads)})
     for secret in launch.secrets:

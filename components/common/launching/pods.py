@@ -11,8 +11,8 @@ from components.common.launching.config import LaunchConfig
 from components.common.launching.manifest import NODE
 from components.common.launching.ranks import TAIL_LINES, RankFailure, RankLog, failure_in
 
-_ROUND_SECONDS = 120.0  # in which a failure takes the other nodes along
-_MARGIN_SECONDS = 10  # read again, and dropped by their time stamps
+_ROUND_SECONDS = 120.0  # within so long, a failure brings the other nodes down
+_MARGIN_SECONDS = 10  # of the log are read again; time stamps tell which lines are known
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,20 @@ class _Failed:
 
 
 class PodWatch:
-    """What is seen of the pods, look by look."""
+    """Watches the pods: each look shows new lines and notes failures."""
 
     def __init__(self, jobs: TrainJobs, launch: LaunchConfig) -> None:
         self._jobs, self._launch = jobs, launch
         self._log = RankLog()
         self._shown_until = ""  # the time stamp of the last line shown
-        self._shown_at_once = 0  # so many lines bear it
+        self._shown_at_once = 0  # how many lines have that time stamp
         self._read_at: float | None = None
         self._failed: dict[str, _Failed] = {}  # the last failure of each pod
-        self._known: set[str] = set()  # containers whose end was looked at
+        self._known: set[str] = set()  # containers whose end was noted
         self._told = ""
 
     def look(self, pods: list[V1Pod]) -> None:
-        """Show what is new."""
+        """Show new lines and note new failures."""
         for pod in pods:
             self._note_failure(pod)
         leader = [pod for pod in pods if node_rank(pod) == 0]
@@ -53,11 +53,11 @@ class PodWatch:
 
     @property
     def failure(self) -> RankFailure | None:
-        """The one that took the others with it, as far as can be told."""
+        """The failure that most likely caused the others."""
         return self._first().failure if self._failed else None
 
     def error(self) -> Exception:
-        """The exception of that failure; the others' are named."""
+        """The exception of that failure. Its message names the other failed nodes."""
         first = self._first()
         ranks = self._launch.processes_per_node
         where = f"in pod {first.pod} (node {first.node}, ranks {first.node * ranks} to {(first.node + 1) * ranks - 1}"
@@ -67,9 +67,9 @@ class PodWatch:
         return first.failure.error(where)
 
     def _first(self) -> _Failed:
-        """Of the last round: a mistake that every attempt meets, a killed process, else the earliest.
+        """The failure of the last round that counts: one that every attempt meets, a killed process, else the earliest.
 
-        The other ranks fail within the same second, of a broken connection: times alone do not tell.
+        Times alone do not tell it: the other ranks fail within the same second, because their connection breaks.
         """
         return min(
             self._last_round(),
@@ -81,12 +81,12 @@ class PodWatch:
         )
 
     def _last_round(self) -> list[_Failed]:
-        """A container that failed hours ago and was started again has no part in what happens now."""
+        """The failures of the last minutes. A container that failed hours ago and was started again does not count."""
         latest = max(each.seen_at for each in self._failed.values())
         return [each for each in self._failed.values() if latest - each.seen_at <= _ROUND_SECONDS]
 
     def _note_failure(self, pod: V1Pod) -> None:
-        """Keep the log's end at once: a pod's log goes with the pod, and a job that failed may take its pods along."""
+        """Note a pod's failure with the end of its log. A failed job may delete its pods, so it is read at once."""
         name = pod.metadata.name
         if pod.status.reason == "Evicted" and name not in self._known:
             self._known.add(name)
@@ -107,10 +107,10 @@ class PodWatch:
         asked_at, options = time.monotonic(), {}
         if self._read_at is not None:
             options["since_seconds"] = int(asked_at - self._read_at) + _MARGIN_SECONDS
-        count = 0  # of the lines so far that bear the same time stamp
+        count = 0  # of lines so far with the same time stamp
         for line in self._jobs.log(pod, timestamps=True, **options):
             stamp, _, text = line.partition(" ")
-            if stamp < self._shown_until:  # RFC 3339 with nine digits and Z: its order is time's
+            if stamp < self._shown_until:  # as text, RFC 3339 with nine digits and Z has the order of time
                 continue
             count = count + 1 if stamp == self._shown_until else 1
             if stamp == self._shown_until and count <= self._shown_at_once:
@@ -126,7 +126,7 @@ def _status(pod: V1Pod) -> V1ContainerStatus | None:
 
 
 def _ended(status: V1ContainerStatus | None) -> tuple[V1ContainerStateTerminated, bool] | None:
-    """The container's last end, and whether another one has been started since."""
+    """The container's last end, and whether it has been started again since."""
     if status is None:
         return None
     if status.state.terminated:

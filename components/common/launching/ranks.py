@@ -1,4 +1,4 @@
-"""What the ranks say: their lines, told apart by torchrun's prefix, and which rank failed first, and why."""
+"""Reads the ranks' output: torchrun's prefix tells their lines apart. It finds which rank failed first, and why."""
 
 import re
 import signal
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matta_core.errors import TrainingDivergedError, UserError
 
-# With these torchrun puts every rank's number before its lines, at once and not block by block.
+# With these variables torchrun puts each rank's number before its lines, and passes lines on at once.
 ENVIRONMENT = {"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}]: ", "PYTHONUNBUFFERED": "1"}
 TAIL_LINES = 40
 
@@ -31,7 +31,7 @@ class RankFailure:
 
     @property
     def is_final(self) -> bool:
-        """A user's mistake or a diverged training: it comes again, however often it is tried."""
+        """Whether it is a user's mistake or a diverged training, which no further attempt would mend."""
         return self.rank is not None and self.exit_code in (2, 3)
 
     def error(self, where: str) -> Exception:
@@ -50,17 +50,17 @@ class RankFailure:
 
 
 class RankLog:
-    """Lines of torchrun's output, the last ones of each rank kept."""
+    """Keeps the last lines of each rank in torchrun's output."""
 
     def __init__(self) -> None:
         self._tails: dict[int | None, deque[str]] = defaultdict(lambda: deque(maxlen=TAIL_LINES))
-        self._tails[None] = deque(maxlen=500)  # torchrun's own: its report has some lines per rank
+        self._tails[None] = deque(maxlen=500)  # torchrun's own lines: its report has several per rank
 
     def add(self, line: str, *, torchruns: bool = True) -> list[str]:
-        """Keep a line; return what is to be shown of it: rank 0 speaks for all, the others' lines bear their number.
-        Without `torchruns`, not torchrun's own: told to end, it shows its traceback.
+        """Keep a line, and return the part to show: rank 0's text as it is, other ranks' with their number. Without
+        `torchruns`, torchrun's own lines are not shown: when it is told to end, it prints a traceback.
 
-        A progress bar is redrawn without a line's end: several ranks' pieces can follow one another in a line.
+        Progress bars are redrawn without a line's end, so a line can hold pieces of several ranks.
         """
         shown = []
         for piece in _PIECES.split(line.rstrip("\n")):
@@ -72,7 +72,7 @@ class RankLog:
         return shown
 
     def failure(self, exit_code: int) -> RankFailure:
-        """Of a torchrun that ended with `exit_code`."""
+        """The failure of a torchrun that ended with `exit_code`."""
         own = "\n".join(self._tails[None])
         if not (match := _ROOT_CAUSE.search(own)):
             return RankFailure(None, exit_code, "\n".join(own.splitlines()[-TAIL_LINES:]))
@@ -81,7 +81,7 @@ class RankLog:
 
 
 def failure_in(lines: Iterable[str], exit_code: int) -> RankFailure:
-    """The failure that a whole log of torchrun, or its end, tells of."""
+    """The failure that a log of torchrun, or its end, reports."""
     log = RankLog()
     for line in lines:
         log.add(line)

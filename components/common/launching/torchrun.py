@@ -13,22 +13,23 @@ from typing import IO, NoReturn
 
 from components.common.launching.ranks import ENVIRONMENT, RankLog
 
-# torchrun gives its ranks 30 s from SIGTERM to SIGKILL, as Kubernetes does a pod; killed before, it would leave them.
+# torchrun gives its ranks 30 s from SIGTERM to SIGKILL, as Kubernetes gives a pod. If it is killed before, they stay.
 _GRACE_SECONDS = 40.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_torchrun(command: list[str], processes: int, *, timeout_seconds: float | None = None) -> None:
-    """Run `python -m` + `command` in so many processes; show what they say; wait for them.
+    """Run `python -m` + `command` in that many processes, show their output, and wait for them.
 
-    Told to end, or out of time, it tells the ranks, which agree on a step, save it and end.
+    If this process is told to end, or runs out of time, it tells the ranks to end: they agree on a step, save it and
+    end.
 
     Raises: UserError, TrainingDivergedError or RuntimeError by how the first failing rank ended; TimeoutError;
     SystemExit(128 + signal) after SIGTERM or SIGINT. The ranks are gone by then.
     """
     with tempfile.TemporaryDirectory(prefix="torchrun-") as logs, exit_on_signals():
-        # A session of its own: a signal to our whole process group would reach torchrun twice, and the second one
-        # would break off its clean-up.
+        # torchrun gets a session of its own. Otherwise a signal to our process group would reach it twice, and the
+        # second one would break off its clean-up.
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
@@ -69,13 +70,13 @@ def run_torchrun(command: list[str], processes: int, *, timeout_seconds: float |
 
 
 def log_options(folder: str) -> list[str]:
-    """Each rank's output goes to files below `folder`, and to torchrun's own output."""
+    """Options that send each rank's output to files below `folder` and to torchrun's own output."""
     return ["--log-dir", folder, "--tee", "3"]
 
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise SystemExit(128 + number) inside; further ones do not disturb the clean-up."""
+    """Make SIGTERM and SIGINT raise SystemExit(128 + number) in the body. Later ones do not disturb the clean-up."""
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         for each in _SIGNALS:
@@ -96,7 +97,7 @@ def _output(process: subprocess.Popen[str]) -> IO[str]:
 
 
 def _end(process: subprocess.Popen[str], log: RankLog) -> None:
-    """End torchrun, which tells its ranks to end; show what these say of it, and wait for them."""
+    """End torchrun, which tells its ranks to end. Show their last lines, and wait for them."""
     if process.poll() is None:
         process.terminate()
         last_resort = threading.Timer(_GRACE_SECONDS, process.kill)

@@ -22,11 +22,11 @@ _DELETION_SECONDS = 300.0
 def run_trainjob(
     launch: LaunchConfig, command: list[str], *, name: str, heartbeat_file: Path, poll_seconds: float = 2.0
 ) -> None:
-    """Run `python -m` + `command` in every rank of a TrainJob; show what rank 0 says; wait for the end.
+    """Run `python -m` + `command` in every rank of a TrainJob, show rank 0's output, and wait for the end.
 
-    A job of that name that runs already is followed where it is this run's own, from an attempt before; one that ended
-    or, being this run's, asks for something else is deleted first. The job belongs to this step's pod, and is deleted
-    with it; the ranks end themselves where this process does not keep `heartbeat_file` new.
+    If a job of that name runs already and an earlier attempt of this run started it, it is followed. One that has
+    ended, or that is this run's but asks for something else, is deleted first. The job belongs to this step's pod and
+    is deleted with it. The ranks end themselves if this process does not keep `heartbeat_file` new.
 
     Raises: UserError, TrainingDivergedError or RuntimeError by how the first failing rank ended; UserError where
     another run's job does the same work; TimeoutError; SystemExit(128 + signal) after SIGTERM or SIGINT, with the job
@@ -66,7 +66,7 @@ def _create_or_find(jobs: TrainJobs, manifest: dict[str, Any], owner: Owner | No
                         "belongs to no pod, as KFP_POD_NAME and KFP_POD_UID are not set: only this process ends it",
                     )
                 return
-            time.sleep(poll_seconds)  # somebody was quicker: it is there now
+            time.sleep(poll_seconds)  # another process was quicker: the job exists now
             continue
         metadata = job["metadata"]
         if metadata.get("deletionTimestamp"):
@@ -90,7 +90,7 @@ def _create_or_find(jobs: TrainJobs, manifest: dict[str, Any], owner: Owner | No
 
 
 def _run_of(job: dict[str, Any]) -> str:
-    """The run that started it; '' for a process outside of a pod."""
+    """The run that started the job; '' if a process outside of a pod did."""
     return (job["metadata"].get("annotations") or {}).get(RUN, "")
 
 
@@ -116,10 +116,10 @@ def _follow(jobs: TrainJobs, launch: LaunchConfig, manifest: dict[str, Any], pol
                 f"checkpoint"
             )
         created = datetime.fromisoformat(job["metadata"]["creationTimestamp"])
-        # Those of a job of that name before it may still be there.
+        # Pods of an earlier job of that name may still exist.
         pods.look([pod for pod in jobs.pods(name) if pod.metadata.creation_timestamp >= created])
         if pods.failure and pods.failure.is_final and _end_of(job) is None:
-            jobs.delete(job)  # else its pods are started again, to no other end
+            jobs.delete(job)  # else its pods would be started again and fail again
             raise pods.error()
         if end := _end_of(job):
             if end["type"] == "Complete":

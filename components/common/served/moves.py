@@ -1,9 +1,9 @@
-"""The moves of a pointer, and which versions a person took out of service by them, until a person serves them again.
+"""The moves of a pointer, and the versions that a person withdrew by them until a person serves them again.
 
-- A push withdraws nothing, and lifts nothing: it never serves what is withdrawn.
+- A push neither withdraws a version nor lifts a withdrawal: it never serves a withdrawn version.
 - A rollback withdraws the version that it moves away from, and lifts the withdrawal of the one that it moves to.
-- A rollback straight back on the one before it undoes that: the withdrawals are as they stood before it. So an undo
-  that is itself undone leaves them as the first rollback did.
+- A rollback straight after another, back to where that one began, undoes it: the withdrawals are again as before both.
+  If this is undone in turn, they are as after the first rollback.
 """
 
 import re
@@ -36,7 +36,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """Of a version, by the rollback that a person made at `moved_at` (UTC)."""
+    """The withdrawal of a version, by the rollback that a person made at `moved_at` (UTC)."""
 
     version: str
     moved_at: str
@@ -45,16 +45,16 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The withdrawals of a size: `now`, and `before` its last move, should the next one undo it.
+    """The withdrawals of a size `now`, and those `before` its last move, in case the next move undoes that.
 
-    They are kept beside the moves, as old moves are dropped and a withdrawal never is.
+    They are kept beside the moves: old moves are dropped, withdrawals never are.
     """
 
     now: tuple[Withdrawal, ...] = ()
     before: tuple[Withdrawal, ...] = ()
 
     def after(self, move: Move, last: Move | None, previous: str | None) -> "Withdrawn":
-        """`last` is the move before `move`, `previous` the version that was served before that."""
+        """The withdrawals after `move`. `last` is the move before it, `previous` the version served before that."""
         if move.why == PUSH or last is None:
             return Withdrawn(self.now, self.now)
         if last.why == ROLLBACK and move.version == previous:
@@ -64,7 +64,7 @@ class Withdrawn:
 
 
 def replay(moves: Iterable[Move]) -> Withdrawn:
-    """The withdrawals that a whole history leaves."""
+    """The withdrawals after a whole history."""
     withdrawn = Withdrawn()
     last: Move | None = None
     previous: str | None = None

@@ -1,7 +1,7 @@
-"""One pointer per size, `<target>/<size>/current.json`: what is served, and the whole history of how it came to be.
+"""One pointer per size, `<target>/<size>/current.json`: what is served, and the history of how it came to be.
 
-It only ever changes by compare-and-swap, and holds all that must change together: the current version, the one
-before, the pinned ones, those being deleted, and every move. So two racers can neither lose an entry nor disagree.
+It only ever changes by compare-and-swap. It holds all that must change together: the current version, the one before,
+the pinned ones, those being deleted, and every move. So two processes in a race can neither lose an entry nor disagree.
 A pointer is a file and no symbolic link, so that it can lie in an object store.
 """
 
@@ -28,7 +28,7 @@ HISTORY_LENGTH = 1000
 _ATTEMPTS = 100
 
 
-# Stands in for what the file of an older program does not say: then its moves are replayed.
+# Stands for the withdrawals that an older program's file does not have; its moves are replayed instead.
 _NOT_KEPT = Withdrawn()
 
 
@@ -40,8 +40,8 @@ class Pointer:
     `digest` is the content digest of the version's files, `version` its first 16 digits, `previous` what the pointer
     named before (None: nothing), `path` the version's folder relative to <target>/<size>. `pinned` versions are never
     deleted; `retired` ones are being deleted and may be half gone. `history` holds the last HISTORY_LENGTH moves,
-    oldest first; `withdrawn` what they and those before them withdrew. `generation` is the store's, of the file that
-    this was read from.
+    oldest first; `withdrawn` holds what these and all earlier moves withdrew. `generation` is that of the file from
+    which the pointer was read.
     """
 
     size: str
@@ -63,7 +63,7 @@ class Pointer:
 
 
 def read_pointer(store: Store, size: str) -> Pointer | None:
-    """What a size's pointer says; None: nothing was pushed yet. Raises: UserError if it is unreadable."""
+    """A size's pointer; None where nothing was pushed yet. Raises: UserError if it is unreadable."""
     found = store.read(f"{size}/{POINTER}")
     if found is None:
         return None
@@ -88,7 +88,7 @@ def move_pointer(
     why: Literal["push", "rollback"],
     decision: str | None = None,
 ) -> Pointer:
-    """Compare and swap: name the version of content `digest` if the pointer is still `before`, to the letter.
+    """Compare and swap: point to the version with content `digest` if the pointer is still exactly `before`.
 
     Raises: ConflictError where it is not.
     """
@@ -116,7 +116,7 @@ def move_pointer(
 
 
 def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]) -> Pointer:
-    """Apply `change` to what is there, again where another process was faster. It leaves what is served as it is.
+    """Apply `change` to the pointer, anew where another process was faster. The change must not alter what is served.
 
     Raises: UserError where nothing was pushed yet, or others were faster a hundred times.
     """
@@ -136,26 +136,26 @@ def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]
 
 
 def same_move(one: Pointer | None, other: Pointer | None) -> bool:
-    """Whether two readings name the same version by the same move: only pins and deletions may lie between them."""
+    """Whether two readings have the same last move. Only pins and deletions may then lie between them."""
     return (one and one.history[-1].id) == (other and other.history[-1].id)
 
 
 def withdrawal(pointer: Pointer | None, version: str) -> Withdrawal | None:
-    """The rollback by which a person took a version out of service; None: it is served, or may be."""
+    """The rollback by which a person withdrew a version; None where it is served, or may be."""
     if pointer is None or pointer.version == version:
         return None
     return next((one for one in pointer.withdrawn.now if one.version == version), None)
 
 
 def describe(pointer: Pointer | None) -> str:
-    """Version, time and mover, for a message."""
+    """The pointer for a message: version, time and who moved it."""
     if pointer is None:
         return "no version"
     return f"{pointer.version} (moved at {pointer.moved_at} by {pointer.moved_by})"
 
 
 def _check(pointer: Pointer, size: str) -> None:
-    """Raises: ValueError where the file's parts contradict one another, or do not name versions."""
+    """Check a pointer. Raises: ValueError where its parts contradict one another, or do not name versions."""
     versions: list[str | None] = [pointer.version, pointer.previous, *pointer.pinned, *pointer.retired]
     versions += [move.version for move in pointer.history]
     versions += [one.version for one in (*pointer.withdrawn.now, *pointer.withdrawn.before)]
@@ -181,7 +181,7 @@ def _swap(store: Store, pointer: Pointer, generation: str | None) -> Pointer:
 
 
 def who() -> str:
-    """User, machine and process, for a message."""
+    """The user, machine and process of this program, for a message."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

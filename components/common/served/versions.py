@@ -5,7 +5,7 @@
 <target>/<size>/references/<version>.safetensors  recorded input_ids and logits, against which a load is checked
 <target>/<size>/current.json                   the pointer (see `pointer.py`)
 
-A version without a manifest is not whole: a push that was killed, or a deletion. The next push of the same version
+A version without a manifest is not whole: its push or its deletion was cut short. The next push of the same version
 completes it.
 """
 
@@ -28,8 +28,8 @@ KIND = "PushedModel"
 
 
 def content_digest(model: Path) -> str:
-    """sha256 over the names and sha256 of a model's files, without manifest.json: the same files have the same digest
-    anywhere."""
+    """sha256 over the names and sha256 of a model's files, without manifest.json. The same files have the same digest
+    everywhere."""
     return digest_of({name: file_digest(file) for name, file in _files(model).items()})
 
 
@@ -50,8 +50,8 @@ def version_digest(store: Store, size: str, version: str) -> str:
 def fetch(store: Store, size: str, version: str, folder: Path) -> Path:
     """A version's files, checked against its manifest, as a local folder that stock transformers loads.
 
-    A local store gives its own place; others are downloaded to `folder`/<size>/<version>, where files that an earlier
-    attempt left whole are kept.
+    A local store gives its own folder. Other stores are downloaded to `folder`/<size>/<version>, where whole files of
+    an earlier attempt are kept.
 
     Raises: UserError where there is no such version, or a file of it is missing or altered.
     """
@@ -89,12 +89,12 @@ def install(
     inputs: Mapping[str, str],
     metadata: Mapping[str, Any],
 ) -> bool:
-    """Put a model's files into their version; False: it lay there already, whole.
+    """Put a model's files into their version. Returns False where the whole version is there already.
 
-    Files that lie there with the right checksum are kept, so a killed push is gone on with; the manifest comes last.
-    Two processes may install the same version at once: they write the same bytes.
+    Files with the right checksum are kept, so that a killed push goes on; the manifest comes last. Two processes may
+    install the same version at once: they write the same bytes.
 
-    Raises: UserError that names the file, where the version is there with other content, or damaged.
+    Raises: UserError that names the file, where the version has other content, or is damaged.
     """
     version = digest[:16]
     name = version_name(size, version)
@@ -118,8 +118,8 @@ def install(
 
 
 def versions_there(store: Store, size: str) -> dict[str, float]:
-    """Versions of which any file lies in the store, whole or not, and when its last file was written (seconds since
-    1970). What other names lie beside them is other people's."""
+    """The versions of which any file lies in the store, whole or not, with the time of its last file (seconds since
+    1970). Files of other names there are other people's."""
     found: dict[str, float] = {}
     folder = f"{size}/versions/"
     for entry in store.list(folder.rstrip("/")):
@@ -130,8 +130,8 @@ def versions_there(store: Store, size: str) -> dict[str, float]:
 
 
 def stranger(store: Store, size: str, version: str) -> str | None:
-    """Why files in a version's folder are not all its own: one that its manifest does not name, or a manifest that is
-    not to be believed. None: all are, or it has no manifest, as after a push or a deletion that was killed."""
+    """Why not all files in a version's folder are its own: the manifest does not name one, or cannot be trusted. None
+    where all are, or where there is no manifest, as after a push or a deletion that was cut short."""
     if store.read(f"{version_name(size, version)}/{MANIFEST}") is None:
         return None
     try:
@@ -142,7 +142,10 @@ def stranger(store: Store, size: str, version: str) -> str | None:
 
 
 def _read_manifest(store: Store, size: str, version: str) -> Manifest:
-    """Raises: UserError where a version has none, or one that is not to be believed: before a byte of it is fetched."""
+    """A version's manifest, checked before anything is fetched.
+
+    Raises: UserError where there is none, or one that cannot be trusted.
+    """
     if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
     name = f"{version_name(size, version)}/{MANIFEST}"
@@ -166,7 +169,7 @@ def _read_manifest(store: Store, size: str, version: str) -> Manifest:
 
 
 def _check(store: Store, size: str, digest: str, files: Mapping[str, Path]) -> None:
-    """A version with a manifest, against the files that it should hold."""
+    """Check a version with a manifest against the files that it should hold."""
     version = digest[:16]
     manifest = _read_manifest(store, size, version)
     name = version_name(size, version)
@@ -198,7 +201,7 @@ def _damaged(store: Store, size: str, version: str) -> str:
 def _manifest_of(
     files: Mapping[str, Path], digest: str, inputs: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> bytes:
-    """Made by the one function that makes manifests, in a folder of links to the files."""
+    """A version's manifest, made by the function that makes all manifests, in a folder of links to the files."""
     with tempfile.TemporaryDirectory() as folder:
         for name, file in files.items():
             link = Path(folder, name)

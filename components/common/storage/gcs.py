@@ -1,8 +1,8 @@
 """Google Cloud Storage as a store, through google-cloud-storage.
 
-A generation is the object's. Every write carries `if_generation_match`, so that the client may repeat it after a lost
-answer without harm; an answer lost for a write that arrived is found out by reading. Objects are written whole or not
-at all by the service. With STORAGE_EMULATOR_HOST set, anonymously against an emulator.
+A file's generation is the object's. Every write carries `if_generation_match`, so that the client may repeat it without
+harm after a lost answer; a read then tells whether the first write arrived. The service writes objects whole or not at
+all. With STORAGE_EMULATOR_HOST set, the store talks to an emulator, anonymously.
 
 The service honours `if_generation_match` for deletions; fake-gcs-server 1.x does not, and deletes whatever is there.
 """
@@ -25,7 +25,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from components.common.storage.store import ConflictError, Entry
 from matta_core.errors import UserError
 
-_CHUNK_BYTES = 32 * 2**20  # of a resumable upload: what a broken connection sends again; a multiple of 256 KiB
+_CHUNK_BYTES = 32 * 2**20  # of a resumable upload; a broken connection sends one again; a multiple of 256 KiB
 
 
 class GcsStore:
@@ -49,7 +49,7 @@ class GcsStore:
         blob = self._blob(name)
         with self._explained(f"read {name} in"):
             try:
-                # The generation comes with the content: of the object that was read.
+                # The generation comes with the content, so it is that of the object that was read.
                 data = blob.download_as_bytes(retry=DEFAULT_RETRY)
             except exceptions.NotFound:
                 self._bucket_is_there()
@@ -68,7 +68,7 @@ class GcsStore:
                     retry=DEFAULT_RETRY,
                 )
             except exceptions.PreconditionFailed:
-                # Ours may have arrived and its answer been lost: then what lies there is ours, and no other's.
+                # Our write may have arrived and its answer been lost: then the object there is ours.
                 found = self.read(name)
                 if found is None or found[0] != data:
                     raise ConflictError(name) from None
@@ -79,7 +79,7 @@ class GcsStore:
         start = self._key("")
         with self._explained("list the folders of"):
             listing = self._bucket.list_blobs(prefix=start, delimiter="/", retry=DEFAULT_RETRY)
-            for _ in listing:  # the pages' prefixes are there once its objects were walked
+            for _ in listing:  # the prefixes are known once all objects were listed
                 pass
         return sorted(prefix.removeprefix(start).rstrip("/") for prefix in listing.prefixes)
 
@@ -143,12 +143,12 @@ class GcsStore:
         return self._bucket.blob(self._key(name))
 
     def _bucket_is_there(self) -> None:
-        """A missing bucket and a missing object are the same 404: tell them apart, lest a wrong bucket look empty."""
+        """Raise NotFound if the bucket is missing. A missing object is a 404, too: a wrong bucket would look empty."""
         next(iter(self._bucket.list_blobs(prefix=self._key(""), max_results=1, retry=DEFAULT_RETRY)), None)
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Errors of the service, of credentials and of the network as one line."""
+        """Turn errors of the service, of credentials and of the network into one line."""
         again = "the same command goes on from what is there"
         try:
             yield
@@ -168,7 +168,7 @@ class GcsStore:
 
 
 def _crc32c(file: Path) -> str:
-    """As the service writes it: base64 of the big-endian value."""
+    """The file's crc32c as the service writes it: base64 of the big-endian value."""
     checksum = google_crc32c.Checksum()
     with file.open("rb") as stream:
         while chunk := stream.read(2**20):

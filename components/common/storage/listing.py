@@ -1,4 +1,4 @@
-"""Which files hold documents: a glob's, here or in a bucket, less what other programs leave among them."""
+"""Finds the files with documents: those of a glob, here or in a bucket, without other programs' marker files."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from components.common.storage.remote import RemoteFile, is_remote, match
 from matta_core.errors import UserError
 
 SUCCESS_FILE = "_SUCCESS"  # a folder with it is complete
-# Tests, other people's code, and the codecs' generated character tables: all the rest is written by hand.
+# Folders of tests, other people's code, and generated character tables: the rest was written by hand.
 _NOT_STDLIB_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "_bundled", "encodings"}
-# What Spark, Hadoop, Databricks and Delta write beside the data.
+# Files that Spark, Hadoop, Databricks and Delta write beside the data.
 _MARKER = re.compile(rf"{SUCCESS_FILE}|_(committed|started)_.*|_(common_)?metadata|.*\.crc")
 _MARKER_FOLDERS = {"_temporary", "_delta_log", "_spark_metadata"}
-# Read as one document each, these would be taken for text, or refused as not UTF-8, which they are not meant to be.
+# Each of these would be read as one document of text, or be refused as not UTF-8, which is not what they are.
 _KINDS_NOT_READ = """
     .arrow .feather .orc .avro .parq .xls .xlsx .xlsm .xlsb .ods .json5 .jsonc .hjson .jsonld .geojson .ipynb
     .bson .jsons .njson .psv .msgpack .tfrecord .tfrecords .recordio .lance .h5 .hdf5 .npy .npz .mat
@@ -28,7 +28,7 @@ _NOT_READ = frozenset(_KINDS_NOT_READ.split())
 
 
 class SourceFile(NamedTuple):
-    """A file, the name that its documents go by, and, where it lies in an object store, what the listing said of it."""
+    """A file, the name by which its documents are known, and its entry in the listing if it lies in an object store."""
 
     path: str
     name: str
@@ -38,10 +38,10 @@ class SourceFile(NamedTuple):
 def find_files(source: str) -> list[SourceFile]:
     """The files of 'stdlib', or those that a glob matches (`**` crosses folders), here or on gs://, sorted by name.
 
-    Leading folders, or a file, that are there as they are written are meant, whatever brackets their names hold. What
-    other programs leave beside data (`_SUCCESS`, `_committed_1`, names that begin with a dot) is no document.
+    If a file or leading folders exist exactly as written, they are meant, even if their names have brackets. Other
+    programs' files beside the data (`_SUCCESS`, `_committed_1`, names that begin with a dot) are no documents.
 
-    Raises: UserError where there is none, one is of a known kind that is not read, or the bucket cannot be listed.
+    Raises: UserError where there is no file, one is of a known kind that is not read, or the bucket cannot be listed.
     """
     if source == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
@@ -71,13 +71,13 @@ def find_files(source: str) -> list[SourceFile]:
 
 
 def suffix(path: str) -> str:
-    """In lower case; of what is packed, `.gz` left out."""
+    """A path's suffix in lower case, without a final `.gz`."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
 def printable(text: str) -> str:
-    """What ends lines, and bytes that are not UTF-8, spelled out: messages are of one line, and a parquet string has no
-    half of a surrogate pair."""
+    """The text with line ends, control characters and halves of surrogate pairs (bytes that are not UTF-8) spelled out.
+    A message has one line, and a parquet string cannot hold such a half."""
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]",
         lambda found: found[0].encode("unicode_escape").decode(),
@@ -86,7 +86,7 @@ def printable(text: str) -> str:
 
 
 def _as_written(source: str) -> str:
-    """The glob with its longest beginning that is there as it is written taken for itself."""
+    """The glob with its longest beginning that exists as written escaped, so that it stands for itself."""
     parts = source.split("/")
     for number in range(len(parts), 0, -1):
         if os.path.exists(lead := "/".join(parts[:number])):  # noqa: PTH110 - Path.exists raises for a long name

@@ -1,18 +1,18 @@
-"""A local directory as a store: every write goes to a file beside, is flushed, and is renamed into place.
+"""A local directory as a store: every write goes to a file aside, is flushed, and is renamed into place.
 
-<target>/.lock   held for the moment in which a conditional write or a deletion compares and acts; never deleted
+<target>/.lock   held while a conditional write or a deletion compares and acts; never deleted
 <target>/.tmp/   files being written; what a killed process left there is removed after a day
 
-A file's generation is its time of modification in nanoseconds, which we set ourselves, later than that of the file it
-replaces, and its size; where it was read or written whole, the digest of its content as well, as some file systems
-(FUSE's) tell the time of what lies at the name by now and not of what was opened.
+A file's generation is its time of modification in nanoseconds and its size. We set the time ourselves, later than that
+of the file that is replaced. If a file was read or written whole, the digest of its content is part of the generation,
+too: some file systems (FUSE's) give the time of the file that has the name by now, and not of the one that was opened.
 
-On NFS, where several machines may share a target, a machine keeps names and attributes for up to a minute, and `stat`
-answers from them. Compare-and-swap holds there all the same, by three things. The lock (flock) is the server's, for all
-machines (NFS 4, or 3 with lockd). Whoever holds it has the generation from a descriptor that he opened under the lock,
-folder by folder from the target down: opening asks the server, of a folder what names it holds by now, and of a file
-what it is (close-to-open consistency; the mount option `nocto` gives it up). And a rename has happened on the server
-before the lock is given back.
+On NFS several machines may share a target. A machine caches names and attributes for up to a minute, and `stat` answers
+from this cache. Compare-and-swap holds there all the same, for three reasons. The lock (flock) is the server's and
+counts for all machines (NFS 4, or 3 with lockd). The holder of the lock reads the generation from a descriptor that it
+opened under the lock, folder by folder from the target down: opening a folder asks the server for its names, and
+opening a file for its state (close-to-open consistency; the mount option `nocto` gives it up). A rename has happened on
+the server before the lock is given back.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class LocalStore:
-    """The store below an absolute path, which is made at the first write."""
+    """The store below an absolute path. The folder is made by the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -131,29 +131,29 @@ class LocalStore:
                     break
 
     def _put(self, temporary: Path, name: str) -> os.stat_result:
-        """Rename a flushed file into place, later than what it replaces: by whoever holds the lock."""
+        """Rename a flushed file into place, with a later time than what it replaces. The caller holds the lock."""
         place = self.root / name
         found = _make_newer(temporary, self._found(name))
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(place)
-        for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names as well
+        for folder in place.relative_to(self.root).parents:  # up to the root: new folders' names are flushed, too
             flush_to_disk(self.root / folder)
         return found
 
     def _at(self, name: str, use: Callable[[io.BufferedReader], T]) -> T | None:
-        """`use` of the file that lies at a name now; None: nothing lies there."""
+        """The result of `use` on the file that has the name now; None where there is none."""
         for _ in range(_ATTEMPTS):
             try:
                 folder = self.root
                 for part in Path(name).parts:
-                    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))  # NFS: ask the server what it holds by now
+                    os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))  # NFS then asks the server for its names
                     folder /= part
                 with folder.open("rb") as file:
                     return use(file)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except OSError as error:
-                if error.errno != errno.ESTALE:  # NFS: replaced by another machine since it was opened
+                if error.errno != errno.ESTALE:  # on NFS: another machine has replaced the file since it was opened
                     raise
         raise UserError(f"{self.location(name)} was replaced {_ATTEMPTS} times while it was read: try again later")
 
@@ -164,12 +164,12 @@ class LocalStore:
     def _temporary(self) -> Iterator[Path]:
         folder = self.root / _TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(f"{_OURS}*"):  # a file that somebody put there stays
-            with contextlib.suppress(FileNotFoundError):  # another one tidies up as well, or has renamed it
+        for path in folder.glob(f"{_OURS}*"):  # other people's files there stay
+            with contextlib.suppress(FileNotFoundError):  # another process tidies up, too, or has renamed it
                 if time.time() - path.stat().st_mtime > _LEFT_AFTER_SECONDS:
                     path.unlink()
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=_OURS)
-        os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp's 0600 would keep a serving user out
+        os.fchmod(descriptor, 0o666 & ~_umask())  # with mkstemp's 0600 another user could not serve it
         os.close(descriptor)
         try:
             yield Path(name)
@@ -178,7 +178,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time."""
+        """Hold the target's lock, so that one process at a time compares and acts."""
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / _LOCK, wait=True):
             yield
@@ -193,9 +193,9 @@ def _generation(found: os.stat_result, data: bytes) -> str:
 
 
 def _make_newer(file: Path, than: os.stat_result | None) -> os.stat_result:
-    """Set a file's time of modification to now, but later than the other's.
+    """Set a file's time of modification to now, or to later than the other's.
 
-    The second attempt is for a file system that keeps times to the second or two.
+    The second attempt is for a file system that keeps times to one or two seconds.
     """
     earlier = 0 if than is None else than.st_mtime_ns
     for step in (1, 2 * 10**9):

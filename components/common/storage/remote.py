@@ -1,8 +1,8 @@
-"""Documents on Google Cloud Storage: listed with their checksums in one go, read as a stream.
+"""Documents on Google Cloud Storage: they are listed with their checksums in one go, and read as a stream.
 
-A listing brings the checksum of every file, so that a corpus is told from another one without reading it, and its
-generation, so that what is read is what was listed. By the same client as push's: Beam's own would go on anonymously
-where it finds no credentials, and needs the clients of some twenty other services beside it.
+A listing gives every file's checksum, which tells one corpus from another without reading it, and its generation, so
+that exactly the listed content is read. The client is the one that push uses. Beam's own would go on anonymously where
+it finds no credentials, and needs the clients of some twenty other services.
 """
 
 import re
@@ -30,13 +30,13 @@ def is_remote(source: str) -> bool:
 
 
 def match(pattern: str) -> list[RemoteFile]:
-    """The files that gs://bucket/glob matches, as a local glob does: `*` stays within a folder, `**/` is any number of
-    folders, also none, neither matches a leading dot, and leading folders that are there as they are written are meant.
+    """The files that gs://bucket/glob matches, by the rules of a local glob. `*` stays within a folder, `**/` is any
+    number of folders, also none, and neither matches a leading dot. Leading folders that exist as written are meant.
 
     Raises: UserError where there is no such bucket, or it cannot be listed.
     """
     bucket, name = _split(pattern)
-    folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]  # as far down as no wildcard is
+    folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]  # the deepest folder above the first wildcard
     entries = _bucket(bucket).list(folder)
     lead, rest = _as_written(name, [entry.name for entry in entries])
     matches = re.compile(glob_translate(f"{escape(lead)}{rest}")).match
@@ -49,13 +49,13 @@ def match(pattern: str) -> list[RemoteFile]:
 
 
 def open_remote(file: RemoteFile) -> IO[bytes]:
-    """For reading, as it lies there: what is packed is not unpacked. It can seek. Raises where it reads: OSError,
+    """A stream of the file's bytes as they are stored; `.gz` is not unpacked. It can seek. Reading raises OSError or
     GoogleAPIError."""
     return _bucket(_split(file.url)[0]).open(file.entry)
 
 
 def _as_written(pattern: str, names: list[str]) -> tuple[str, str]:
-    """A pattern's longest beginning that is a folder or file as it is written, and the rest."""
+    """A pattern's longest beginning that exists as written, as a folder or a file, and the rest."""
     ends = [place for place, letter in enumerate(pattern) if letter == "/"]
     for end in sorted([*ends, len(pattern)], reverse=True):
         if any(name == pattern[:end] or name.startswith(f"{pattern[:end]}/") for name in names):
@@ -70,5 +70,5 @@ def _split(url: str) -> tuple[str, str]:
 
 @lru_cache
 def _bucket(bucket: str) -> Store:
-    """One client per process: each has connections of its own."""
+    """The bucket's store. A process has one client, because each client has connections of its own."""
     return open_store(f"{SCHEME}{bucket}")

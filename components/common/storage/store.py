@@ -1,7 +1,7 @@
-"""Where pushed models lie: what a store must be able to do.
+"""Where pushed models lie: the operations that a store must have.
 
-All that push promises (whole versions, a pointer that moves once, a history that loses nothing) is built in
-`components.common.served` and `components.push` on these few operations, the same for a directory and for `gs://`.
+Push promises whole versions, a pointer that moves once, and a history that loses nothing. `components.common.served`
+and `components.push` build all of this on these few operations, alike for a directory and for `gs://`.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class ConflictError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies at a name. `generation` differs for every write to the name; `updated` is in seconds since 1970.
+    """A file of the store. `generation` differs for every write to the name; `updated` is in seconds since 1970.
 
-    `checksum` is of the content, where the store keeps one (`gs://`: base64 of the crc32c); None: it keeps none.
+    `checksum` is that of the content (for `gs://`, base64 of the crc32c); it is None where the store keeps none.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Entry:
 class Store(Protocol):
     """Files by name (`s/current.json`) below a target. Names are separated by `/`, on any system.
 
-    A write is whole or not there: no reader ever sees half a file. Raises, everywhere: UserError where the store
-    cannot be reached, read or written, with the place and the remedy.
+    A write is whole or absent: no reader ever sees half a file. Every method raises UserError, with the place and the
+    remedy, where the store cannot be reached, read or written.
     """
 
     url: str  # the target: an absolute path, or gs://bucket/prefix
@@ -40,38 +40,38 @@ class Store(Protocol):
         """The name's full path or URL, for people and for serving."""
 
     def local_path(self, name: str) -> Path | None:
-        """Where the name lies on this machine; None: nowhere, it must be downloaded."""
+        """The name's path on this machine; None where it must be downloaded."""
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        """Content and generation; None: nothing is there."""
+        """Content and generation; None where there is no such file."""
 
     def write(self, name: str, data: bytes, *, expected: str | None) -> str:
-        """Compare and swap: replace the generation `expected` (None: nothing is there); return the new generation.
+        """Compare and swap: replace the generation `expected` (None means no file). Returns the new generation.
 
-        Raises: ConflictError where another generation is there.
+        Raises: ConflictError where the file has another generation.
         """
 
     def folders(self) -> list[str]:
-        """The names of the folders right below the target, sorted; what lies in them is not listed."""
+        """The names of the folders right below the target, sorted. Their content is not listed."""
 
     def list(self, prefix: str) -> list[Entry]:
-        """All names below the folder `prefix` ("": all), sorted; what was written before the call is in it."""
+        """All files below the folder `prefix` ("" for all), sorted by name, with everything written before the call."""
 
     def open(self, entry: Entry) -> IO[bytes]:
-        """A stream that can seek, of what was listed. Reading raises OSError, or the client's GoogleAPIError, where
-        that is gone or cannot be read."""
+        """A stream of the listed content that can seek. Reading raises OSError, or the client's GoogleAPIError, where
+        that content is gone or cannot be read."""
 
     def holds(self, file: Path, name: str) -> bool:
-        """Whether size and checksum at the name are those of a local file."""
+        """Whether the file at the name has the size and checksum of a local file."""
 
     def upload(self, file: Path, name: str) -> None:
-        """Put a local file at the name, over what is there, and compare the checksum of what then lies there.
+        """Write a local file to the name, over what is there, and check the checksum of the result.
 
-        Raises: UserError where they differ.
+        Raises: UserError where it differs.
         """
 
     def download(self, name: str, file: Path) -> None:
-        """Write the content at the name to a local file, whole or not at all. Raises: UserError if nothing is there."""
+        """Copy the content to a local file, whole or not at all. Raises: UserError if there is no such name."""
 
     def delete(self, entry: Entry) -> None:
-        """Delete that generation; gone or replaced by another one already: nothing to do."""
+        """Delete that generation. If it is gone or replaced already, nothing happens."""
