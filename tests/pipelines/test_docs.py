@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from page_commands import blocks, commands, parsed
-from pipelines.checks.models import check_models
 
 from components.common.command_line import DEFAULT_RECIPE
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
+from pipelines.checks.models import check_models
 
 ROOT = Path(__file__).parents[2]
 # How many each page has at least: a page whose blocks are no longer read would pass unseen.
