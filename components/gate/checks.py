@@ -1,4 +1,4 @@
-"""What a student must pass by itself and within its family. Whatever cannot be checked is a "no", with the reason."""
+"""What a student must pass by itself and within its family. What cannot be checked is a "no", with the reason."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ def check(
 
 
 def strict(value: Any) -> Any:
-    """A scalar as strict JSON has it; anything else as text."""
+    """The value in strict JSON: a scalar as it is, NaN, infinities and all else as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, str | int | float) else repr(value)[:200]
 
 
 def measured(report: Report, student: str) -> Iterator[Check]:
-    """Every task of the evaluation gave the student a figure that its rows bear out, whether or not it is asked for."""
+    """Each task of the evaluation must give the student a figure that its rows confirm, asked for or not."""
     for task in report.tasks:
         stated = report.stated(student, task) or {}
         if problem := report.problem(student, task):
@@ -51,7 +51,7 @@ def measured(report: Report, student: str) -> Iterator[Check]:
 
 
 def evaluation_set(config: GateConfig, report: Report) -> Iterator[Check]:
-    """That the questions, metrics and task versions are those that the recipe was written for, where it names them."""
+    """Where the recipe names an evaluation set, the questions, metrics and task versions must be those of that set."""
     if (wanted := config.evaluation_set) is not None:
         passed = report.evaluation_set.startswith(wanted)
         why = f"the evaluation set is {report.evaluation_set:.16}, gate.evaluation_set asks for {wanted:.16}"
@@ -61,7 +61,7 @@ def evaluation_set(config: GateConfig, report: Report) -> Iterator[Check]:
 
 
 def enough_documents(report: Report, policy: GatePolicy, *, compared: bool) -> Iterator[Check]:
-    """Every task that the policy names has enough documents to decide by."""
+    """Every task that the policy names must have enough documents."""
     for task in tasks_asked(policy, compared=compared):
         yield from _documents(report, policy, task)
 
@@ -69,7 +69,7 @@ def enough_documents(report: Report, policy: GatePolicy, *, compared: bool) -> I
 def _documents(report: Report, policy: GatePolicy, task: str) -> Iterator[Check]:
     least, asked = policy.min_documents or 0, report.tasks.get(task)
     if asked is None or asked.problem:
-        return  # the checks that need it say so
+        return  # the checks that need the task report it
     number = asked.num_documents
     why = f"{task} has {number} documents, {least} are enough"
     if number < least:
@@ -81,7 +81,7 @@ def _documents(report: Report, policy: GatePolicy, task: str) -> Iterator[Check]
 
 
 def bounds(report: Report, policy: GatePolicy, student: str) -> Iterator[Check]:
-    """`minimum` and `maximum`; a figure that equals its bound keeps it."""
+    """The checks of `minimum` and `maximum`. A figure that equals its bound passes."""
     for name, settings in (("minimum", policy.minimum), ("maximum", policy.maximum)):
         for task, bound in (settings or {}).items():
             if problem := report.problem(student, task):
@@ -95,7 +95,7 @@ def bounds(report: Report, policy: GatePolicy, student: str) -> Iterator[Check]:
 
 
 def ceilings(policy: GatePolicy, member: Mapping[str, Any], model: Any) -> Iterator[Check]:
-    """Costs, from family.json and, where measured, from results.json (batch 1)."""
+    """The checks of costs. They are read from family.json and, where measured, from results.json (batch 1)."""
     model = model if isinstance(model, Mapping) else {}
     costs = {
         "max_parameters": (policy.max_parameters, member.get("parameters"), "parameters"),
@@ -136,10 +136,11 @@ def certified(member: Mapping[str, Any]) -> Check:
 def monotone(
     config: GateConfig, report: Report, policy: GatePolicy, student: str, smaller: Sequence[str]
 ) -> Iterator[Check]:
-    """A larger student must not be worse than the next smaller one, beyond noise; the larger is charged.
+    """A larger student must not be worse than the next smaller one, beyond noise. The larger one fails the check.
 
-    On the same documents, so the standard error is that of the paired difference. `smaller`: the smaller students,
-    ascending. One whose figures cannot be used is charged by itself, and passed over here, by name.
+    Both answer the same documents, so the standard error is that of the paired difference. `smaller` lists the smaller
+    students, ascending. Where the next one's figures cannot be used, this check names it and takes the one below; the
+    unusable student fails checks of its own.
     """
     task, tolerance = config.monotone_task, config.monotone_tolerance
     if tolerance is None or not smaller:

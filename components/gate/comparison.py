@@ -1,8 +1,8 @@
 """Two models on the same questions: their difference, whether it is more than noise, and how sure its size is.
 
-What varies is the document: questions of one document stand or fall together, so a document is one observation, with
-the sum of its questions' weights and of weight * difference. A figure is a ratio of sums over documents. All
-differences are oriented: positive is better for the first model.
+A document is one observation, because questions of one document stand or fall together. It counts with the sum of its
+questions' weights and the sum of weight * difference. A figure is a ratio of sums over documents. A positive difference
+always means that the first model is better.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ import numpy as np
 from components.common.statistics import ratio_estimate
 from components.gate.intervals import lower_end
 
-# p-values by resampling reach down to 1 / (RESAMPLES + 1) at least; so many are drawn where nothing asks for more.
+# How many resamples are drawn unless more are needed. Their p-values reach down to 1 / (RESAMPLES + 1).
 RESAMPLES = 9_999
 _SEED = 20250623
 _NUMBERS_AT_ONCE = 4_000_000  # signs of one batch: 32 MB as float64
-_MOST_TIMES = 10_000.0  # the documents at hand: whoever needs more will not evaluate them
+_MOST_TIMES = 10_000.0  # as many documents as there are; nobody would evaluate more than that
 
 
 def figure_of(weights: np.ndarray, values: np.ndarray) -> float:
@@ -31,9 +31,9 @@ def figure_of(weights: np.ndarray, values: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class PairedDocuments:
-    """One entry per document: `differences` is its sum of weight * difference, `weights` its sum of weights, both
-    shaped (documents,). `spans`: how far two values of a question can be apart, None: any distance. Where it is
-    not known there are several, and the interval holds with each.
+    """Two models' answers by document: `differences` has each document's sum of weight * difference, `weights` its sum
+    of weights, both shaped (documents,). `spans` tells how far two values of a question can be apart; None is any
+    distance. Where this is not known, it holds several guesses, and the interval holds for each of them.
     """
 
     differences: np.ndarray
@@ -51,7 +51,8 @@ class PairedDocuments:
         higher_is_better: bool,
         spans: tuple[float | None, ...] = (None,),
     ) -> Self:
-        """From one entry per question, all shaped (questions,): its document, weight, and both models' values."""
+        """Group questions by document. Each argument is shaped (questions,): documents, weights, both models'
+        values."""
         _, place = np.unique(documents, return_inverse=True)
         gains = weights * (values - other_values) * (1 if higher_is_better else -1)
         return cls(np.bincount(place, weights=gains), np.bincount(place, weights=weights), spans)
@@ -67,7 +68,7 @@ class PairedDocuments:
 
     @property
     def standard_error(self) -> float:
-        """Of the difference. NaN where there is one document only."""
+        """The standard error of the difference; NaN where there is one document only."""
         return self._estimate[1]
 
     @cached_property
@@ -75,18 +76,18 @@ class PairedDocuments:
         return ratio_estimate(self.differences.tolist(), self.weights.tolist())
 
     def p_value(self, shift: float = 0.0, *, resamples: int = RESAMPLES) -> float:
-        """Two-sided, of the hypothesis that the difference is `shift`. Never 0.
+        """The two-sided p-value of the hypothesis that the difference is `shift`. It is never 0.
 
-        The test of random signs: were the two models the same, each document's contribution could as well have had
-        the other sign, so the sum's distribution over all choices of signs is known. Exact for `shift` 0, whatever
-        the distribution; with a shift it takes the contributions as symmetric around it. All choices are counted
-        where they are no more than `resamples`, else that many are drawn with a fixed seed and the observed one is
-        counted in. Where all contributions have one size (a question per document, right or wrong), it is the exact
+        This is the test of random signs. If the two models were the same, each document's contribution could as well
+        have the other sign; so the sum's distribution over all choices of signs is known. The test is exact for `shift`
+        0, whatever the distribution; with a shift it assumes contributions that are symmetric around it. All choices
+        are counted where they are at most `resamples`; else that many are drawn with a fixed seed, and the observed one
+        is added. Where all contributions have one size (a question per document, right or wrong), it is the exact
         binomial test of the discordant documents (McNemar), from scipy.
 
-        Differences that are 0 on average but skewed are not "the same model": at level 0.05 lognormal ones (skewness 6)
-        were rejected in 0.14, 0.12 and 0.07 of 1,000 rounds with 15, 30 and 100 documents, nearly always on the side
-        away from the rare large ones; with a shift of 0.1, 0/1 values in 0.09, 0.07 and 0.05.
+        Skewed differences with a mean of 0 are not "the same model", and the test rejects them too often: at level
+        0.05, lognormal ones (skewness 6) in 0.14, 0.12 and 0.07 of 1,000 rounds with 15, 30 and 100 documents, nearly
+        always on the side away from the rare large ones; 0/1 values with a shift of 0.1 in 0.09, 0.07 and 0.05.
 
         `scipy.stats.permutation_test` gives the same (a test compares them) but takes 7 to 25 times as long.
         """
@@ -103,15 +104,15 @@ class PairedDocuments:
         return _random_signs(moving, resamples)
 
     def interval(self, confidence: float, *, unseen_loss: float = 0.0) -> tuple[float, float]:
-        """Of the difference; two-sided; see `lower_end`. No resampling, so no seed.
+        """The two-sided interval of the difference; see `lower_end`. It draws nothing, so it needs no seed.
 
-        `unseen_loss`: what a document of an unseen kind may lose at least; nothing is said of what it may gain.
+        `unseen_loss` is the loss to expect of a document of a kind that was not seen. Nothing is assumed of its gain.
         """
         turned = dataclasses.replace(self, differences=-self.differences)
         return self._low(confidence, unseen_loss), 0.0 - turned._low(confidence)
 
     def documents_needed(self, above: float, confidence: float, *, unseen_loss: float = 0.0) -> int | None:
-        """With about so many documents like these the interval would be above `above`; None: with no number of them."""
+        """About how many documents like these would put the interval above `above`; None where no number would."""
 
         def is_above(times: float) -> bool:
             return self._low(confidence, unseen_loss, times) > above
@@ -132,8 +133,8 @@ class PairedDocuments:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979): reject those at or below the level, and the chance of any
-    wrong rejection stays at or below it, however they depend on one another.
+    """p-values adjusted for their number (Holm 1979). If all those at or below a level are rejected, the chance of any
+    wrong rejection is at most that level, however the hypotheses depend on one another.
     """
     p_sorted, order = np.sort(p_values), np.argsort(p_values)
     steps = np.maximum.accumulate(p_sorted * np.arange(len(p_sorted), 0, -1))
@@ -143,8 +144,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _random_signs(contributions: np.ndarray, resamples: int) -> float:
-    sizes = np.sort(np.abs(contributions))  # their order decides nothing
-    # A sum that is the observed one but for rounding counts as reaching it.
+    sizes = np.sort(np.abs(contributions))  # their order does not matter
+    # A sum that differs from the observed one by rounding alone counts as reaching it.
     reached = abs(math.fsum(contributions)) - 1e-10 * math.fsum(sizes)
     if 2 ** len(sizes) <= resamples:
         sums = np.zeros(1)

@@ -1,4 +1,4 @@
-"""Every student judged by itself, with every reason written down: the content of decision.json."""
+"""The content of decision.json: every student is judged by itself, and every reason is written down."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +15,8 @@ from matta_core.recipe import GateConfig, GatePolicy
 def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> Decision:
     """Judge every student of a family (family.json) by an evaluation.
 
-    Returns the content of decision.json; students and `blessed` in ascending order of size.
-    Raises: UserError where a policy has a task under `minimum` in which lower is better, or the reverse.
+    Returns the content of decision.json, with students and `blessed` in ascending order of size.
+    Raises: UserError where a policy sets a `minimum` for a task in which lower is better, or a `maximum` for another.
     """
     names = ascending(family)
     check_directions(config, names, report)
@@ -35,7 +35,7 @@ def decide(config: GateConfig, family: Mapping[str, Any], report: Report) -> Dec
         )
     for place, name in enumerate(names):
         baseline = report.baseline_of(name)
-        # A mix is not nested in the sizes above it: to be better than they are is no fault of theirs.
+        # A mix is not nested in the sizes above it, so it may be better than they are.
         smaller = [other for other in names[:place] if "mix" not in family["students"][other]]
         found = list(_checks(config, policies[name], report, family["students"][name], [*smaller, name], outcomes))
         mine = {hypothesis: outcome for hypothesis, outcome in outcomes.items() if hypothesis.student == name}
@@ -78,7 +78,7 @@ def ascending(family: Mapping[str, Any]) -> list[str]:
     for name, member in members.items():
         if not isinstance(member, Mapping) or not isinstance(member.get("parameters"), int):
             raise UserError(f"family.json does not give the parameters of {name}: extract the students again")
-    # By what they learnt with: padding makes a student larger and no better.
+    # Padding is not counted: it makes a student larger and no better.
     return sorted(members, key=lambda name: members[name].get("compact", members[name])["parameters"])
 
 
@@ -103,7 +103,7 @@ def _checks(
     found += checks.ceilings(policy, member, report.models.get(name))
     found.append(checks.certified(member))
     found += checks.monotone(config, report, policy, name, smaller)
-    # The documents of a task are asked for by the policy and by the order of sizes: told once.
+    # Both the policy and the order of sizes may ask for a task's documents: the check is reported once.
     return list({(one["check"], one["task"], one["slice"]): one for one in found}.values())
 
 

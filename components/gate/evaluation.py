@@ -1,7 +1,7 @@
-"""An EvaluationReport, read strictly: what cannot be believed is a problem of the model and task that it concerns.
+"""An EvaluationReport, read strictly: what cannot be trusted becomes a problem of its model and task.
 
-Nothing here raises for a bad figure, row or file of one model: `Report.problem` says it, in words, and the checks
-turn it into a "no". Only a report that cannot be read at all raises UserError.
+A bad figure, row or file of one model raises nothing here: `Report.problem` describes it, and the checks turn it into a
+"no". Only a report that cannot be read at all raises UserError.
 """
 
 import json
@@ -18,18 +18,19 @@ from matta_core.artifacts import Artifact, digest_of
 from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS
 from matta_core.errors import UserError
 
-# The values that a task's unit can have; a value beyond them is no measurement.
+# The range of values by a task's unit; a value outside is no measurement.
 _RANGES = {"accuracy": (0.0, 1.0), "bits per byte": (0.0, math.inf)}
-# Bits per byte have no upper end that a model keeps to, and two models never agree in them by chance.
+# Bits per byte have no upper end, and two models never agree in them by chance.
 _SPANS = {"accuracy": (1.0,), "bits per byte": (None,)}
 _HIGHER_IS_BETTER = {"accuracy": True, "bits per byte": False}
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task's questions. `rows` are their places in questions.jsonl; `documents`, `weights` and `slices` follow them.
+    """A task's questions. `rows` are their places in questions.jsonl; `documents`, `weights` and `slices` have the same
+    order.
 
-    `slices` are masks by "kind=name". `problem` says why nothing of the task can be used, for any model.
+    `slices` are masks by "kind=name". `problem` says why the task cannot be used for any model.
     """
 
     name: str
@@ -51,10 +52,10 @@ class Task:
 
 
 class Report:
-    """A report's tasks, and every model's figures as far as they hold.
+    """A report's tasks, and every model's figures where these can be trusted.
 
-    All figures are computed anew from the rows; those of results.json must agree, for whole tasks (its slices' figures
-    are not read).
+    All figures are computed anew from the rows. Those of results.json must agree for whole tasks; its figures of slices
+    are not read.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Report:
         questions: Sequence[Mapping[str, Any]],
         problem: str | None = None,
     ) -> None:
-        """`problem`: why nothing of it can be believed."""
+        """`problem` says why nothing in the report can be trusted."""
         self.path = path
         self.evaluation_set: str = results["evaluation_set"]
         self.models: Mapping[str, Any] = results["models"]
@@ -81,18 +82,18 @@ class Report:
         return name if isinstance(name, str) and name != student else None
 
     def problem(self, model: str, task: str) -> str | None:
-        """Why a model's figure in a task cannot be used; None: it can."""
+        """Why a model's figure in a task cannot be used; None where it can."""
         return self._read(model, task)[1]
 
     def value(self, model: str, task: str, slice_name: str | None = None) -> float:
-        """The model's figure, computed from its rows. Only for those without a problem."""
+        """The model's figure, computed from its rows. There must be no problem with it."""
         values, asked = self._read(model, task)[0], self.tasks[task]
         assert values is not None, (model, task)
         chosen = slice(None) if slice_name is None else asked.slices[slice_name]
         return figure_of(asked.weights[chosen], values[chosen])
 
     def pair(self, model: str, other: str, task: str, slice_name: str | None = None) -> PairedDocuments:
-        """Two models on the same questions of a task, or of one of its slices. Only for those without a problem."""
+        """Two models on the same questions of a task, or of one of its slices. Neither may have a problem there."""
         asked = self.tasks[task]
         candidate, baseline = self._read(model, task)[0], self._read(other, task)[0]
         assert candidate is not None, (model, task)
@@ -108,7 +109,7 @@ class Report:
         )
 
     def stated(self, model: str, task: str) -> Mapping[str, Any] | None:
-        """What results.json says of a model in a task."""
+        """The figure of results.json for a model in a task."""
         entry = self.models.get(model)
         tasks = entry.get("tasks") if isinstance(entry, Mapping) else None
         figure = tasks.get(task) if isinstance(tasks, Mapping) else None
@@ -144,7 +145,7 @@ class Report:
 
 
 def read_report(artifact: Artifact) -> Report:
-    """Raises: UserError where results.json or questions.jsonl cannot be used at all."""
+    """Read a report. Raises: UserError where results.json or questions.jsonl cannot be used at all."""
     path = artifact.path
     results, again = _json(path / RESULTS), f"make {path} again with evaluate"
     if not isinstance(results, Mapping):
@@ -161,7 +162,7 @@ def read_report(artifact: Artifact) -> Report:
 
 
 def _set_problem(artifact: Artifact, results: Mapping[str, Any]) -> str | None:
-    """Why the tasks are not those of the evaluation set that the report is said to be of."""
+    """Why the tasks are not those of the evaluation set that the report names; None where they are."""
     stated = results["evaluation_set"]
     if (sealed := artifact.metadata.get("evaluation_set")) != stated:
         return f"results.json is of the evaluation set {stated:.16}, the manifest says {sealed!r:.18}"
@@ -188,7 +189,7 @@ def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem
 
 
 def _task_problem(entry: Any, questions: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a task's questions cannot be used: what results.json says of it, or a line of questions.jsonl."""
+    """Why a task's questions cannot be used: its entry in results.json or a line of questions.jsonl is wrong."""
     if not isinstance(entry, Mapping):
         return "results.json does not describe it"
     for key, kind in (("higher_is_better", bool), ("unit", str), ("metric", str), ("digest", str)):
@@ -249,11 +250,12 @@ def _values(values: Sequence[Any], task: Task) -> tuple[np.ndarray | None, str |
 
 
 def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
-    """How far two values of a question can be apart, as `PairedDocuments` has it; none where nothing tells.
+    """The spans of `PairedDocuments`: how far two values of a question can be apart. None are given where all are
+    equal.
 
-    A metric's name does not always say it, so it is told from the values of both models over all questions. Where they
-    are all 0 or 1, that is the range. Where they lie within it, as an F1's do, or beyond it, as percentages do, the
-    range is a guess, which may only widen an interval. Where all are equal there is nothing to guess from.
+    A metric's name does not always tell its range, so it is read from the values of both models over all questions. If
+    all are 0 or 1, that is the range. If they lie within it, as an F1's do, or beyond it, as percentages do, the range
+    is a guess, which can only widen an interval.
     """
     if unit in _SPANS:
         return _SPANS[unit]
@@ -266,7 +268,7 @@ def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
 
 
 def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarray) -> str | None:
-    """How a figure of results.json differs from what the rows give."""
+    """How a figure of results.json differs from the one computed from the rows; None where it does not."""
     if stated is None:
         return "results.json has no figure of it"
     pair = PairedDocuments.of(task.documents, task.weights, values, np.zeros_like(values), higher_is_better=True)
@@ -282,7 +284,7 @@ def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarr
             continue
         if not _is_number(given):
             return f"{key} is missing in results.json" if given is None else f"{key} {given!r:.80} is not a number"
-        if not math.isclose(given, computed, rel_tol=1e-9, abs_tol=1e-12):  # NaN is close to nothing
+        if not math.isclose(given, computed, rel_tol=1e-9, abs_tol=1e-12):  # false for NaN, too
             return f"{key} is {given:.6g} in results.json, but its rows give {computed:.6g}"
     return None
 

@@ -1,4 +1,4 @@
-"""A decision in plain words, and its replay from the files it was made from."""
+"""A decision in plain words, and its replay from the files that it was made from."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,10 @@ from matta_core.recipe import GateConfig
 
 
 def replay(decision: str | Path, evaluation: str | Path | None, students: str | Path | None) -> tuple[list[str], bool]:
-    """Decide again with the settings that a GateDecision holds: the explanation, and whether all came out the same.
+    """Decide again with the settings that a GateDecision holds. Returns the explanation, and whether the result is the
+    same.
 
-    Without a path, an input is looked for beside the decision, by the digest in the decision's manifest.
+    An input without a path is looked for beside the decision, by the digest in the decision's manifest.
     Raises: UserError where an input is not found, or is not the one that the decision was made from.
     """
     made = open_artifact(decision, "GateDecision")
@@ -31,7 +32,7 @@ def replay(decision: str | Path, evaluation: str | Path | None, students: str | 
     recorded = read_decision(made.path)
     again = decision_of(GateConfig.from_dict(recorded["config"], f"{made.path / DECISION}: config"), report, family)
     lines = list(explained(recorded))
-    # Read back from its text, as the recorded one was: floats keep every bit.
+    # It goes through JSON as the recorded one did; floats keep every bit.
     differences = list(_differences(recorded, json.loads(json.dumps(again, allow_nan=False))))
     if not differences:
         return [*lines, "", "Replayed from its files: the same decision, bit for bit."], True
@@ -42,7 +43,7 @@ def replay(decision: str | Path, evaluation: str | Path | None, students: str | 
 
 
 def explained(decision: Decision) -> Iterator[str]:
-    """Every student: what was decided, every check, every comparison."""
+    """The decision, the checks and the comparisons of every student, in lines."""
     hypotheses, confidence = decision["hypotheses"], decision["confidence"]
     yield f"Evaluation set {decision['evaluation_set'][:16]}."
     yield (
@@ -81,14 +82,14 @@ def _compared(comparison: Comparison, baseline: str | None) -> str:
 
 
 def _beside(made: Artifact, name: str, option: str) -> Path:
-    """The directory beside a decision whose manifest has the digest of its input."""
+    """The directory beside a decision whose manifest has the digest of the named input."""
     wanted = made.inputs.get(name)
     for folder in sorted(made.path.resolve().parent.iterdir()):
         try:
             if is_finished(folder) and read_manifest(folder)["digest"] == wanted:
                 return folder
         except UserError:
-            continue  # no artifact; what is opened in the end is checked
+            continue  # no artifact; the one that is found is checked when it is opened
     raise UserError(f"{made.path} was made from the {name} with digest {wanted}, which is not beside it: give {option}")
 
 

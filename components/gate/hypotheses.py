@@ -1,10 +1,10 @@
-"""Every student against what is served, on every task, corrected together.
+"""The comparisons of every student with what is served, on every task, corrected together.
 
-The hypotheses of a decision are fixed by the students, the tasks and the policies, before any figure is looked at:
-each student that something is served for, on each task; each slice that its policy asks for and that has enough
-documents; and each amount by which its policy asks it to improve. p-values are adjusted by Holm over all of them, and
-intervals are widened by Bonferroni over the same number, so all statements of a decision hold together at the
-decision's confidence. More than noise is what both find: the adjusted p-value is small enough and the interval leaves
+Students, tasks and policies fix the hypotheses of a decision before any figure is looked at. There is one for each
+student with something served and each task; one for each slice that the policy asks for and that has enough documents;
+and one for each amount by which the policy asks for improvement. p-values are adjusted by Holm over all of them, and
+intervals are widened by Bonferroni over the same number, so that all statements of a decision hold together at its
+confidence. A difference is more than noise if both agree: the adjusted p-value is small enough and the interval leaves
 the amount out. A comparison that cannot be made counts as one that found nothing.
 """
 
@@ -21,7 +21,7 @@ from matta_core.recipe import GatePolicy
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """That a student is better than its baseline by `shift`, in the task's unit; in the whole task, or in a slice."""
+    """The claim that a student is better than its baseline by `shift` (in the task's unit), in a task or a slice."""
 
     student: str
     baseline: str
@@ -32,9 +32,9 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a hypothesis. With a `problem` the figures are NaN and p-values 1.
+    """The result for a hypothesis. With a `problem`, the figures are NaN and the p-values 1.
 
-    `enough_for`: with about how many documents like these `low` would be above a number; None: with no number of them.
+    `enough_for` tells about how many documents like these would put `low` above a number; None where no number would.
     """
 
     difference: float
@@ -67,7 +67,7 @@ def plan(policies: Mapping[str, GatePolicy], report: Report) -> list[Hypothesis]
 
 
 def slices_of(report: Report, task: str, min_documents: int) -> tuple[list[str], dict[str, int]]:
-    """The slices of a task with enough documents, and those with fewer, with their number."""
+    """The slices of a task with enough documents; and the number of documents of each slice with fewer."""
     if (asked := report.tasks.get(task)) is None:
         return [], {}
     counts = {name: asked.documents_in(name) for name in asked.slices}
@@ -78,9 +78,9 @@ def slices_of(report: Report, task: str, min_documents: int) -> tuple[list[str],
 def compare(
     planned: Sequence[Hypothesis], policies: Mapping[str, GatePolicy], report: Report, confidence: float
 ) -> dict[Hypothesis, Outcome]:
-    """All hypotheses, corrected for their number."""
+    """The outcomes of all hypotheses, corrected for their number."""
     level = (1 - confidence) / max(len(planned), 1)
-    # So many that the least p-value that resampling can give stays far below what the correction asks for.
+    # The smallest p-value that resampling can give must stay far below the corrected level.
     resamples = max(RESAMPLES, math.ceil(20 / level))
     found = {}
     for hypothesis in planned:
@@ -89,7 +89,7 @@ def compare(
     adjusted = holm([figures["p_value"] for figures in found.values()])
     outcomes = {}
     for (hypothesis, figures), p_adjusted in zip(found.items(), adjusted, strict=True):
-        # Both must agree: under skewed differences the test alone finds too much, the interval far less.
+        # Both must agree: with skewed differences the test alone finds too much, and the interval far less.
         verdict: Literal["better", "worse", "noise"] = "noise"
         if p_adjusted <= 1 - confidence and figures["low"] > hypothesis.shift:
             verdict = "better"
@@ -135,7 +135,7 @@ def _one(
 
 
 def described(hypothesis: Hypothesis, outcome: Outcome) -> Comparison:
-    """As decision.json has it."""
+    """The comparison in the form of decision.json."""
     return {
         "task": hypothesis.task,
         "slice": hypothesis.slice_name,

@@ -1,8 +1,8 @@
 """How far the difference of two models may lie from the one that was measured.
 
-An end of an interval is the farther one of two: how far the documents that were seen vary, and what documents that were
-not seen could do. A sample shows less of a tail than there is, so what it shows of one is taken twice: its
-skewness, and its worst document.
+Each end of an interval is the farther of two ends: one by the spread of the documents that were seen, one by what
+unseen documents could do. A sample shows less of a tail than there is, so its skewness and its worst document both
+count twice.
 """
 
 import math
@@ -10,15 +10,15 @@ import math
 import numpy as np
 
 _SEEN_OF_A_TAIL = 2.0
-# A document of fewer questions or bytes than this share of the mean counts as one of so many: its rate is mostly noise.
+# A document whose weight is below this share of the mean counts with this share: its rate is mostly noise.
 _LEAST_WEIGHT = 0.25
-# Of documents, effectively: with fewer, Student's t has so few degrees of freedom that rounding decides its quantile.
+# The least effective number of documents. Below it, rounding decides the quantile of Student's t.
 _LEAST_DOCUMENTS = 1.5
 
 
 def unseen_share(level: float, documents: float) -> float:
-    """So large a share of all documents may be of a kind of which none is among so many: more would, at the level,
-    have shown up. For 95 % it is 3 / documents (the rule of three)."""
+    """The largest share that a kind of documents may have without one among `documents` of them: at this level, a
+    larger share would have shown up. For 95 % it is 3 / documents (the rule of three)."""
     return -math.expm1(math.log1p(-level) / documents)
 
 
@@ -31,29 +31,30 @@ def lower_end(
     unseen_loss: float = 0.0,
     times: float = 1.0,
 ) -> float:
-    """The number that the true ratio of the sums is above with probability `level`; -inf where the documents, their
-    weights being so uneven, are hardly worth more than one.
+    """The lower end of the interval: the true ratio of the sums is above it with probability `level`. It is -inf where
+    the weights are so uneven that the documents are hardly worth more than one.
 
-    One entry per document, shaped (documents,): its sum of weight * difference, and of weights. `span`: how far two
-    values of a question can be apart, where that is known. `unseen_loss`: what documents of an unseen kind may lose at
-    least. `times`: as if there were so many times the documents, all alike.
+    `differences` and `weights` have one entry per document, shaped (documents,): its sum of weight * difference, and
+    its sum of weights. `span` tells how far two values of a question can be apart, where that is known. `unseen_loss`
+    is the least loss to expect of documents of an unseen kind. `times` multiplies the documents, as if there were more
+    of the same.
 
-    By spread: Student's t with Johnson's correction for skewness (JASA 1978), both with Kish's effective number of
-    documents, which their weights, where they are uneven, make smaller. Only skewness towards losses counts; the
-    correction can but widen. With a `span`, Agresti and Min's (Statistics in Medicine 2005) documents are
-    added, half a better one, half a worse one and a tie: else no discordant document would mean no uncertainty.
+    One end follows from the spread: Student's t with Johnson's correction for skewness (JASA 1978), both with Kish's
+    effective number of documents, which uneven weights make smaller. Only skewness towards losses counts, so the
+    correction can only widen. With a `span`, the documents of Agresti and Min (Statistics in Medicine 2005) are added:
+    half a better one, half a worse one and a tie. Without them, no discordant document would mean no uncertainty.
 
-    By the unseen: documents of a kind of which none is here may be `unseen_share` of all; each loses `span`, or twice
-    as much as the worst one here, or `unseen_loss`.
+    The other end follows from what was not seen: up to `unseen_share` of all documents may be of a kind of which none
+    is here, and each of these loses `span`, or twice as much as the worst one here, or `unseen_loss`.
 
     docs/operations.md says how often it is wrong (`python -m benchmarks.interval_coverage`). For 50 documents with
-    lognormal losses and uneven weights, of nominal 2.5 in a hundred, Student's t is wrong in 14 and a bootstrap-t in 8
-    (`--methods`). The price: with 50 documents whose differences are normal the interval is 1.15 times as wide as
-    Student's, with 200 as wide.
+    lognormal losses and uneven weights, Student's t is wrong in 14 of a hundred cases and a bootstrap-t in 8, where 2.5
+    are nominal (`--methods`). The price is width: for 50 documents with normal differences the interval is 1.15 times
+    as wide as Student's, for 200 as wide.
 
-    It cannot rise where the student is worse on every document alike, nor where its worst document is worse still, nor,
-    with 30 documents and more, where a right answer turns wrong. It can rise a little where a document that
-    was much better, or only a little worse, gets worse: the documents then agree more.
+    The end cannot rise if the student gets worse on every document alike, or on its worst document, or, with 30
+    documents and more, if a right answer turns wrong. It can rise a little if a document that was much better, or only
+    a little worse, gets worse: the documents then agree more.
     """
     from scipy.special import stdtrit
 

@@ -1,4 +1,4 @@
-"""What is asked of a student: the general policy, with the student's own settings in the place of those it sets."""
+"""What is asked of a student: the general policy, in which the student's own settings replace those that it sets."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,15 @@ from components.gate.evaluation import Report
 from matta_core.errors import UserError
 from matta_core.recipe import GateConfig, GatePolicy
 
-# A kind of documents that is one in eight of all is among so many in 39 of 40 draws (components/gate/intervals.py).
+# If one document in eight is of some kind, so many documents contain that kind in 39 of 40 draws (intervals.py).
 MIN_DOCUMENTS = 30
 
 
 def effective_policy(config: GateConfig, name: str) -> GatePolicy:
-    """Field by field: a setting of `per_student` takes the whole place of the general one ({}: nothing is asked).
+    """The policy that a student is judged by. A setting in `per_student` replaces the general one as a whole; {} asks
+    for nothing.
 
-    The two settings with a default of the gate's are filled in.
+    Two settings have a default in the gate; they are filled in here.
     """
     own = config.per_student.get(name, GatePolicy())
     set_here = {field: value for field, value in _settings(own).items() if value is not None}
@@ -26,12 +27,12 @@ def effective_policy(config: GateConfig, name: str) -> GatePolicy:
 
 
 def asks_comparison(policy: GatePolicy) -> bool:
-    """Whether anything is asked relative to what is served."""
+    """Whether the policy asks for a comparison with what is served."""
     return bool(policy.non_inferior or policy.improve or policy.slices)
 
 
 def asks_quality(policy: GatePolicy, *, compared: bool) -> bool:
-    """Whether any figure of quality is asked for. `compared`: whether there is something to compare with."""
+    """Whether the policy asks for any figure of quality. `compared`: whether there is something to compare with."""
     return bool(policy.minimum or policy.maximum) or (compared and asks_comparison(policy))
 
 
@@ -44,7 +45,10 @@ def tasks_asked(policy: GatePolicy, *, compared: bool) -> list[str]:
 
 
 def check_directions(config: GateConfig, names: Iterable[str], report: Report) -> None:
-    """Raises: UserError where a minimum is set for a task in which lower is better, or a maximum for the other kind."""
+    """Check that minima and maxima are on the right side.
+
+    Raises: UserError where a minimum is set for a task in which lower is better, or a maximum for another task.
+    """
     sections = {"gate.policy": config.policy} | {
         f"gate.per_student.{name}": config.per_student[name] for name in names if name in config.per_student
     }

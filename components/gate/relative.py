@@ -1,4 +1,4 @@
-"""What a student must keep against what is served now under its size."""
+"""The checks of a student against what is served now under its size."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Outcomes = Mapping[Hypothesis, Outcome]
 
 
 def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student: str) -> Check:
-    """That there is something to be compared with, or that the recipe says what holds without."""
+    """There must be something to compare with, or the recipe must say what holds without it."""
     name = report.baselines.get(student)
     if isinstance(name, str):
         if not isinstance(entry := report.models.get(name), Mapping):
@@ -45,12 +45,12 @@ def has_baseline(config: GateConfig, policy: GatePolicy, report: Report, student
 def not_inferior(
     policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes
 ) -> Iterator[Check]:
-    """`non_inferior`: the lower end of the simultaneous interval is above minus the margin.
+    """The checks of `non_inferior`: the lower end of the simultaneous interval must be above minus the margin.
 
-    Where a policy says nothing of it ({} says that nothing is asked), no task may be shown to be worse.
+    Where a policy does not set it, no task may be shown to be worse. The value {} asks for nothing.
     """
     for task in policy.unseen_loss or {}:
-        if task not in report.tasks:  # a name misspelt would be a policy dropped
+        if task not in report.tasks:  # a misspelt name must not switch its policy off
             yield check("unseen_loss", False, _cannot(report, student, baseline, task), task=task)
     if policy.non_inferior is None:
         for task in report.tasks:
@@ -72,7 +72,7 @@ def not_inferior(
 
 
 def improves(policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes) -> Iterator[Check]:
-    """`improve`: better by more than the amount, and not by chance."""
+    """The checks of `improve`: the student must be better by more than the amount, and not by chance."""
     for task, amount in (policy.improve or {}).items():
         outcome = outcomes.get(Hypothesis(student, baseline, task, shift=amount))
         if outcome is None or outcome.problem:
@@ -92,7 +92,7 @@ def improves(policy: GatePolicy, report: Report, student: str, baseline: str, ou
 def not_inferior_in_slices(
     policy: GatePolicy, report: Report, student: str, baseline: str, outcomes: Outcomes
 ) -> Iterator[Check]:
-    """`slices`: not inferior in any slice of the task's documents."""
+    """The checks of `slices`: the student must not be inferior in any slice of the task's documents."""
     for task, margin in (policy.slices or {}).items():
         if report.problem(student, task) or report.problem(baseline, task):
             yield check("slices", False, _cannot(report, student, baseline, task), task=task, threshold=-margin)
@@ -119,7 +119,7 @@ def not_inferior_in_slices(
 
 
 def _cannot(report: Report, student: str, baseline: str, task: str, outcome: Outcome | None = None) -> str:
-    """Why a comparison is a "no", and the way out where it is what is served that is broken."""
+    """Why a comparison is a "no"; if the served model is the broken one, also the way out."""
     if problem := report.problem(student, task):
         return f"cannot be compared: {problem}"
     if problem := report.problem(baseline, task):
@@ -131,14 +131,14 @@ def _cannot(report: Report, student: str, baseline: str, task: str, outcome: Out
 
 
 def _within(where: str, outcome: Outcome, margin: float) -> tuple[bool, str]:
-    """Whether the interval's lower end keeps a margin, and why."""
+    """Whether the interval's lower end is within a margin, and why."""
     if outcome.low > -margin:
         return True, f"{where}: {_interval(outcome)}, within the margin {margin:g}"
     return False, f"{where}: {_interval(outcome)}, beyond the margin {margin:g}{_too_few(outcome, -margin)}"
 
 
 def _too_few(outcome: Outcome, above: float) -> str:
-    """Where the documents are too few to tell whether the difference is above a number: how many would do."""
+    """How many documents would be enough, where these are too few to tell whether the difference is above a number."""
     if not outcome.low <= above < outcome.difference:
         return ""
     enough = outcome.enough_for(above)
@@ -149,7 +149,7 @@ def _too_few(outcome: Outcome, above: float) -> str:
 
 
 def _rounded(number: int) -> int:
-    """Upwards to two digits."""
+    """The number, rounded up to two digits."""
     step = 10 ** max(len(str(number)) - 2, 0)
     return -(-number // step) * step
 

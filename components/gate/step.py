@@ -1,4 +1,4 @@
-"""Which students are good enough to serve: each is judged on its own, with every reason written down."""
+"""Decide which students are good enough to serve. Each is judged on its own, and every reason is written down."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,11 +15,10 @@ from matta_core.recipe import GateConfig
 def gate(config: GateConfig, evaluation: str | Path, students: str | Path, *, output: str | Path) -> Artifact:
     """Decide for every student of `students`, by its figures in `evaluation`, whether it is blessed.
 
-    File of a GateDecision: `decision.json`, a `Decision`. That no student is blessed is a result, not an error.
+    File of a GateDecision: `decision.json`, a `Decision`. A decision that blesses no student is a result, not an error.
 
-    Raises: UserError where the evaluation was made of another StudentFamily (its figures say nothing of these
-    students, so there is nothing to decide; and without a decision nothing can be pushed), or cannot be read, or a
-    policy has a task on the wrong side.
+    Raises: UserError where the evaluation was made of another StudentFamily (then there is no decision, and nothing can
+    be pushed), or cannot be read, or where a policy sets a minimum or a maximum on the wrong side of a task.
     """
     report, family = open_inputs(evaluation, students)
 
@@ -58,7 +57,7 @@ def decision_of(config: GateConfig, report: Artifact, family: Artifact) -> Decis
 
 
 def tell(decision: Decision, path: Path) -> None:
-    """A line per student, the warnings, and how to see the rest."""
+    """Print a line per student, the warnings, and how to see the rest."""
     for name, verdict in decision["students"].items():
         say("gate", f"{name}: {_in_short(verdict)}")
     for warning in decision["warnings"]:
@@ -80,7 +79,7 @@ def _in_short(verdict: Verdict) -> str:
 
 
 def _verdicts(comparisons: Iterable[Comparison]) -> str:
-    """ "better in A, noise in B", of whole tasks."""
+    """The verdicts on whole tasks as text: better in A, noise in B."""
     tasks: dict[str, list[str]] = {"better": [], "worse": [], "noise": []}
     for comparison in comparisons:
         if comparison["slice"] is None:

@@ -139,7 +139,7 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
 
 
 def _seconds(task: Any) -> float | None:
-    """Seconds from the task's start to its end, or to now: while it runs it ends at Go's empty time, the year 1."""
+    """Seconds from the task's start to its end, or to now. Go writes the year 1 where a task has not ended."""
     if not task.start_time or task.start_time.year == 1 or task.state in (State.SKIPPED, _OMITTED):
         return None
     ended = task.end_time and task.end_time >= task.start_time
