@@ -51,7 +51,7 @@ def train(
         start = start_of(config, push_config, step)
 
         def work(path: Path) -> Mapping[str, Any]:
-            from matta_core.training.loop import train as run_training
+            from matta_core.train import train as run_training
 
             located = start.located(config, path / IN_PROGRESS)
             metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop)
