@@ -95,7 +95,7 @@ def test_two_racing_pushers_lose_nothing_in_hundreds_of_rounds(target, tmp_path)
         assert content_digest(fetch(store, "s", version, tmp_path / "fetched"))[:16] == version
     # Losers' versions were moved to by nobody: they are kept for a day, lest a push that is under way loses its own.
     assert set(versions_there(store, "s")) & set(moves) == set(moves[-3:])
-    assert len(list(history(PushConfig(target=target), "s"))) >= ROUNDS
+    assert len(list(history(PushConfig(target=target), "s"))) >= rounds
 
 
 @pytest.mark.slow
