@@ -31,8 +31,8 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None =
 def load_section(
     section: type[SectionType], path: str | Path, overrides: list[str], *, what: str, examples: Path, option: str
 ) -> SectionType:
-    """A section from a YAML file, with overrides; `what` it is called, where `examples` of it lie, the `option` that
-    overrides it. Raises: UserError as `load_recipe`."""
+    """Read a section from a YAML file and apply overrides. `what`, `examples` and `option` are used in messages.
+    Raises: UserError as `load_recipe`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -39,7 +39,7 @@ def output_path(artifacts: str, step: str, kfp_path: str) -> str:
 
 
 def publish(kfp_artifact: Any, artifact: Artifact) -> None:
-    """Tell Kubeflow what a step's artifact is, and its digest; where it lies in a folder of ours, its place says where.
+    """Tell Kubeflow an artifact's digest. If it lies in a folder of ours, write a pointer to it into Kubeflow's place.
 
     The place stays Kubeflow's own: its launcher refuses a step with an input whose URI is no object store's
     (ParseBucketConfigForArtifactURI in kubeflow/pipelines, backend/src/v2/objectstore).

@@ -10,8 +10,8 @@ from matta_core.errors import UserError
 
 
 class Baseline(NamedTuple):
-    """A pushed version that a size's student is compared with. `digest`: of its files' content. `is_student`: it is
-    the very student that is evaluated."""
+    """A pushed version that a size's student is compared with. `digest` is that of its files' content. `is_student`
+    says that it is the very student that is evaluated."""
 
     size: str
     version: str
@@ -20,15 +20,15 @@ class Baseline(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the model in the evaluation."""
+        """The model's name in the evaluation."""
         return self.size if self.is_student else f"baseline-{self.size}"
 
 
 def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str, Baseline | None]:
     """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
 
-    A student that is itself what is served, by its own push, is compared with what was served before it, so that the
-    run repeated finds its first evaluation. By a rollback: a person put it there, and it is its own baseline.
+    If the student itself is served because it was pushed, it is compared with the version before it; so a repeated run
+    finds its first evaluation. If a rollback put it there, it is its own baseline.
 
     Raises: UserError where a size's name is that of another one's baseline, or a pointer cannot be read.
     """
@@ -53,7 +53,7 @@ def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str,
 
 
 def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], folder: Path) -> dict[str, Path]:
-    """A folder with the files of every baseline but the students themselves, by size; those of an object store are
+    """The folders of the baselines by size. A baseline that is a student is left out. Files in an object store are
     downloaded below `folder`."""
     if target is None:
         return {}

@@ -41,13 +41,13 @@ def family(students: Artifact) -> dict[str, Candidate]:
 
 
 def teacher_candidate(name_or_path: str) -> Candidate:
-    """The Teacher: a folder, or a name on the hub, of which no digest is known."""
+    """The Teacher, a folder or a name on the hub. The digest of a name is not known."""
     folder = Path(name_or_path)
     return Candidate("teacher", name_or_path, digest=content_digest(folder) if folder.is_dir() else None)
 
 
 def baseline_candidates(baselines: Mapping[str, Baseline | None], folders: Mapping[str, Path]) -> dict[str, Candidate]:
-    """By name, those that are there and no student."""
+    """The baselines that were fetched, by name. A baseline that is a student is left out."""
     return {
         baseline.name: Candidate("baseline", str(folders[size]), size, baseline.version, baseline.digest)
         for size, baseline in baselines.items()

@@ -22,7 +22,7 @@ class MergeEvaluationsConfig(Section):
 
 
 class _Origin(NamedTuple):
-    """What the parts were made of: its digest is all that is at hand."""
+    """An input of the parts. Only its digest is known."""
 
     digest: str
 

@@ -181,8 +181,8 @@ def _values(
 
 
 def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A baseline brings its own, which may be another one: bits per byte and strings are fair to both, while the last
-    token of a line may be several of its tokens. One without is taken to have the dataset's.
+    """The tokenizer for a model. A baseline uses its own, if it has one. Bits per byte and strings compare fairly
+    across tokenizers; the last token of a line does not.
     """
     if candidate.role != "baseline":
         return tokenizer

@@ -59,8 +59,7 @@ class _LanguageModel(HFLM):
         return self.tokenizer.encode(string, add_special_tokens=add)[-(left_truncate_len or 0) :]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """The BOS is seen once and never scored: lm-eval puts one before the tokens, among which the tokenizer's would
-        stand first."""
+        """Score texts without their BOS. lm-eval adds one itself, so the tokenizer must not."""
         self.add_bos_token = False
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm)

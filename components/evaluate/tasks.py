@@ -31,15 +31,14 @@ BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
 # Lines of one document tell much the same story, so a few of each are worth more than many of some.
 LINES_PER_DOCUMENT = 8
-# Where a token is asked for: at the first of these that gives the document a question. A line that ends in a letter or
-# a digit (a lone bracket or colon is no question); in prose, where lines end in full stops, the last letter or digit
-# before them; else the end of any word.
+# Where a question's token may end. The patterns are tried in order, and the first that gives a document a question is
+# used: a line's last letter or digit; the same before punctuation; the end of any word.
 _ENDS = (
     re.compile(r"[^\W_](?=\s*$)", re.MULTILINE),
     re.compile(r"[^\W_](?=[^\w\n]*$)", re.MULTILINE),
     re.compile(r"[^\W_](?!\w)"),
 )
-# Short documents have no line with a long context; of so many times the documents wanted, enough will have.
+# Short documents have no line with a long context. So this many times the wanted documents are looked at.
 DOCUMENTS_LOOKED_AT = 4
 
 _TASKS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ from matta_core.errors import UserError
 
 
 def fingerprint(files: list[SourceFile]) -> str:
-    """sha256 over names and contents: a changed corpus is other work. Costs one more reading of local files; an object
-    store's checksums stand for the contents there.
+    """The sha256 of all names and contents. Local files are read once more for it; for an object store its checksums
+    are used.
 
     Raises: UserError where a file cannot be read.
     """

@@ -73,7 +73,7 @@ _OF_HTML = "<>&"
 
 
 class _Header(yaml.SafeDumper):
-    """Strings that HTML could read something in are quoted."""
+    """Quotes strings that HTML could interpret."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -15,7 +15,10 @@ from matta_core.recipe import PushConfig
 
 
 def check_registry(config: PushConfig) -> None:
-    """Before anything is pushed. Raises: UserError where the client is not installed, or the token not readable."""
+    """Check the registry's settings before anything is pushed.
+
+    Raises: UserError where the client is not installed, or the token cannot be read.
+    """
     if config.registry is None:
         return
     try:

@@ -89,7 +89,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
 
 
 def _own_parameters(member: Member) -> int:
-    """Without padding: as the gate orders students."""
+    """The parameters without padding. The gate orders students by these."""
     return member["compact"]["parameters"] if "compact" in member else member["parameters"]
 
 

@@ -26,8 +26,8 @@ class Start(NamedTuple):
     version: str = ""
 
     def located(self, config: TrainConfig, folder: Path) -> TrainConfig:
-        """The settings with `start_from` as transformers loads it. A version in an object store is downloaded below
-        `folder`, which goes with the step's unfinished work. Raises: UserError where it is missing or damaged."""
+        """The settings, with `start_from` as a path or name that transformers can load. A version in an object store is
+        downloaded below `folder`. Raises: UserError where it is missing or damaged."""
         if self.store is None:
             return dataclasses.replace(config, start_from=self.folder)
         # Processes that torchrun started by hand each download their own.

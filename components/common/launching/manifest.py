@@ -45,10 +45,10 @@ class Owner:
 
 
 def this_run() -> str:
-    """What tells one's own job from another run's: the Kubeflow run's id, which all attempts of a step share.
+    """The id of this run. All attempts of a step share it, so an attempt finds its own job and no other run's.
 
-    Where a pipeline was not compiled by MatTA it is the pod's uid, so that another attempt does not find its job.
-    '' outside of a step's pod.
+    If MatTA did not compile the pipeline, it is the pod's uid, and another attempt does not find the job. Outside of a
+    pod it is ''.
     """
     owner = Owner.this_pod()
     return os.environ.get(RUN_ID_VARIABLE) or (owner.uid if owner else "")

@@ -67,9 +67,10 @@ class PodWatch:
         return first.failure.error(where)
 
     def _first(self) -> _Failed:
-        """Of the last round: a mistake that every attempt meets, a killed process, else the earliest.
+        """The failure to report from the last round: first a mistake that would come again, then a killed process, then
+        the earliest.
 
-        The other ranks fail within the same second, of a broken connection: times alone do not tell.
+        The other ranks fail within the same second, as their connection breaks. So times alone do not tell.
         """
         return min(
             self._last_round(),

@@ -45,9 +45,9 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The withdrawals of a size: `now`, and `before` its last move, should the next one undo it.
+    """The withdrawals of a size: those of `now`, and those `before` its last move, in case the next move undoes it.
 
-    They are kept beside the moves, as old moves are dropped and a withdrawal never is.
+    They are kept beside the moves, because old moves are dropped and withdrawals never are.
     """
 
     now: tuple[Withdrawal, ...] = ()
