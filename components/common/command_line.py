@@ -50,7 +50,7 @@ def load_section(
 
 @contextlib.contextmanager
 def located(path: str | Path, overrides: list[str], option: str) -> Iterator[None]:
-    """Errors of the settings that a file and its overrides hold get their place: file, line, overrides."""
+    """Add the place to errors of settings that a file and its overrides hold: file, line, overrides."""
     try:
         yield
     except UserError as error:
@@ -61,7 +61,7 @@ def located(path: str | Path, overrides: list[str], option: str) -> Iterator[Non
 
 
 def _place(message: str, path: str | Path, lines: dict[str, int], overrides: list[str], option: str) -> str:
-    """Where to look for the setting with whose name a message begins: the file, its line there, the overrides."""
+    """Where the setting is that a message begins with: the file, its line there, the overrides."""
     changed = "".join(f" {option} {shown_key(override)}" for override in overrides)
     place = f"in {path}{' with' + changed if changed else ''}"
     name = re.match(r"(?:unknown setting )?([^\s:,]+)", message)

@@ -4,11 +4,11 @@ import re
 
 
 def escape(text: str) -> str:
-    """In one line, without a meaning to Markdown or HTML."""
+    """The text in one line, without a meaning to Markdown or HTML."""
     text = re.sub(r"\s*[\r\n]\s*", " ", text)
     return re.sub(r"([\\`*_\[\]<>|#~]|&(?=#?\w+;))", r"\\\1", text)
 
 
 def code(text: str) -> str:
-    """As code, in one line; as text where it holds what would end the code."""
+    """The text as code in one line. If it holds what would end the code, it stays text."""
     return escape(text) if re.search(r"[`|\r\n]", text) or not text.strip() else f"`{text}`"

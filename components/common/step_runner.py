@@ -178,7 +178,7 @@ def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[Non
 
 
 def make_directory(path: Path) -> None:
-    """With its parents. Raises: UserError where the file system makes none there (/proc)."""
+    """Make a directory and its parents. Raises: UserError where the file system refuses (/proc)."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileNotFoundError, FileExistsError) as error:
@@ -186,7 +186,7 @@ def make_directory(path: Path) -> None:
 
 
 def _disk_problem(error: BaseException | None, path: Path) -> str | None:
-    """Place and reason, where an error or what a library says was its cause is the disk's; else None."""
+    """Place and reason, if the disk caused an error, directly or below a library's error; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return f"{error.filename or path}: {error.strerror}"
@@ -216,7 +216,7 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def checkpoint_identity(name_or_path: str) -> Any:
-    """What a checkpoint without a manifest is known by, in a step's key: its files' digests, or its hub name."""
+    """What a step's key holds of a checkpoint without a manifest: the digests of its files, or its hub name."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
@@ -282,7 +282,7 @@ def _claimed(path: Path, key: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
-    """The directory itself, or, for work that starts afresh every time, one aside whose files then take its place."""
+    """The directory itself. Work that starts afresh every time gets one aside, whose files then take its place."""
     if resumes:
         yield path
         return

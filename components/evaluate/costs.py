@@ -14,7 +14,7 @@ from matta_core.pretrained import load_config, load_model, moved
 def costs(
     everyone: Mapping[str, Candidate], device: torch.device, prompt_tokens: int, new_tokens: int, repeats: int
 ) -> Iterator[tuple[str, Costs]]:
-    """By model; the bytes are those of its file."""
+    """The costs of each model. The bytes are those of its file."""
     memory = peak_memory_bytes(
         {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
     )

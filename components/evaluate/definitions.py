@@ -30,15 +30,15 @@ DEFAULT_METRICS = {
 
 
 class _Loader(yaml.CSafeLoader):
-    """lm-eval's files name functions by a tag of their own, which are not needed here."""
+    """Reads lm-eval's files. They name functions by a tag of their own; the functions are not needed here."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: node.value)
 
 
 def check_tasks(configs: Mapping[str, TaskConfig], *, files: bool) -> None:
-    """What can be known of `evaluate.tasks` before there is a model or data: that lm-eval has the tasks and their
-    metrics, that a local file can be all their data, and, where `files`, that it is there. Raises: UserError."""
+    """Check `evaluate.tasks` before there is a model or data: lm-eval has the tasks and their metrics, a local file can
+    be all their data, and, with `files`, the file is there. Raises: UserError."""
     for name, config in configs.items():
         settings = read_definition(definition(name))
         if settings.get("unsafe_code") or _SHOWN.intersection(settings):
@@ -103,7 +103,7 @@ def read_definition(file: Path) -> dict[str, Any]:
 
 
 def _metrics(settings: Mapping[str, Any]) -> dict[str, bool]:
-    """By metric: whether it is a mean over questions."""
+    """Whether each metric is a mean over questions."""
     listed = settings.get("metric_list")
     if listed is None:
         kind = settings.get("output_type", "generate_until")
@@ -153,7 +153,7 @@ def local_file(name: str, data_files: str) -> Path:
 
 
 def check_file_suffices(name: str, settings: Mapping[str, Any]) -> None:
-    """That one file can be all the data of a task with these settings. Raises: UserError."""
+    """Check that one file can be all the data of a task with these settings. Raises: UserError."""
     where = f"evaluate.tasks.{name}.data_files"
     if "class" in settings:
         raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")

@@ -15,10 +15,10 @@ Answer = tuple[Question, float | None]
 
 
 def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, TaskFigure]:
-    """By task.
+    """The figures of each task.
 
-    A figure with a value that is None is None, which is JSON's way to say so; the gate takes it for a "no". So is
-    the standard error of a single document.
+    A figure with a value that is None is None, and the gate takes it for a "no". The standard error of a single
+    document is None, too.
     """
     by_task: dict[str, list[Answer]] = defaultdict(list)
     by_slice: dict[str, dict[str, dict[str, list[Answer]]]] = defaultdict(
@@ -41,7 +41,7 @@ def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> 
 
 
 def figure(answers: Iterable[Answer]) -> Figure:
-    """The ratio estimate, questions of the same document added up first."""
+    """The ratio estimate. Questions of the same document are added up first."""
     answers = list(answers)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for question, value in answers:

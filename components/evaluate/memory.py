@@ -86,7 +86,7 @@ def _serve() -> None:
 
 
 def _peak_rss() -> int:
-    """Bytes. In a fresh fork it is what is resident; from then on it only grows."""
+    """The peak of resident memory in bytes. In a fresh fork it is what is resident; from then on it only grows."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -18,7 +18,7 @@ from matta_core.recipe.settings import Section
 
 @dataclass(frozen=True)
 class MergeEvaluationsConfig(Section):
-    """Nothing can be set."""
+    """It has no settings."""
 
 
 class _Origin(NamedTuple):

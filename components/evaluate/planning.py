@@ -17,7 +17,7 @@ from matta_core.recipe.settings import Section
 @final
 @dataclass(frozen=True)
 class PlannedBaseline(Section):
-    """A pushed version, and how many tokens it sees at once: what all models are asked depends on the shortest."""
+    """A pushed version, and its context length. What all models are asked depends on the shortest."""
 
     version: str
     digest: str
@@ -46,12 +46,12 @@ class EvaluationPlan(Section):
 
     @property
     def shortest_context(self) -> int | None:
-        """Of the baselines, in tokens; None where there are none."""
+        """The shortest context of the baselines, in tokens; None if there are none."""
         return min((planned.context_length for planned in self.served.values() if planned), default=None)
 
 
 def model_names(baselines: dict[str, Baseline | None]) -> list[str]:
-    """Of all models that are evaluated: the sizes, the Teacher, and the baselines that are no students."""
+    """The names of all models that are evaluated: the sizes, the Teacher, and the baselines that are no students."""
     names = [baseline.name for baseline in baselines.values() if baseline and not baseline.is_student]
     return [*baselines, TEACHER, *names]
 

@@ -44,7 +44,7 @@ class EvaluationSet:
         return digest_of({name: description["digest"] for name, description in self.descriptions.items()})
 
     def check_same(self) -> None:
-        """That lm-eval has just asked these very questions (an assertion: a difference is a bug)."""
+        """Assert that lm-eval has just asked these very questions. A difference is a bug."""
         for task in self.tasks:
             digest = _digest(task, list(_requests(task).values()))
             assert digest == self.descriptions[task.name]["digest"], f"{task.name} asked other questions"
@@ -135,7 +135,7 @@ def length_slices(lengths: Sequence[int]) -> list[str]:
 
 
 def _requests(task: EvaluationTask) -> dict[int, list[Any]]:
-    """lm-eval's requests, by question, in order."""
+    """The requests of lm-eval, by question, in order."""
     requests: dict[int, list[Any]] = defaultdict(list)
     for instance in task.task.instances:
         requests[instance.doc_id].append(instance)
@@ -143,7 +143,7 @@ def _requests(task: EvaluationTask) -> dict[int, list[Any]]:
 
 
 def _digest(task: EvaluationTask, asked: Sequence[Sequence[Any]]) -> str:
-    """Of what a model sees and what counts as right: strings, targets, metric, version."""
+    """The digest of what a model sees and what counts as right: strings, targets, metric, version."""
     seen = [
         [[list(request.arguments) for request in requests], str(task.task.doc_to_target(requests[0].doc))]
         for requests in asked
@@ -186,7 +186,7 @@ def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
 
 
 def _slices(documents: Sequence[str], asked: Sequence[Sequence[Any]]) -> Iterator[dict[str, str]]:
-    """By kind. A kind that puts all questions into one slice says nothing, and is left out."""
+    """The slices of each kind. A kind that puts all questions into one slice is left out."""
     kinds = {
         "length": length_slices([max(sum(map(len, _texts(request))) for request in requests) for requests in asked])
     }

@@ -124,7 +124,7 @@ def _evaluation_set(
 ) -> questions.EvaluationSet:
     """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl, and makes documents/.
 
-    What the baselines can see does not count here: what is served now must not change what is asked.
+    The baselines' contexts do not count here, as what is served now must not change what is asked.
     """
     shortest = _shortest_context(dataset, candidates)
     work = path / IN_PROGRESS
@@ -143,7 +143,7 @@ def _evaluation_set(
 
 
 def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
-    """Tokens that all see at once, and that the students were trained on."""
+    """The number of tokens that all models see at once, and that the students were trained on."""
     configs = [load_config(candidate.path) for candidate in candidates.values()]
     return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
 
@@ -165,7 +165,7 @@ def _values(
     device: torch.device,
     file: Path,
 ) -> list[float | None]:
-    """What the model gives for every question: from its file, or scored, and then written."""
+    """The model's value for every question. It is read from the model's file, or scored and written there."""
     if not file.exists():
         # In fp32 all: figures of half precision would differ by how a batch was padded.
         model = moved(load_model(candidate.path, torch.float32), device).eval()

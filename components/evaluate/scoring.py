@@ -23,7 +23,7 @@ from matta_core.tokens import before_a_document
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval, transformers and datasets draw a bar for every batch and file; ours is the one to look at."""
+    """Hide the bars that lm-eval, transformers and datasets draw for every batch and file. Ours stays."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -38,7 +38,7 @@ def context_length(config: PreTrainedConfig) -> int:
 
 
 class _LanguageModel(HFLM):
-    """lm-eval's, with BOS as in training, and for questions that were cut with another tokenizer than the model's."""
+    """A model of lm-eval with BOS as in training. Questions may have been cut with another tokenizer."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         super().__init__(
@@ -54,7 +54,7 @@ class _LanguageModel(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> list[int]:
-        """As the tokenizer says. lm-eval's own leaves out the BOS of a text that begins with its letters."""
+        """Encode as the tokenizer does. lm-eval's own leaves out the BOS if a text begins with its letters."""
         add = self.add_bos_token if add_special_tokens is None else add_special_tokens
         return self.tokenizer.encode(string, add_special_tokens=add)[-(left_truncate_len or 0) :]
 
@@ -112,13 +112,13 @@ def score(
 
 
 def _batch_size(model: PreTrainedModel, wanted: int) -> int:
-    """So many requests, or as many as leave the logits of a pass, in fp32, below 1 GiB (8 GiB on a GPU)."""
+    """The wanted number, or fewer, so that the logits of a pass in fp32 stay below 1 GiB (8 GiB on a GPU)."""
     room = 2**33 if model.device.type == "cuda" else 2**30
     return max(1, min(wanted, room // (4 * context_length(model.config) * model.config.vocab_size)))
 
 
 def _samples(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a task with several ways to read an answer, its first (lm-eval calls them filters); in order."""
+    """The samples in order. A task may read answers in several ways (lm-eval's filters); the first is used."""
     first = samples[0]["filter"]
     return sorted((sample for sample in samples if sample["filter"] == first), key=lambda sample: sample["doc_id"])
 
@@ -137,7 +137,7 @@ def _value(task: EvaluationTask, sample: dict[str, Any]) -> float | None:
 
 
 def _finite(responses: Any) -> bool:
-    """Whether all numbers in a model's responses are: (log-likelihood, greedy) pairs, log-likelihoods, or texts."""
+    """Whether all numbers in responses are finite: (log-likelihood, greedy) pairs, log-likelihoods, or texts."""
     if isinstance(responses, list | tuple):
         return all(_finite(response) for response in responses)
     return not isinstance(responses, float) or math.isfinite(responses)
@@ -149,7 +149,7 @@ def _check_against_lm_eval(
     samples: dict[str, list[dict[str, Any]]],
     results: dict[str, Any],
 ) -> None:
-    """Ours are lm-eval's own figures; only the standard errors differ."""
+    """Check that our figures are lm-eval's. Only the standard errors differ."""
     figures = summarise(evaluation_set.questions, values)
     for task in evaluation_set.tasks:
         ours = figures[task.name]["value"]

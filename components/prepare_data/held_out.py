@@ -14,9 +14,9 @@ _WORD_END = re.compile(r"[^\W_](?!\w)")
 
 
 def check_held_out(dataset: Path, evaluation: EvaluateConfig) -> None:
-    """That two documents, as a standard error needs, have a word after enough context for the last-token task.
+    """Check that two documents have a word after enough context for the last-token task. A standard error needs two.
 
-    A few documents are read where that is so, all of them where it is not.
+    It stops reading at the second such document.
     Raises: UserError that says what to set.
     """
     tokenizer = Tokenizer.from_file(str(dataset / "tokenizer" / "tokenizer.json"))
@@ -35,6 +35,6 @@ def check_held_out(dataset: Path, evaluation: EvaluateConfig) -> None:
 
 
 def _longest_context(text: str, tokenizer: Tokenizer) -> int:
-    """Tokens before the last word's last one; -1 where there is no word."""
+    """How many tokens stand before the last token of the last word; -1 if there is no word."""
     end = max((match.end() for match in _WORD_END.finditer(text)), default=0)
     return len(tokenizer.encode(text[:end]).ids) - 1 if end else -1

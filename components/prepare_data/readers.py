@@ -83,7 +83,7 @@ def _read_lines(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_json(file: SourceFile, text_field: str) -> Documents:
-    """Rows by line where the first line is one; else the whole file is an array of rows, or one row."""
+    """If the first line is a row, each line is one. Otherwise the whole file is an array of rows, or one row."""
     with _open(file) as stream:
         first = next((line for line in stream if line.strip()), b"").removeprefix(_BYTE_ORDER_MARK)
     with contextlib.suppress(ValueError, RecursionError):
@@ -107,7 +107,7 @@ def _read_json(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_table(file: SourceFile, text_field: str, delimiter: str) -> Documents:
-    """A place's number is the line that a row ends in."""
+    """Rows of a table. The number of a place is the line in which the row ends."""
     csv.field_size_limit(sys.maxsize)
     with _open(file) as stream:
         # What is not UTF-8 comes through, and is told of its own row.
@@ -204,7 +204,7 @@ def _text_of_json(line: str, text_field: str, place: str) -> str | Problem:
 
 
 def _parse(text: str, text_field: str, place: str) -> Any:
-    """What JSON says, or the Problem with it."""
+    """The value that a JSON text holds, or the Problem with it."""
 
     def one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)

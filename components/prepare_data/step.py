@@ -250,7 +250,7 @@ def _texts(folder: Path, bar: "tqdm[NoReturn]") -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _watched(path: Path, names: list[str]) -> Iterator[None]:
-    """A bar of the shards that workers have finished: a Beam runner says no more before its end."""
+    """Show a bar of the shards that workers have finished. A Beam runner says nothing before its end."""
     ended = threading.Event()
 
     def watch() -> None:

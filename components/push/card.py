@@ -154,7 +154,7 @@ def _sameness(member: Member) -> str:
 
 
 def _beginning(family: Family) -> Iterator[tuple[str, str]]:
-    """What stands before a text, as in training; families made before it was recorded do not say."""
+    """The row about what stands before a text. Families that did not record it have no such row."""
     if "bos_token" in family:
         bos = family["bos_token"]
         yield (
@@ -164,7 +164,7 @@ def _beginning(family: Family) -> Iterator[tuple[str, str]]:
 
 
 def _widths(member: Member) -> Iterator[tuple[str, str]]:
-    """Where they differ by layer, or were searched."""
+    """Rows about FFN widths that differ by layer or were searched."""
     if "compact" in member:
         yield "FFN widths by layer", ", ".join(map(str, member["intermediate_sizes"]))
         yield "Without padding", f"{member['compact']['parameters']:,} parameters"

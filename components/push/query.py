@@ -73,7 +73,7 @@ def main(folder: str, reference: str) -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Of this process, mapped files included. Not getrusage's ru_maxrss: that remembers the parent's, before exec."""
+    """The peak memory of this process, with mapped files. getrusage's ru_maxrss would include the parent's."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:  # not Linux

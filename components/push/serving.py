@@ -25,7 +25,7 @@ _WEIGHTS_FACTOR = 2
 
 
 def storage_uri(config: ServingConfig, store: Store, size: str, version: str) -> str:
-    """gs:// as it is; a local target as a volume's (push.serving.volume_claim), else as file://."""
+    """The URI that KServe loads: gs:// as it is, a local target as a volume (push.serving.volume_claim) or file://."""
     name = version_name(size, version)
     if store.local_path(name) is None:
         return store.location(name)
@@ -64,7 +64,7 @@ def arguments(config: ServingConfig, name: str, model: Path) -> list[str]:
 def inference_service(
     config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
 ) -> dict[str, Any]:
-    """serving.kserve.io/v1beta1, for KServe's Hugging Face runtime."""
+    """An InferenceService of serving.kserve.io/v1beta1, for KServe's Hugging Face runtime."""
     name = config.service_name(size)
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": memory}
     if config.gpus:

@@ -263,7 +263,7 @@ def _not_pushed(store: Store, size: str, why: str) -> Pushed:
 
 
 def _tidy_up(config: PushConfig, store: Store, size: str) -> None:
-    """What cannot be deleted now is deleted by the next push: no reason to call this one failed."""
+    """Delete old versions. What cannot be deleted now is left to the next push, and this one does not fail."""
     try:
         with disk_errors_explained(Path(store.url), "push.target"):
             deleted = retire(store, size, config.keep_versions)

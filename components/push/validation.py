@@ -105,7 +105,7 @@ class Queries:
         return report
 
     def _answer(self, request: list[str], limits: "_Limits") -> int:
-        """The exit status of the request's process; of the one that was to fork it, where it died."""
+        """The exit status of the request's process, or of the process that should fork it, if that died."""
         process = self._started()
         assert process.stdin is not None, "it is a pipe"
         assert process.stdout is not None, "it is a pipe"
@@ -182,7 +182,7 @@ def _check_memory(peak: int | None, where: str, allowed: int | None) -> None:
 
 
 def _peak_memory_bytes(pid: int) -> int | None:
-    """0 for a process that has just ended."""
+    """The peak memory of a process. It is 0 for one that has just ended."""
     status = Path("/proc", str(pid), "status")
     if not Path("/proc/self/status").exists():
         return None

@@ -47,7 +47,7 @@ class Grid:
 
 
 def models_grid(summary: Summary, tasks: list[str]) -> Grid:
-    """Cost, the given tasks, and what became of each model."""
+    """The cost of each model, its figures on the given tasks, and what became of it."""
     rows = [
         (
             name,
@@ -101,7 +101,7 @@ def widths_grid(summary: Summary) -> Grid:
 
 
 def comparison_grid(summary: Summary, decision: Decision) -> Grid:
-    """Every student beside what is served under its name."""
+    """Compares every student with what is served under its name."""
     rows = []
     for size, model in summary["students"].items():
         for one in model["comparisons"]:

@@ -43,7 +43,7 @@ def with_error(entry: Mapping[str, Any] | None, unit: str) -> str:
 
 
 def signed(value: Any, unit: str) -> str:
-    """A difference: of accuracies in points of a hundred."""
+    """A difference. Of accuracies it is in percentage points."""
     if finite(value) is None:
         return UNKNOWN
     return f"{100 * value:+.1f} points" if unit == "accuracy" else f"{value:+.3f}"
@@ -96,6 +96,6 @@ def setting_text(value: Any) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None for what is none: null, NaN, an infinity, the decision's "nan"."""
+    """The number, or None for null, NaN, an infinity and the decision's "nan"."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and math.isfinite(value) else None

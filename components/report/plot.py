@@ -23,7 +23,7 @@ CAP, SERVED_CAP = 4, 7  # half the width of an error bar's ends
 
 @dataclass(frozen=True)
 class Point:
-    """One model of a quality plot. `interval` None: not known. `role`: student, teacher or served."""
+    """One model of a quality plot. `interval` is None if it is not known. `role` is student, teacher or served."""
 
     name: str
     cost: float
@@ -92,8 +92,8 @@ def quality_plot(
 def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canvas = LARGE) -> Markup:
     """Held-out cross-entropy during training, one line per size, small sizes light and large ones dark.
 
-    The first values of a training dwarf all that follows: the vertical axis ends where the lines are after a
-    tenth of the steps, and they enter from above.
+    The first values of a training are much larger than all others. So the vertical axis ends at the values after a
+    tenth of the steps, and the lines enter from above.
     """
     steps = [step for curve in curves.values() for step, _ in curve]
     later = [value for curve in curves.values() for step, value in curve if step >= max(steps) / 10]
@@ -121,7 +121,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
 
 
 def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
-    """This run's students, by cost, than which no other one costs no more and is at least as good."""
+    """This run's students on the Pareto front, by cost: no other student costs no more and is at least as good."""
     sign = -1 if higher_is_better else 1
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, sign * point.value)):
@@ -161,7 +161,7 @@ def _mark(point: Point, x: Axis, y: Axis) -> Markup:
 
 
 def _labels(points: Sequence[Point], x: Axis, y: Axis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
-    """The names, and the lines that tie those that lie further away to their marks."""
+    """The names of the marks. A line ties a name that lies further away to its mark."""
     marks = [(x.place(point.cost), y.place(point.value)) for point in points]
     bars = [
         (at - CAP, at + CAP, y.place(point.ends[1]), y.place(point.ends[0]))

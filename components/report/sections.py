@@ -41,7 +41,7 @@ CURVES_CAPTION = (
 
 @dataclass(frozen=True)
 class Part:
-    """Below a section's heading: a heading of its own, if any, text, figures side by side, tables."""
+    """A part of a section: a heading, if any, text, figures side by side, and tables."""
 
     heading: str = ""
     text: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ def sections(
     curves: Curves,
     artifacts: Mapping[str, Artifact],
 ) -> list[SectionOfReport]:
-    """All of the report. `results`, `decision` and `record` are the steps' own files, `artifacts` by step."""
+    """All sections of the report. `results`, `decision` and `record` are files of the steps, `artifacts` is by step."""
     tasks = list(summary["tasks"])
     per_task = [
         Part(
@@ -161,7 +161,7 @@ def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
 
 
 def _served(summary: Summary, decision: Decision) -> Part:
-    """The comparisons, and which students have nothing to be compared with."""
+    """The comparisons, and the students that have nothing to be compared with."""
     grid = comparison_grid(summary, decision)
     none = [size for size, model in summary["students"].items() if model["baseline"] is None]
     versions = [

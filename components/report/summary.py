@@ -41,8 +41,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     `left_on`: gate.without_baseline is left on bless_on_thresholds, though something is served.
 
     `measured_on` is the device of the latencies. `seconds` per step are of the process that finished the work, not of
-    its reuse; `total_seconds` is their sum. This report's own second is in neither: it is not over while it is
-    written.
+    its reuse; `total_seconds` is their sum. Neither includes the report's own time, as it is still being written.
     """
     family = read_family(artifacts["extract_students"].path)
     results = read_results(artifacts["evaluate"].path)
@@ -123,7 +122,7 @@ def decode_seconds(model: MeasuredSummary) -> float | None:
 
 
 def measured(model: ModelResults, tasks: Iterable[str]) -> MeasuredSummary:
-    """Every task's figure and what inference costs; null for what the evaluation does not have."""
+    """Every task's figure and the costs of inference. What the evaluation does not have is null."""
     figures = model.get("tasks", {})
     return {
         "tasks": {task: figure(figures.get(task, {})) for task in tasks},
@@ -153,7 +152,7 @@ def _baseline(
 
 
 def _teacher(model: ModelResults, tasks: Iterable[str], artifacts: Mapping[str, Artifact]) -> ModelSummary:
-    """The Teacher is not served: it is neither blessed nor pushed. A foreign one has no path and FLOPs here."""
+    """The Teacher's entry. It is neither blessed nor pushed. A Teacher from elsewhere has no path and no FLOPs."""
     checkpoint = artifacts.get("train_teacher")
     return {
         "path": None if checkpoint is None else str(checkpoint.path.resolve() / "ta"),

@@ -66,6 +66,6 @@ def pushed_lines(summary: Summary) -> list[str]:
 
 
 def table_tasks(summary: Summary) -> list[str]:
-    """Our own two where they were evaluated, else the first two."""
+    """The tasks of the table: our own two if they were evaluated, else the first two."""
     own = [task for task in (BITS_PER_BYTE, LAST_TOKEN) if task in summary["tasks"]]
     return [*own, *(task for task in summary["tasks"] if task not in own)][:MOST_TASKS]

@@ -17,7 +17,7 @@ from matta_core.recipe import PUSHED, PushConfig, TrainConfig
 
 
 class Start(NamedTuple):
-    """What a training begins with. `identity`: what it is known by in the step's key; None: random weights."""
+    """What a training begins with. `identity` stands for it in the step's key; None means random weights."""
 
     identity: Any = None
     folder: str | None = None  # which transformers loads, or a hub name; None: it is `version` of `size` in `store`

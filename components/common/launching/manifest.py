@@ -29,14 +29,14 @@ _RESTRICTED_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"dr
 
 @dataclass(frozen=True)
 class Owner:
-    """The pod that the TrainJob goes with."""
+    """The pod that owns the TrainJob. The job is deleted with it."""
 
     name: str
     uid: str
 
     @classmethod
     def this_pod(cls) -> Self | None:
-        """From the downward API: Kubeflow Pipelines gives every step these. None outside of a step's pod."""
+        """This pod, from the variables that Kubeflow Pipelines gives every step. None outside of a step's pod."""
         name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
         return cls(name, uid) if name and uid else None
 

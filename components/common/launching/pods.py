@@ -53,11 +53,11 @@ class PodWatch:
 
     @property
     def failure(self) -> RankFailure | None:
-        """The one that took the others with it, as far as can be told."""
+        """The failure that caused the others, as far as can be told."""
         return self._first().failure if self._failed else None
 
     def error(self) -> Exception:
-        """The exception of that failure; the others' are named."""
+        """The exception of that failure. It names the others."""
         first = self._first()
         ranks = self._launch.processes_per_node
         where = f"in pod {first.pod} (node {first.node}, ranks {first.node * ranks} to {(first.node + 1) * ranks - 1}"
@@ -82,7 +82,7 @@ class PodWatch:
         )
 
     def _last_round(self) -> list[_Failed]:
-        """A container that failed hours ago and was started again has no part in what happens now."""
+        """The latest failures. A failure of hours ago, after which the container was started again, does not count."""
         latest = max(each.seen_at for each in self._failed.values())
         return [each for each in self._failed.values() if latest - each.seen_at <= _ROUND_SECONDS]
 

@@ -72,7 +72,7 @@ class RankLog:
         return shown
 
     def failure(self, exit_code: int) -> RankFailure:
-        """Of a torchrun that ended with `exit_code`."""
+        """The failure of a torchrun that ended with `exit_code`."""
         own = "\n".join(self._tails[None])
         if not (match := _ROOT_CAUSE.search(own)):
             return RankFailure(None, exit_code, "\n".join(own.splitlines()[-TAIL_LINES:]))
@@ -81,7 +81,7 @@ class RankLog:
 
 
 def failure_in(lines: Iterable[str], exit_code: int) -> RankFailure:
-    """The failure that a whole log of torchrun, or its end, tells of."""
+    """The failure that torchrun's log tells of. The end of the log is enough."""
     log = RankLog()
     for line in lines:
         log.add(line)

@@ -90,7 +90,7 @@ def _create_or_find(jobs: TrainJobs, manifest: dict[str, Any], owner: Owner | No
 
 
 def _run_of(job: dict[str, Any]) -> str:
-    """The run that started it; '' for a process outside of a pod."""
+    """The id of the run that started the job. It is '' if a process outside of a pod did."""
     return (job["metadata"].get("annotations") or {}).get(RUN, "")
 
 

@@ -36,7 +36,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """Of a version, by the rollback that a person made at `moved_at` (UTC)."""
+    """The withdrawal of a version, by the rollback that a person made at `moved_at` (UTC)."""
 
     version: str
     moved_at: str
@@ -54,7 +54,7 @@ class Withdrawn:
     before: tuple[Withdrawal, ...] = ()
 
     def after(self, move: Move, last: Move | None, previous: str | None) -> "Withdrawn":
-        """`last` is the move before `move`, `previous` the version that was served before that."""
+        """The withdrawals after `move`. `last` is the move before it, `previous` the version served before `last`."""
         if move.why == PUSH or last is None:
             return Withdrawn(self.now, self.now)
         if last.why == ROLLBACK and move.version == previous:

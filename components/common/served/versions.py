@@ -34,7 +34,7 @@ def content_digest(model: Path) -> str:
 
 
 def version_name(size: str, version: str) -> str:
-    """The version's folder in the store."""
+    """The name of the version's folder in the store."""
     return f"{size}/versions/{version}"
 
 
@@ -166,7 +166,7 @@ def _read_manifest(store: Store, size: str, version: str) -> Manifest:
 
 
 def _check(store: Store, size: str, digest: str, files: Mapping[str, Path]) -> None:
-    """A version with a manifest, against the files that it should hold."""
+    """Compare a version that has a manifest with the files that it should hold."""
     version = digest[:16]
     manifest = _read_manifest(store, size, version)
     name = version_name(size, version)
@@ -198,7 +198,7 @@ def _damaged(store: Store, size: str, version: str) -> str:
 def _manifest_of(
     files: Mapping[str, Path], digest: str, inputs: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> bytes:
-    """Made by the one function that makes manifests, in a folder of links to the files."""
+    """The manifest of a model's files. It is made in a folder of links to them, like every other manifest."""
     with tempfile.TemporaryDirectory() as folder:
         for name, file in files.items():
             link = Path(folder, name)

@@ -148,7 +148,7 @@ class GcsStore:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Errors of the service, of credentials and of the network as one line."""
+        """Turn errors of the service, of credentials and of the network into one line."""
         again = "the same command goes on from what is there"
         try:
             yield
@@ -168,7 +168,7 @@ class GcsStore:
 
 
 def _crc32c(file: Path) -> str:
-    """As the service writes it: base64 of the big-endian value."""
+    """The checksum as the service writes it: base64 of the big-endian value."""
     checksum = google_crc32c.Checksum()
     with file.open("rb") as stream:
         while chunk := stream.read(2**20):

@@ -71,7 +71,7 @@ def find_files(source: str) -> list[SourceFile]:
 
 
 def suffix(path: str) -> str:
-    """In lower case; of what is packed, `.gz` left out."""
+    """The suffix in lower case, without `.gz`."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
@@ -86,7 +86,7 @@ def printable(text: str) -> str:
 
 
 def _as_written(source: str) -> str:
-    """The glob with its longest beginning that is there as it is written taken for itself."""
+    """The glob, with its longest beginning that exists as it is written escaped."""
     parts = source.split("/")
     for number in range(len(parts), 0, -1):
         if os.path.exists(lead := "/".join(parts[:number])):  # noqa: PTH110 - Path.exists raises for a long name

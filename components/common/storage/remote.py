@@ -49,7 +49,7 @@ def match(pattern: str) -> list[RemoteFile]:
 
 
 def open_remote(file: RemoteFile) -> IO[bytes]:
-    """For reading, as it lies there: what is packed is not unpacked. It can seek. Raises where it reads: OSError,
+    """Open a file for reading. It can seek, and packed files stay packed. Raises where it reads: OSError,
     GoogleAPIError."""
     return _bucket(_split(file.url)[0]).open(file.entry)
 

@@ -74,4 +74,4 @@ class Store(Protocol):
         """Write the content at the name to a local file, whole or not at all. Raises: UserError if nothing is there."""
 
     def delete(self, entry: Entry) -> None:
-        """Delete that generation; gone or replaced by another one already: nothing to do."""
+        """Delete that generation, if it is still there."""
