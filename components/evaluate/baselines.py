@@ -1,4 +1,4 @@
-"""What is served now, per size: the version that the pointer below push.target names."""
+"""What is served now, by size: the version that the pointer below push.target names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from matta_core.errors import UserError
 
 
 class Baseline(NamedTuple):
-    """A pushed version that a size's student is compared with. `digest` is that of its files' content. `is_student`
-    says that it is the very student that is evaluated."""
+    """The pushed version that a size's student is compared with. `digest` is that of its files' content. `is_student`
+    tells that it is the evaluated student itself."""
 
     size: str
     version: str
@@ -25,7 +25,7 @@ class Baseline(NamedTuple):
 
 
 def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str, Baseline | None]:
-    """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
+    """The baseline of every size; None where nothing is served, or no target is given. `students` has digests by size.
 
     If the student itself is served because it was pushed, it is compared with the version before it; so a repeated run
     finds its first evaluation. If a rollback put it there, it is its own baseline.
@@ -53,7 +53,7 @@ def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str,
 
 
 def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], folder: Path) -> dict[str, Path]:
-    """The folders of the baselines by size. A baseline that is a student is left out. Files in an object store are
+    """By size, a folder with the files of every baseline that is not the student itself. Files in an object store are
     downloaded below `folder`."""
     if target is None:
         return {}

@@ -55,8 +55,8 @@ def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 
 def _serve() -> None:
-    """The fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so that it can fork."""
-    from transformers import PreTrainedModel  # noqa: F401 - what every child would import
+    """Run the fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so it can fork."""
+    from transformers import PreTrainedModel  # noqa: F401 - every child would import it
 
     models, prompt_tokens, new_tokens = json.load(sys.stdin)
     transformers.logging.set_verbosity_error()
@@ -74,7 +74,7 @@ def _serve() -> None:
             except BaseException:
                 traceback.print_exc()
             finally:
-                os._exit(status)  # what the parent has open is not the child's to close
+                os._exit(status)  # the child must not close what the parent has open
         os.close(writer)
         with os.fdopen(reader) as answer:
             peak = answer.read()
@@ -86,7 +86,7 @@ def _serve() -> None:
 
 
 def _peak_rss() -> int:
-    """The peak of resident memory in bytes. In a fresh fork it is what is resident; from then on it only grows."""
+    """The peak in bytes. A fresh fork starts with its resident memory; from then on the peak only grows."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

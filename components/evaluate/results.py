@@ -1,4 +1,4 @@
-"""The results of all models: one after the other is scored on the same questions, and measured. Needs torch."""
+"""The results of all models: each is scored on the same questions, then its costs are measured. Needs torch."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
 from matta_core.tokens import as_in_training, num_token_ids
 
-# Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
+# Tokens written per sequence when decoding is timed, but at most half of the shortest context.
 NEW_TOKENS = 16
 
 
@@ -39,11 +39,13 @@ def evaluate_all(
     only: str | None = None,
     shortest_baseline: int | None = None,
 ) -> dict[str, Any]:
-    """Write an EvaluationReport to `path`; its metadata. `candidates`: without the baselines, which are fetched.
+    """Write an EvaluationReport to `path` and return its metadata. `candidates` has no baselines: these are fetched
+    here.
 
-    `only`: one model's part of it. `shortest_baseline`: then, the tokens that all baselines see at once.
+    `only` names the one model of a part. `shortest_baseline` is then the number of tokens that all baselines see at
+    once.
     """
-    # One tokenizer for all that were trained here, so that all see the same tokens; the Teacher shares its vocabulary.
+    # All models trained here have one tokenizer and see the same tokens. The Teacher shares its vocabulary.
     tokenizer = as_in_training(load_tokenizer(dataset.path / "tokenizer"))
     asked = _evaluation_set(config, dataset, candidates, tokenizer, path)
     fetched = {
@@ -122,9 +124,9 @@ def _evaluation_set(
     tokenizer: PreTrainedTokenizerBase,
     path: Path,
 ) -> questions.EvaluationSet:
-    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl, and makes documents/.
+    """The questions of the built-in tasks and of the recipe's. Writes tasks/ and questions.jsonl, and makes documents/.
 
-    The baselines' contexts do not count here, as what is served now must not change what is asked.
+    The baselines' contexts do not count here: what is served now must not change what is asked.
     """
     shortest = _shortest_context(dataset, candidates)
     work = path / IN_PROGRESS
@@ -133,7 +135,7 @@ def _evaluation_set(
         built_in = tasks.load_tasks(path / "tasks", work / "datasets")
         asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
     questions.write_questions(path / QUESTIONS, asked)
-    # The hub may give other questions than it gave the process whose work this one goes on with.
+    # A killed process may have got other questions from the hub than this one, which goes on with its work.
     of_finished = work / "evaluation_set"
     if of_finished.exists() and of_finished.read_text() != asked.digest:
         shutil.rmtree(path / "documents")
@@ -143,7 +145,7 @@ def _evaluation_set(
 
 
 def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
-    """The number of tokens that all models see at once, and that the students were trained on."""
+    """The number of tokens that all models see at once; at most the length that students were trained on."""
     configs = [load_config(candidate.path) for candidate in candidates.values()]
     return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
 
@@ -165,9 +167,9 @@ def _values(
     device: torch.device,
     file: Path,
 ) -> list[float | None]:
-    """The model's value for every question. It is read from the model's file, or scored and written there."""
+    """The model's value for every question. It is read from its file, or else scored and written there."""
     if not file.exists():
-        # In fp32 all: figures of half precision would differ by how a batch was padded.
+        # All models are scored in fp32: in half precision, figures would depend on how a batch was padded.
         model = moved(load_model(candidate.path, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name

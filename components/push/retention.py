@@ -74,7 +74,7 @@ def finish_deletion(store: Store, size: str, version: str) -> None:
 
 
 def _expendable(pointer: Pointer, there: dict[str, float], begun: set[str], keep: int) -> set[str]:
-    """The versions of `there` (with the time of their last file) that need not be kept. A push began those of `begun`."""
+    """The versions of `there` (with the time of their last file) that need not be kept. `begun`: by a push."""
     newest_first = dict.fromkeys(move.version for move in reversed(pointer.history))
     newest = [version for version in newest_first if version in there][:keep]
     kept = {pointer.version, pointer.previous, *pointer.pinned, *newest}

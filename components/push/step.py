@@ -1,4 +1,4 @@
-"""Blessed students go to where they are served: whole, tried out, and by one atomic move of a pointer each."""
+"""Push blessed students to where they are served: whole, tried out, each by one atomic move of a pointer."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -102,7 +102,7 @@ def push(
 
 
 class _WithdrawnError(UserError):
-    """A person took this version out of service. To leave it out is the outcome asked for, not a failure."""
+    """A person took this version out of service. Not to push it is then what was asked for, and no failure."""
 
 
 class _Judged:
@@ -125,12 +125,12 @@ class _Judged:
         self.results = read_results(report.path)
         self.decision_digest = verdict.digest
         self.origin = {"students": family.digest, "decision": verdict.digest, "evaluation": report.digest}
-        # Where the students come from, as far as the artifacts tell: the card's lineage.
+        # The card's lineage: where the students come from, as far as the artifacts know.
         teacher = self.results["models"].get("teacher", {}).get("digest")
         self.lineage = {**family.inputs, **self.origin, **({"teacher": teacher} if teacher else {})}
 
     def judged_against(self, size: str) -> str | None:
-        """The pushed version that the student was compared with; None: nothing of the size was served."""
+        """The pushed version that the student was compared with; None where nothing of the size was served."""
         baseline = self.verdicts[size]["baseline"]
         if baseline is None:
             return None
@@ -263,7 +263,7 @@ def _not_pushed(store: Store, size: str, why: str) -> Pushed:
 
 
 def _tidy_up(config: PushConfig, store: Store, size: str) -> None:
-    """Delete old versions. What cannot be deleted now is left to the next push, and this one does not fail."""
+    """Delete old versions. If that fails, the next push deletes them; this push has not failed."""
     try:
         with disk_errors_explained(Path(store.url), "push.target"):
             deleted = retire(store, size, config.keep_versions)
