@@ -11,11 +11,11 @@ from matta_core.artifacts import MANIFEST, REFERENCE, Artifact, files_of, is_fin
 
 
 def received(kfp_artifact: Any) -> str:
-    """The folder of an input, for a step to open: in Kubeflow's own place, what its manifest lists and no more.
+    """The folder of an input, for a step to open. Of a folder in Kubeflow's own place it holds what the manifest lists.
 
-    A pod that dies while Kubeflow uploads its outputs leaves files behind that the next attempt does not write again
-    (a log that is named by the time), and whoever comes next is given both. Files of the manifest are checked as ever
-    by who opens the folder; the others are left out of it: it is one of links, for the time of this process.
+    A pod may die while Kubeflow uploads its outputs. It then leaves files that the next attempt does not write again,
+    such as a log that is named by the time, and the next step is given both. If so, this folder is one of links to the
+    files of the manifest, for the time of this process. Whoever opens it checks these files as ever.
     """
     place = Path(kfp_artifact.path)
     if (place / REFERENCE).exists() or not is_finished(place):
@@ -33,7 +33,7 @@ def received(kfp_artifact: Any) -> str:
 
 
 def output_path(artifacts: str, step: str, kfp_path: str) -> str:
-    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`, or, where that is "",
+    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`. If that is "", it is
     Kubeflow's own place. (The pipeline calls that folder its `store`; a Store of ours holds pushed models.)"""
     return f"{artifacts}/{step}-{{key}}" if artifacts else kfp_path
 

@@ -16,9 +16,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 def locked(file: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock of `file`, which is made where it is missing and never deleted.
 
-    Were it deleted, another process could have opened it already and lock what no third one finds; and NFS keeps an
-    open file that is deleted under another name, so that its folder cannot be removed. The system gives the lock back
-    when its process ends, however that ends; NFS's server, for a machine that is gone, when its lease runs out.
+    If it were deleted, a process that has it open could lock a file that no other process finds. NFS would also keep
+    the open file under another name, and its folder could not be removed. The system gives the lock back when its
+    process ends, however that ends. For a machine that is gone, NFS's server does so when the lease runs out.
 
     Raises: BlockingIOError where another process holds it and `wait` is false; UserError where the file system has no
     locks; OSError where the file cannot be made.

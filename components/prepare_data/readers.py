@@ -27,7 +27,7 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r"))
 
 
 class Problem(NamedTuple):
-    """Why there is no text where a document should be: value and place, in one line."""
+    """The reason why a document has no text: value and place, in one line."""
 
     message: str
     invalid_utf8: bool = False
@@ -177,7 +177,7 @@ def _decode(data: bytes, place: str, offset: int = 0) -> str | Problem:
 
 
 def _control_problem(data: bytes, place: str) -> Problem | None:
-    """UTF-16 without a mark may be valid as UTF-8, but of its bytes many are control characters: the half in most
+    """UTF-16 without a mark may be valid as UTF-8. Then many of its bytes are control characters: half in most
     scripts, a tenth in Indian ones, whose first bytes are tabs and ends of lines. A text has few."""
     controls = len(data) - len(data.translate(None, _CONTROLS))
     if controls * (20 if controls >= 5 else 4) < max(len(data), 1):

@@ -36,7 +36,7 @@ class Start(NamedTuple):
 
 
 def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:
-    """Follow `start_from`, and the pointer where it is 'pushed': the key then holds the digest of what is served now.
+    """Follow `start_from`. If it is 'pushed', follow the pointer: the key then holds the digest of what is served now.
 
     Raises: UserError where nothing was pushed yet, or an artifact that is named was altered.
     """

@@ -24,9 +24,9 @@ def run_trainjob(
 ) -> None:
     """Run `python -m` + `command` in every rank of a TrainJob; show what rank 0 says; wait for the end.
 
-    A job of that name that runs already is followed where it is this run's own, from an attempt before; one that ended
-    or, being this run's, asks for something else is deleted first. The job belongs to this step's pod, and is deleted
-    with it; the ranks end themselves where this process does not keep `heartbeat_file` new.
+    A job of that name may be there already. If an earlier attempt of this run started it and it still runs, it is
+    followed. If it ended, or is this run's and asks for something else, it is deleted first. The job belongs to this
+    step's pod, and is deleted with it. The ranks end themselves if this process does not keep `heartbeat_file` new.
 
     Raises: UserError, TrainingDivergedError or RuntimeError by how the first failing rank ended; UserError where
     another run's job does the same work; TimeoutError; SystemExit(128 + signal) after SIGTERM or SIGINT, with the job

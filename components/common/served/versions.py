@@ -118,8 +118,8 @@ def install(
 
 
 def versions_there(store: Store, size: str) -> dict[str, float]:
-    """Versions of which any file lies in the store, whole or not, and when its last file was written (seconds since
-    1970). What other names lie beside them is other people's."""
+    """The versions with any file in the store, whole or not, and when its last file was written (seconds since 1970).
+    Files with other names belong to other people."""
     found: dict[str, float] = {}
     folder = f"{size}/versions/"
     for entry in store.list(folder.rstrip("/")):
@@ -142,7 +142,7 @@ def stranger(store: Store, size: str, version: str) -> str | None:
 
 
 def _read_manifest(store: Store, size: str, version: str) -> Manifest:
-    """Raises: UserError where a version has none, or one that is not to be believed: before a byte of it is fetched."""
+    """A version's manifest. Raises: UserError where there is none, or it is not to be believed."""
     if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
     name = f"{version_name(size, version)}/{MANIFEST}"

@@ -38,8 +38,8 @@ class SourceFile(NamedTuple):
 def find_files(source: str) -> list[SourceFile]:
     """The files of 'stdlib', or those that a glob matches (`**` crosses folders), here or on gs://, sorted by name.
 
-    Leading folders, or a file, that are there as they are written are meant, whatever brackets their names hold. What
-    other programs leave beside data (`_SUCCESS`, `_committed_1`, names that begin with a dot) is no document.
+    Leading folders, or a file, that exist as they are written are taken as they are, even with brackets in their names.
+    What other programs leave beside data (`_SUCCESS`, `_committed_1`, names that begin with a dot) is left out.
 
     Raises: UserError where there is none, one is of a known kind that is not read, or the bucket cannot be listed.
     """
