@@ -43,8 +43,8 @@ def check_finite(model: PreTrainedModel, what: str) -> None:
 
 
 def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
-    """How the checkpoint that a training starts from ends and samples its texts: its generation_config.json, and the
-    token ids of its config.json but for those that `chosen`, the recipe's train.model, sets. Students inherit both."""
+    """Copy generation settings and special token ids from the checkpoint that training starts from. Ids that `chosen`,
+    the recipe's train.model, sets stay. Students inherit both."""
     theirs, generation = load_config(start_from), load_generation_config(start_from)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if key not in chosen and getattr(theirs, key, None) is not None:

@@ -183,10 +183,8 @@ def _values(
 
 
 def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. A baseline brings its own; without one it is taken to have the dataset's.
-
-    If it is another one, bits per byte and strings are still fair to both models, but the last token of a line may be
-    several of the baseline's tokens.
+    """The tokenizer for a model. A baseline uses its own, if it has one. Bits per byte and strings compare fairly
+    across tokenizers; the last token of a line does not.
     """
     if candidate.role != "baseline":
         return tokenizer

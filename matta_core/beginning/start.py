@@ -106,6 +106,6 @@ def _order_within(ta: Path) -> list[int] | None:
 
 
 def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:
-    """That any size keeps by number; which layers, it leaves to their importance."""
+    """The smallest number of layers that a size asks for. Which layers these are is left to importance."""
     whole_depth = ta_config.num_hidden_layers
     return min([whole_depth, *(size.get("num_hidden_layers", whole_depth) for size in config.sizes.values())])

@@ -122,7 +122,7 @@ class Section:
 
 @contextlib.contextmanager
 def errors_of_section(name: str) -> Iterator[None]:
-    """The method knows one training, `train`; where it runs for another section, errors name that one's settings."""
+    """Errors of the method name settings of `train`. Within this context they name those of the section `name`."""
     try:
         yield
     except UserError as error:

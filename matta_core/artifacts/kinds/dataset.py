@@ -6,8 +6,8 @@ STATS = "stats.json"
 
 
 class SplitStats(TypedDict):
-    """Bytes are of UTF-8 text. Tokens include each document's first one, if any, and its eos; the dropped filled no
-    sequence."""
+    """Figures of a split. Bytes are of UTF-8 text. Tokens include each document's BOS, if any, and its EOS. Dropped
+    tokens did not fill a sequence."""
 
     documents: int
     bytes: int

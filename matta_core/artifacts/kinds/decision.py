@@ -45,8 +45,9 @@ class Verdict(TypedDict):
 
 
 class Decision(TypedDict):
-    """`config` are the gate's settings, `policies` what they ask of each size; `hypotheses`: how many comparisons were
-    corrected for; `left_on`: the setting for a first push is, though something is served."""
+    """The gate's decision. `config` holds the gate's settings, and `policies` what they ask of each size. `hypotheses`
+    is how many comparisons were corrected for. `left_on`: the setting for a first push is on, but something is served.
+    """
 
     evaluation_set: str
     config: dict[str, Any]
