@@ -153,8 +153,8 @@ def _remedy(model: "PreTrainedModel", missing: list[str], unexpected: list[str])
     if len(prefixes) == 1:
         return f"Their names begin with {prefixes.pop()!r}: take it out of the tensors' names"
     head = model.get_output_embeddings()
-    of_head = {name for name, parameter in model.named_parameters() if parameter in set(head.parameters())}
-    if missing and of_head.issuperset(missing):
+    of_head = set() if head is None else set(head.parameters())
+    if missing and {name for name, parameter in model.named_parameters() if parameter in of_head}.issuperset(missing):
         return (
             "It has no output head: save it with its head, or, where its head is its embeddings, set "
             "tie_word_embeddings to true in its config.json"

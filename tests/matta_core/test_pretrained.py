@@ -117,6 +117,13 @@ def test_an_untied_model_without_its_head_is_refused(saved, model_type):
     assert re.search(r": 1 missing \(lm_head.weight\)\. It has no output head: .* tie_word_embeddings", refusal(folder))
 
 
+def test_a_model_without_an_output_head_that_lacks_a_tensor_is_refused(saved):
+    folder, _ = saved("gpt2", config={"pad_token_id": 0})
+    message = r"GPT2ForSequenceClassification .*: 1 missing \(score.weight\)\. Weights and config.json must be of one"
+    with pytest.raises(UserError, match=message):
+        load_model(folder, model_class="AutoModelForSequenceClassification")
+
+
 @families
 def test_a_head_beside_tied_embeddings_that_differs_from_them_is_refused(saved, model_type):
     folder, _ = saved(model_type, tie_word_embeddings=False, config={"tie_word_embeddings": True})
