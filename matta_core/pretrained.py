@@ -44,9 +44,7 @@ _WRAPPERS = {
 }
 
 
-def load_model(
-    name_or_path: str | Path, dtype: "torch.dtype | None" = None, model_class: str = "AutoModelForCausalLM"
-) -> "PreTrainedModel":
+def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
     """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
     `model_class`: see `Objective`.
 

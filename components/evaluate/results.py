@@ -19,6 +19,7 @@ from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
 from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, Task, TaskFigure
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
@@ -168,7 +169,7 @@ def _values(
     """What the model gives for every question: from its file, or scored, and then written."""
     if not file.exists():
         # In fp32 all: figures of half precision would differ by how a batch was padded.
-        model = moved(load_model(candidate.path, torch.float32), device).eval()
+        model = moved(load_model(candidate.path, OBJECTIVE.model_class, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name
         lines = (
