@@ -1,25 +1,26 @@
 """The stock config of a recipe's `train.model`. Needs transformers' config classes; no torch, but for activations."""
 
 import contextlib
-import copy
 import difflib
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
-from matta_core.nesting.size import Granularity
 from matta_core.recipe.settings import shown
 from matta_core.tokens import num_token_ids
 
 _MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand
+
+
 _MAX_LAYERS = 1024
+
+
 # Of every config: what it answers with, what it was saved by, what else than a language model it is.
 _NO_SHAPE = PreTrainedConfig().to_dict().keys() - {"model_type"} | {"add_cross_attention"}
 
@@ -72,30 +73,6 @@ def build_config(
             f"{sequence_length}, got {config.max_position_embeddings}"
         )
     return config
-
-
-def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> PreTrainedConfig:
-    """The ordinary config of a student; where FFN widths differ from layer to layer, with the widest for all.
-
-    Raises: UserError where the stock class refuses such a shape.
-    """
-    config = copy.deepcopy(ta_config)
-    family = family_of(config.model_type)
-    config.num_hidden_layers = len(granularity.layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [ta_config.layer_types[layer] for layer in granularity.layers]
-    for key, number in granularity.padded.counts(0).items():
-        if hasattr(config, family.word(key)):
-            setattr(config, family.word(key), number)
-    for key in family.features:
-        if family.count(config, key) != family.count(ta_config, key):
-            setattr(config, family.word(key), family.count(ta_config, key))  # else computed from the number of heads
-    try:
-        return type(config).from_dict(config.to_dict(), attn_implementation=ta_config._attn_implementation)
-    except (StrictDataclassError, ValueError) as error:
-        raise UserError(
-            f"train.sizes.{granularity.name}: {type(config).__name__} refuses its shape: {one_line(error)}"
-        ) from None
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 from kfp import dsl
 
 from matta_core.recipe import PUSHED, Recipe
-from pipelines.kubeflow.cluster import ClusterProfile
-from pipelines.kubeflow.placement import launch_config, place
+from pipelines.cluster import ClusterProfile
+from pipelines.placement import launch_config, place
 from pipelines.steps import STEPS, Step
 
 MakeTask = Callable[..., dsl.PipelineTask]

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 from pipelines.kubeflow.compile import compile_pipeline, read_documents
 
 PROFILES = Path("pipelines/clusters")

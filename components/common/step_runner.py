@@ -118,16 +118,6 @@ def run_step(
     return dataclasses.replace(artifact, path=path)
 
 
-def follow_step(
-    step: str, output: str | Path, config: Section, inputs: Mapping[str, Made], work: Work, *, extra_key: Any = None
-) -> None:
-    """`run_step` in a process that works along with another one (torchrun): it leaves the directory to that one."""
-    path = keyed_path(output, step_key(step, config, inputs, work, extra_key=extra_key))
-    with disk_errors_explained(path):
-        if not is_finished(path):
-            work(path)
-
-
 def step_key(
     step: str,
     config: Section,

@@ -1,4 +1,4 @@
-"""AGIEval's own files, put into the form that lm-eval's tasks read.
+"""Converts AGIEval's own files into the form that lm-eval's tasks read.
 
 AGIEval publishes rows of {passage, question, options, label}; lm-eval reads the hub's `hails/agieval-*`, rows of
 {query, choices, gold}. The query is AGIEval's zero-shot prompt (Zhong et al. 2023, arXiv 2304.06364;
@@ -7,8 +7,8 @@ answer is". AGIEval's 220 rows of sat-math, converted, take the 110,388 bytes in
 `hails/agieval-sat-math` states, and give the row that was found published word for word
 (tests/components/evaluate/test_hub.py); no row of the other tasks was compared.
 
-The hub's rows do not set the passage apart: from there, each question counts as drawn on its own, where from AGIEval's
-own file those of one passage are drawn together. The figures are the same, their standard errors are not.
+The hub's rows do not name the passage. So each of their questions counts as a document of its own, whereas in AGIEval's
+own file the questions of one passage are one document. The figures are the same; their standard errors differ.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 from matta_core.errors import UserError
 
-# The English ones with options to choose from. The Chinese prompts differ, and `math` has no options.
+# AGIEval's English tasks with options to choose from. The Chinese prompts differ, and `math` has no options.
 TASKS = {
     "agieval_aqua_rat",
     "agieval_logiqa_en",
@@ -33,7 +33,7 @@ _LETTERS = "ABCDEFG"
 
 
 def convert(task: str, source: Path, target: Path) -> Path:
-    """A file with the hub's rows: `target`, written from AGIEval's rows in `source`, or `source` where it has them.
+    """A file with the hub's rows: `source` if it has them, else `target`, which is written from AGIEval's rows.
 
     Raises: UserError with the line that is neither.
     """
@@ -56,7 +56,7 @@ def convert(task: str, source: Path, target: Path) -> Path:
 
 
 def as_on_the_hub(row: Mapping[str, Any], *, with_passage: bool = True) -> dict[str, Any]:
-    """{"query", "choices", "gold": [index of the right choice]}, and the passage, which questions may share."""
+    """The hub's row {"query", "choices", "gold": [index of the right choice]}, and its passage."""
     options = list(row["options"])
     passage = (row["passage"] or "") if with_passage else ""
     gold = _LETTERS.index(row["label"])

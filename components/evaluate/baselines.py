@@ -1,4 +1,4 @@
-"""What is served now, per size: the version that the pointer below push.target names."""
+"""What is served now, by size: the version that the pointer below push.target names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,8 @@ from matta_core.errors import UserError
 
 
 class Baseline(NamedTuple):
-    """A pushed version that a size's student is compared with. `digest`: of its files' content. `is_student`: it is
-    the very student that is evaluated."""
+    """The pushed version that a size's student is compared with. `digest` is that of its files' content. `is_student`
+    tells that it is the evaluated student itself."""
 
     size: str
     version: str
@@ -20,15 +20,15 @@ class Baseline(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the model in the evaluation."""
+        """The model's name in the evaluation."""
         return self.size if self.is_student else f"baseline-{self.size}"
 
 
 def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str, Baseline | None]:
-    """The baseline of every size; None where nothing is served, or no target is given. `students`: digest by size.
+    """The baseline of every size; None where nothing is served, or no target is given. `students` has digests by size.
 
-    A student that is itself what is served, by its own push, is compared with what was served before it, so that the
-    run repeated finds its first evaluation. By a rollback: a person put it there, and it is its own baseline.
+    The student itself may be served. If its own push put it there, the baseline is the version before it: a repeated
+    run then finds its first evaluation again. If a person's rollback put it there, it is its own baseline.
 
     Raises: UserError where a size's name is that of another one's baseline, or a pointer cannot be read.
     """
@@ -53,7 +53,7 @@ def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str,
 
 
 def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], folder: Path) -> dict[str, Path]:
-    """A folder with the files of every baseline but the students themselves, by size; those of an object store are
+    """By size, a folder with the files of every baseline that is not the student itself. Files in an object store are
     downloaded below `folder`."""
     if target is None:
         return {}

@@ -14,9 +14,8 @@ TEACHER = "teacher"
 
 
 class Candidate(NamedTuple):
-    """A model to evaluate. `path`: a folder, or a hub name. `size`: None for the Teacher. `version`: of a baseline.
-
-    `digest`: of the files' content; None for a hub name.
+    """A model to evaluate. `path` is a folder or a hub name. `size` is None for the Teacher. Only a baseline has a
+    `version`. `digest` is that of the files' content; it is None for a hub name.
     """
 
     role: Literal["student", "ta", "teacher", "baseline"]
@@ -27,7 +26,7 @@ class Candidate(NamedTuple):
 
 
 def family(students: Artifact) -> dict[str, Candidate]:
-    """The models of a StudentFamily, in ascending order of size. Raises: UserError where it is none."""
+    """The models of a StudentFamily, in ascending order of size. Raises: UserError where a size is named teacher."""
     members = read_family(students.path)
     if TEACHER in members["students"]:
         raise UserError(f"{students.path} has a size named 'teacher', which is the Teacher's name: rename the size")
@@ -41,13 +40,13 @@ def family(students: Artifact) -> dict[str, Candidate]:
 
 
 def teacher_candidate(name_or_path: str) -> Candidate:
-    """The Teacher: a folder, or a name on the hub, of which no digest is known."""
+    """The Teacher: a folder, or a name on the hub, which has no digest."""
     folder = Path(name_or_path)
     return Candidate("teacher", name_or_path, digest=content_digest(folder) if folder.is_dir() else None)
 
 
 def baseline_candidates(baselines: Mapping[str, Baseline | None], folders: Mapping[str, Path]) -> dict[str, Candidate]:
-    """By name, those that are there and no student."""
+    """The baselines by name, without sizes that have none and without students."""
     return {
         baseline.name: Candidate("baseline", str(folders[size]), size, baseline.version, baseline.digest)
         for size, baseline in baselines.items()

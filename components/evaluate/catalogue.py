@@ -1,7 +1,7 @@
-"""lm-eval's tasks by name: from the hub, as everyone runs them, or the same definition fed from a local file.
+"""lm-eval's tasks by name, with their data from the hub, as everyone runs them, or from a local file.
 
-What is kept of a task is one metric that is a mean over its questions, so that models can be compared question by
-question: an accuracy, an exact match, or bits per byte. A perplexity or an F1 over all questions is none.
+Of each task one metric is kept. It must be a mean over questions, so that models can be compared question by question:
+an accuracy, an exact match, or bits per byte. A perplexity or an F1 over all questions is no such mean.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from components.evaluate.definitions import NOT_RUN, READERS, check_file_suffice
 from matta_core.errors import UserError
 from matta_core.recipe import TaskConfig
 
-# Which examples a prompt of several shots holds depends on it; lm-eval's own choice.
+# It decides which examples stand in a prompt of several shots; the number is lm-eval's own.
 FEWSHOT_SEED = 1234
 
 
 class EvaluationTask(NamedTuple):
-    """An lm-eval task, and what we ask of it. `limit`: the first so many questions; None: all."""
+    """An lm-eval task, and what we ask of it: the first `limit` questions, or all where it is None."""
 
     name: str
     task: Task
@@ -47,23 +47,23 @@ class EvaluationTask(NamedTuple):
     def unit(self) -> str:
         if self.metric == "bits_per_byte":
             return "bits per byte"
-        # acc_norm, prompt_level_strict_acc; the gate tells metrics with other names from their values.
+        # So are acc_norm and prompt_level_strict_acc. For metrics of other names, the gate looks at their values.
         is_right_or_wrong = {"acc", "accuracy"} & set(self.metric.split("_")) or self.metric in ("exact_match", "em")
         return "accuracy" if is_right_or_wrong else self.metric.replace("_", " ")
 
     @property
     def new_tokens(self) -> int:
-        """Tokens that a model writes for an answer; 0 where it only scores those that are there."""
+        """How many tokens a model writes for an answer; 0 where it only scores given ones."""
         if self.task.OUTPUT_TYPE != "generate_until":
             return 0
         return normalize_gen_kwargs(self.task.config.generation_kwargs)["max_gen_toks"]
 
 
 def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[EvaluationTask]:
-    """The tasks of `evaluate.tasks`. `folder`: where definitions, converted files and data sets are kept meanwhile.
+    """The tasks of `evaluate.tasks`. `folder` keeps definitions, converted files and data sets meanwhile.
 
-    Raises: UserError that names the setting: an unknown task, a group of tasks, a file that cannot be read or has
-    other columns, a metric that the task has not or that is no mean over questions.
+    Raises: UserError that names the setting, for an unknown task, a group of tasks, a file that cannot be read or has
+    other columns, a metric that the task does not have or that is no mean over questions.
     """
     tasks = []
     on_disk = all(config.data_files for config in configs.values())
@@ -75,9 +75,9 @@ def load_tasks(configs: Mapping[str, TaskConfig], folder: Path) -> list[Evaluati
 
 
 def _load(name: str, config: TaskConfig, folder: Path, unreachable: Exception | None) -> Task:
-    """lm-eval's own object, made from its definition with what the recipe says otherwise.
+    """lm-eval's own object, made from its definition with the recipe's changes.
 
-    `unreachable`: why the hub is not asked.
+    `unreachable` says why the hub is not asked.
     """
     specification = folder / name / f"{name}.yaml"
     specification.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def _load(name: str, config: TaskConfig, folder: Path, unreachable: Exception | 
         say("evaluate", f"{name}: asking {constants.ENDPOINT} for {settings['dataset_path']}")
     try:
         task = TaskManager(include_defaults=False).load([str(specification)])["tasks"][name]
-    except Exception as error:  # lm-eval, datasets and the task's own code raise anything
+    except Exception as error:  # lm-eval, datasets and the task's own code raise errors of any kind
         raise UserError(_cannot_load(name, config, settings, error, unreachable)) from error
     if getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
         raise UserError(f"evaluate.tasks.{name} {NOT_RUN}: leave it out")
@@ -126,7 +126,7 @@ def _cannot_load(
 
 
 def _from_file(name: str, settings: Mapping[str, Any], data_files: str, folder: Path) -> dict[str, Any]:
-    """What to say otherwise in a task's definition so that a local file is its only split."""
+    """The changes to a task's definition that make a local file its only split."""
     file = local_file(name, data_files)
     check_file_suffices(name, settings)
     split = settings.get("test_split") or settings.get("validation_split") or "test"

@@ -15,7 +15,7 @@ from matta_core.pretrained import load_config, load_model, moved
 def costs(
     everyone: Mapping[str, Candidate], device: torch.device, prompt_tokens: int, new_tokens: int, repeats: int
 ) -> Iterator[tuple[str, Costs]]:
-    """By model; the bytes are those of its file."""
+    """The costs by model. Its bytes are those of its file."""
     memory = peak_memory_bytes(
         {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
     )
@@ -41,7 +41,7 @@ def costs(
 
 
 def _groups(memory: Mapping[str, int]) -> list[list[str]]:
-    """The models, in their order, in groups that are timed in turns: together below TURNS_BYTES, or alone."""
+    """The models in their order, in groups that are timed in turns. A group is below TURNS_BYTES, or one model."""
     groups: list[list[str]] = []
     room = 0
     for name, needed in memory.items():

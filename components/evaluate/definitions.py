@@ -1,4 +1,4 @@
-"""What lm-eval's own files say of its tasks. Imports neither lm-eval nor torch: that takes longer than reading them."""
+"""Reads lm-eval's definitions of tasks without importing lm-eval or torch, which would take longer than reading."""
 
 import importlib.util
 import re
@@ -13,8 +13,8 @@ from matta_core.errors import UserError
 from matta_core.recipe import TaskConfig
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-# Of metrics whose definition names no aggregation, those that lm-eval registers as a mean over questions; and what a
-# task without a list of metrics has (lm_eval.api.metrics, lm_eval.api.registry; a test compares).
+# A metric's definition may name no aggregation: these are then means over questions, as lm-eval registers them. Below
+# are the metrics of a task that lists none (lm_eval.api.metrics, lm_eval.api.registry; a test compares).
 _MEANS = ("mean", "bits_per_byte")
 MEAN_BY_DEFAULT = (
     "acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "bits_per_byte", "exact_match", "likelihood",
@@ -30,15 +30,15 @@ DEFAULT_METRICS = {
 
 
 class _Loader(yaml.CSafeLoader):
-    """lm-eval's files name functions by a tag of their own, which are not needed here."""
+    """Reads lm-eval's files. They name functions by a tag of their own; here such a function is its name."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: node.value)
 
 
 def check_tasks(configs: Mapping[str, TaskConfig], *, files: bool) -> None:
-    """What can be known of `evaluate.tasks` before there is a model or data: that lm-eval has the tasks and their
-    metrics, that a local file can be all their data, and, where `files`, that it is there. Raises: UserError."""
+    """Check `evaluate.tasks` before there is a model or data: lm-eval must have the tasks and their metrics, and a
+    local file must be able to hold all their data. With `files`, it must also exist. Raises: UserError."""
     for name, config in configs.items():
         settings = read_definition(definition(name))
         if settings.get("unsafe_code") or _SHOWN.intersection(settings):
@@ -50,7 +50,7 @@ def check_tasks(configs: Mapping[str, TaskConfig], *, files: bool) -> None:
             check_file_suffices(name, settings)
             if files:
                 local_file(name, config.data_files)
-        if "class" not in settings:  # such a program tells its metrics when it has its data
+        if "class" not in settings:  # a task that is a program knows its metrics only once it has its data
             chosen_metric(name, _metrics(settings), config.metric)
 
 
@@ -93,7 +93,7 @@ def _whole_index() -> Any:
 
 
 def read_definition(file: Path) -> dict[str, Any]:
-    """A task's settings with those of the files that it includes; functions are their names."""
+    """A task's settings with those of the files that it includes. Functions are given by name."""
     settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     included = settings.pop("include", [])
     merged: dict[str, Any] = {}
@@ -103,13 +103,13 @@ def read_definition(file: Path) -> dict[str, Any]:
 
 
 def _metrics(settings: Mapping[str, Any]) -> dict[str, bool]:
-    """By metric: whether it is a mean over questions."""
+    """For each metric, whether it is a mean over questions."""
     listed = settings.get("metric_list")
     if listed is None:
         kind = settings.get("output_type", "generate_until")
         listed = [{"metric": metric} for metric in DEFAULT_METRICS.get(kind, ())]
     return {
-        one["metric"].rpartition(".")[2]: (  # of a function, its name
+        one["metric"].rpartition(".")[2]: (  # a function's name, without its module
             one["aggregation"] in _MEANS if "aggregation" in one else one["metric"] in MEAN_BY_DEFAULT
         )
         for one in listed
@@ -119,7 +119,7 @@ def _metrics(settings: Mapping[str, Any]) -> dict[str, bool]:
 def chosen_metric(name: str, metrics: Mapping[str, bool], wanted: str | None) -> str:
     """The metric that is asked for, or the first that is a mean over questions (`metrics` says which are).
 
-    Raises: UserError where there is none, or not the one that is wanted.
+    Raises: UserError where there is none, or where the wanted one is not among them.
     """
     usable = [metric for metric, is_mean in metrics.items() if is_mean]
     if wanted is None and usable:
@@ -138,13 +138,13 @@ def chosen_metric(name: str, metrics: Mapping[str, bool], wanted: str | None) ->
 
 
 def check_suffix(name: str, data_files: str) -> None:
-    """Raises: UserError where no reader is known for such a file."""
+    """Check a file's suffix. Raises: UserError where no reader is known for it."""
     if Path(data_files).suffix not in READERS:
         raise UserError(f"evaluate.tasks.{name}.data_files must end in {', '.join(READERS)}, got {data_files}")
 
 
 def local_file(name: str, data_files: str) -> Path:
-    """The file itself. Raises: UserError where it is not there, or of no known kind."""
+    """The file's path. Raises: UserError where it does not exist, or is of no known kind."""
     check_suffix(name, data_files)
     file = Path(data_files).resolve()
     if not file.is_file():
@@ -153,7 +153,7 @@ def local_file(name: str, data_files: str) -> Path:
 
 
 def check_file_suffices(name: str, settings: Mapping[str, Any]) -> None:
-    """That one file can be all the data of a task with these settings. Raises: UserError."""
+    """Check that one file can be all the data of a task with these settings. Raises: UserError."""
     where = f"evaluate.tasks.{name}.data_files"
     if "class" in settings:
         raise UserError(f"{where}: {name} is a program that fetches its data itself: leave data_files out")

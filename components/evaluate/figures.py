@@ -1,6 +1,6 @@
-"""Figures with standard errors, from what every question gave.
+"""Figures with standard errors, from the values of all questions.
 
-A value is what one model gave for a question, or None where it gave no finite number. The figure is sum(weight x value)
+A value is one model's result for a question, or None where that was no finite number. The figure is sum(weight x value)
 / sum(weight).
 """
 
@@ -15,10 +15,10 @@ Answer = tuple[Question, float | None]
 
 
 def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> dict[str, TaskFigure]:
-    """By task.
+    """The figures by task, with those of their slices.
 
-    A figure with a value that is None is None, which is JSON's way to say so; the gate takes it for a "no". So is
-    the standard error of a single document.
+    A figure is None where one of its values is, and the gate takes it for a "no". The standard error of a single
+    document is None, too.
     """
     by_task: dict[str, list[Answer]] = defaultdict(list)
     by_slice: dict[str, dict[str, dict[str, list[Answer]]]] = defaultdict(
@@ -41,7 +41,7 @@ def summarise(questions: Sequence[Question], values: Sequence[float | None]) -> 
 
 
 def figure(answers: Iterable[Answer]) -> Figure:
-    """The ratio estimate, questions of the same document added up first."""
+    """The ratio estimate. Questions of one document are added up first."""
     answers = list(answers)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for question, value in answers:

@@ -1,7 +1,7 @@
-"""The Hugging Face hub, from which a task's questions come: what to do where it is not there, and what to tell.
+"""The Hugging Face hub, which has the tasks' questions: what to do, and what to report, where it cannot be reached.
 
-The hub is asked at every run, and what it gives is kept below HF_HOME. An answer of 5xx or 429 is waited out by
-huggingface_hub, for 23 seconds per task, and told on stderr; after that, what was kept is taken.
+Every run asks the hub and keeps its answers below HF_HOME. On an answer of 5xx or 429, huggingface_hub waits for up to
+23 seconds per task and says so on stderr; after that, the kept answers are taken.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from components.common.step_runner import say
 
 @contextlib.contextmanager
 def or_what_was_kept() -> Iterator[httpx.TransportError | None]:
-    """Where the hub cannot be reached, have datasets take what was kept of it, at once; gives the reason.
+    """Where the hub cannot be reached, make datasets take the kept answers at once. Gives the reason.
 
-    Left alone, huggingface_hub tries seven times for each data set, six of them with a timeout of 60 seconds that no
-    setting changes (`_ETAG_RETRY_TIMEOUT`): more than six minutes per task where a firewall drops what is sent. Here it
-    is three times HF_HUB_ETAG_TIMEOUT (10 seconds), once. The switch is the one that HF_HUB_OFFLINE=1 turns, which is
-    read only when the libraries are imported.
+    By itself, huggingface_hub tries seven times for each data set, six of them with a timeout of 60 seconds that no
+    setting changes (`_ETAG_RETRY_TIMEOUT`). Behind a firewall that drops packets, that is more than six minutes per
+    task; here it is three times HF_HUB_ETAG_TIMEOUT (10 seconds), once. The switch is the one behind HF_HUB_OFFLINE=1,
+    which the libraries read only when they are imported.
     """
     reason = None if constants.is_offline_mode() else _unreachable()
     if reason is None:
@@ -47,7 +47,7 @@ def _unreachable() -> httpx.TransportError | None:
 
 
 def answer(error: BaseException) -> BaseException:
-    """What the hub answered, where datasets tells only that it found no file."""
+    """The hub's own answer, where datasets reports only that it found no file."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, HfHubHTTPError):

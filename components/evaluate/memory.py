@@ -20,13 +20,13 @@ from matta_core.pretrained import load_model, moved
 def peak_memory_bytes(
     models: Mapping[str, str], device: torch.device, prompt_tokens: int, new_tokens: int
 ) -> dict[str, int]:
-    """By model, bytes at the peak of loading it, in fp32, and answering the largest batch that `speed` times.
+    """By model, the peak bytes of loading it in fp32 and answering the largest batch that `speed` times.
 
-    On a GPU, what its allocator gave out. On the CPU, by how much the resident memory of a fresh process grows:
-    one process loads torch, which takes seconds, and forks a child for every model, which does not; what Python and
-    torch need themselves is not counted. Loading is, since a server that cannot load a model cannot serve it.
+    On a GPU, they are those that its allocator gave out. On the CPU, they are the growth of a fresh process's resident
+    memory: one process loads torch, which takes seconds, and forks a child for every model, which takes none. What
+    Python and torch themselves need is not counted. Loading counts, because a server must load the model to serve it.
 
-    `models`: folder or hub name, by name. Raises: UserError where a child dies.
+    `models` has a folder or a hub name by name. Raises: UserError where a child dies.
     """
     if device.type == "cuda":
         return {name: _on_gpu(path, device, prompt_tokens, new_tokens) for name, path in models.items()}
@@ -56,8 +56,8 @@ def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 
 def _serve() -> None:
-    """The fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so that it can fork."""
-    from transformers import PreTrainedModel  # noqa: F401 - what every child would import
+    """Run the fresh process: models on stdin, their peaks on stdout. It computes nothing itself, so it can fork."""
+    from transformers import PreTrainedModel  # noqa: F401 - every child would import it
 
     models, prompt_tokens, new_tokens = json.load(sys.stdin)
     transformers.logging.set_verbosity_error()
@@ -75,7 +75,7 @@ def _serve() -> None:
             except BaseException:
                 traceback.print_exc()
             finally:
-                os._exit(status)  # what the parent has open is not the child's to close
+                os._exit(status)  # the child must not close what the parent has open
         os.close(writer)
         with os.fdopen(reader) as answer:
             peak = answer.read()
@@ -87,7 +87,7 @@ def _serve() -> None:
 
 
 def _peak_rss() -> int:
-    """Bytes. In a fresh fork it is what is resident; from then on it only grows."""
+    """The peak in bytes. A fresh fork starts with its resident memory; from then on the peak only grows."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

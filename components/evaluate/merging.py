@@ -1,4 +1,4 @@
-"""The parts of an evaluation that ran in several pods, one model in each, as one EvaluationReport."""
+"""Makes one EvaluationReport of the parts of an evaluation that ran in several pods, one model in each."""
 
 import filecmp
 import shutil
@@ -18,21 +18,21 @@ from matta_core.recipe.settings import Section
 
 @dataclass(frozen=True)
 class MergeEvaluationsConfig(Section):
-    """Nothing can be set."""
+    """The step's settings, of which there are none."""
 
 
 class _Origin(NamedTuple):
-    """What the parts were made of: its digest is all that is at hand."""
+    """An input of the parts, of which only the digest is at hand."""
 
     digest: str
 
 
 def merge_evaluations(parts: Sequence[str | Path], *, output: str | Path) -> Artifact:
-    """Put EvaluationParts together. Files, metadata and inputs are those of the EvaluationReport that `evaluate` makes
-    in one process of the same models; the figures are the parts' own.
+    """Put EvaluationParts together. Files, metadata and inputs are the same as in the EvaluationReport that `evaluate`
+    makes of these models in one process; the figures are the parts' own.
 
-    Raises: UserError where a part is missing or there twice, or parts are of other inputs, questions, baselines or
-    devices than the first: figures of different questions must not be compared, nor times of different machines.
+    Raises: UserError where a part is missing or given twice, or where parts differ in inputs, questions, baselines or
+    device: figures of different questions must not be compared, nor times of different machines.
     """
     opened = [open_artifact(part, "EvaluationPart") for part in parts]
     if not opened:
@@ -73,7 +73,7 @@ def merge_evaluations(parts: Sequence[str | Path], *, output: str | Path) -> Art
 
 
 def _expected(results: Results) -> list[str]:
-    """The models of the whole evaluation, in order. A part's baselines are those of all sizes, by the model's name."""
+    """The models of the whole evaluation, in order. Every part names the baselines of all sizes."""
     return model_names(
         {
             size: None if name is None else Baseline(size, "", "", is_student=name == size)

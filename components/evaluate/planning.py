@@ -1,4 +1,4 @@
-"""What a fanned-out evaluation is about: read once, before the pods that evaluate one model each, and given to all."""
+"""The plan of an evaluation in several pods. It is read once and given to all pods, each of which has one model."""
 
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from matta_core.recipe.settings import Section
 @final
 @dataclass(frozen=True)
 class PlannedBaseline(Section):
-    """A pushed version, and how many tokens it sees at once: what all models are asked depends on the shortest."""
+    """A pushed version, and how many tokens it sees at once. The shortest decides what all models are asked."""
 
     version: str
     digest: str
@@ -27,7 +27,7 @@ class PlannedBaseline(Section):
 
 @dataclass(frozen=True)
 class EvaluationPlan(Section):
-    """What is served below `target`, by size in ascending order; None where nothing is. JSON between steps."""
+    """What is served below `target`, by size in ascending order; None where nothing is. Steps hand it on as JSON."""
 
     target: str | None
     served: dict[str, PlannedBaseline | None]
@@ -41,17 +41,17 @@ class EvaluationPlan(Section):
 
     @property
     def models(self) -> list[str]:
-        """The names of all that is evaluated, in the order of an EvaluationReport."""
+        """The names of all models that are evaluated, in the order of an EvaluationReport."""
         return model_names(self.baselines)
 
     @property
     def shortest_context(self) -> int | None:
-        """Of the baselines, in tokens; None where there are none."""
+        """The shortest context of the baselines, in tokens; None where there are no baselines."""
         return min((planned.context_length for planned in self.served.values() if planned), default=None)
 
 
 def model_names(baselines: dict[str, Baseline | None]) -> list[str]:
-    """Of all models that are evaluated: the sizes, the Teacher, and the baselines that are no students."""
+    """The names of all models that are evaluated: the sizes, the Teacher, and the baselines that are no students."""
     names = [baseline.name for baseline in baselines.values() if baseline and not baseline.is_student]
     return [*baselines, TEACHER, *names]
 
@@ -59,7 +59,7 @@ def model_names(baselines: dict[str, Baseline | None]) -> list[str]:
 def plan_evaluation(students: str | Path, target: str | None) -> EvaluationPlan:
     """Read the pointers below `target` for every size of a StudentFamily.
 
-    Raises: UserError where the students or a pointer cannot be read, or what a pointer names is not whole.
+    Raises: UserError where the students or a pointer cannot be read, or a version that a pointer names is not whole.
     """
     candidates = family(open_artifact(students, "StudentFamily"))
     baselines = resolve(target, {size: candidate.digest for size, candidate in candidates.items()})
@@ -79,7 +79,7 @@ def plan_evaluation(students: str | Path, target: str | None) -> EvaluationPlan:
 
 
 def read_plan(file: Path) -> EvaluationPlan:
-    """Raises: UserError where the file cannot be read or holds no plan."""
+    """The plan in a file. Raises: UserError where the file cannot be read or holds none."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -90,7 +90,7 @@ def read_plan(file: Path) -> EvaluationPlan:
 
 
 def _context_length(folder: str | None, target: str | None, baseline: Baseline) -> int:
-    """From the config alone: the weights are fetched by the one pod that evaluates them."""
+    """A baseline's context length, from its config alone: only the pod that evaluates it fetches the weights."""
     from components.evaluate.scoring import context_length
     from matta_core.pretrained import load_config
 

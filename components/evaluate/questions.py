@@ -1,7 +1,7 @@
 """The evaluation set: every question of every task, the same for all models, and its digest.
 
-A question is what lm-eval asks: the strings shown and scored. They are built once, and again by each model's own
-evaluation; `check_same` holds that they are the same.
+A question is what lm-eval asks: the strings that it shows and scores. They are built once, and again in each model's
+own evaluation; `check_same` checks that they are the same.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from matta_core.artifacts.kinds.evaluation import Question, Task
 from matta_core.errors import UserError
 from matta_core.recipe import BUILT_IN_TASKS
 
-# A slice of one document has no standard error; a hundred slices are no summary.
+# A slice of one document has no standard error, and a hundred slices summarise nothing.
 _MIN_SOURCE_DOCUMENTS = 2
 _MAX_SOURCES = 12
 OTHER_SOURCES = "other"
@@ -29,9 +29,9 @@ _LENGTHS = ("short", "medium", "long")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """`descriptions`: by task, what results.json says of it.
+    """All questions. `descriptions` has each task's entry of results.json.
 
-    `samples`: by task, the indices that lm-eval is asked for, where these are not all.
+    `samples` has, by task, the indices that lm-eval is asked for, where it is not asked for all.
     """
 
     tasks: Sequence[EvaluationTask]
@@ -44,7 +44,7 @@ class EvaluationSet:
         return digest_of({name: description["digest"] for name, description in self.descriptions.items()})
 
     def check_same(self) -> None:
-        """That lm-eval has just asked these very questions (an assertion: a difference is a bug)."""
+        """Check that lm-eval has just asked these very questions. It is an assertion: a difference is a bug."""
         for task in self.tasks:
             digest = _digest(task, list(_requests(task).values()))
             assert digest == self.descriptions[task.name]["digest"], f"{task.name} asked other questions"
@@ -87,9 +87,9 @@ def build(tasks: Sequence[EvaluationTask]) -> EvaluationSet:
 
 
 def cut_questions(evaluation_set: EvaluationSet, count_tokens: Callable[[str], int], max_length: int) -> dict[str, int]:
-    """By task, how many questions are longer than a model sees: lm-eval cuts off their beginnings, and says nothing.
+    """By task, how many questions are longer than a model sees. lm-eval cuts off their beginnings without a word.
 
-    What a model is to write counts as well. Texts whose likelihood is taken window by window are never cut.
+    The tokens that a model must write count as well. Texts whose likelihood is taken window by window are never cut.
     """
     counts = {}
     for task in evaluation_set.tasks:
@@ -110,9 +110,9 @@ def write_questions(path: Path, evaluation_set: EvaluationSet) -> None:
 def source_slices(sources: Sequence[str], documents: Sequence[str]) -> list[str]:
     """The slice of every question, by where its document comes from.
 
-    A source is a row of a file (`news.jsonl:17`, whose slice is the file) or a file (whose slice is the first folder
-    below the one that all are in, "." for files right there). Slices of fewer than two documents, and those beyond
-    the twelve largest, are one slice, "other".
+    A source is a row of a file (`news.jsonl:17`) or a whole file. The slice of a row is its file. That of a file is the
+    first folder below the one that holds them all, or "." for a file right there. Slices of fewer than two documents,
+    and those beyond the twelve largest, become one slice, "other".
     """
     rows = [re.match(r"(.*):\d+$", source) for source in sources]
     files = [row.group(1) if row else source for row, source in zip(rows, sources, strict=True)]
@@ -128,7 +128,7 @@ def source_slices(sources: Sequence[str], documents: Sequence[str]) -> list[str]
 
 
 def length_slices(lengths: Sequence[int]) -> list[str]:
-    """short, medium or long: below the first third's largest, below the second's, and the rest."""
+    """The slice of every question by length: short, medium and long are thirds of all."""
     ordered = sorted(lengths)
     first, second = ordered[len(ordered) // 3], ordered[2 * len(ordered) // 3]
     return [_LENGTHS[(length >= first) + (length >= second)] for length in lengths]
@@ -143,7 +143,7 @@ def _requests(task: EvaluationTask) -> dict[int, list[Any]]:
 
 
 def _digest(task: EvaluationTask, asked: Sequence[Sequence[Any]]) -> str:
-    """Of what a model sees and what counts as right: strings, targets, metric, version."""
+    """The digest of what a model sees and what counts as right: strings, targets, metric, version."""
     seen = [
         [[list(request.arguments) for request in requests], str(task.task.doc_to_target(requests[0].doc))]
         for requests in asked
@@ -175,7 +175,7 @@ def _weight(task: EvaluationTask, row: Any) -> float:
 
 
 def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
-    """What is drawn at random: the held-out document, the passage that questions share, or the question itself."""
+    """The unit of random sampling: the held-out document, the passage that questions share, or the question itself."""
     row = requests[0].doc
     if task.name in BUILT_IN_TASKS:
         return row["document"]
@@ -186,7 +186,7 @@ def _document(task: EvaluationTask, requests: Sequence[Any]) -> str:
 
 
 def _slices(documents: Sequence[str], asked: Sequence[Sequence[Any]]) -> Iterator[dict[str, str]]:
-    """By kind. A kind that puts all questions into one slice says nothing, and is left out."""
+    """Each question's slice by kind. A kind that puts all questions into one slice says nothing, and is left out."""
     kinds = {
         "length": length_slices([max(sum(map(len, _texts(request))) for request in requests) for requests in asked])
     }

@@ -1,4 +1,4 @@
-"""The results of all models: one after the other is scored on the same questions, and measured. Needs torch."""
+"""The results of all models: each is scored on the same questions, then its costs are measured. Needs torch."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
 from matta_core.tokens import as_in_training, num_token_ids
 
-# Written per sequence when decoding is timed; half of what the shortest context holds, where that is less.
+# Tokens written per sequence when decoding is timed, but at most half of the shortest context.
 NEW_TOKENS = 16
 
 
@@ -40,11 +40,13 @@ def evaluate_all(
     only: str | None = None,
     shortest_baseline: int | None = None,
 ) -> dict[str, Any]:
-    """Write an EvaluationReport to `path`; its metadata. `candidates`: without the baselines, which are fetched.
+    """Write an EvaluationReport to `path` and return its metadata. `candidates` has no baselines: these are fetched
+    here.
 
-    `only`: one model's part of it. `shortest_baseline`: then, the tokens that all baselines see at once.
+    `only` names the one model of a part. `shortest_baseline` is then the number of tokens that all baselines see at
+    once.
     """
-    # One tokenizer for all that were trained here, so that all see the same tokens; the Teacher shares its vocabulary.
+    # All models trained here have one tokenizer and see the same tokens. The Teacher shares its vocabulary.
     tokenizer = as_in_training(load_tokenizer(dataset.path / "tokenizer"))
     asked = _evaluation_set(config, dataset, candidates, tokenizer, path)
     fetched = {
@@ -110,9 +112,9 @@ def _evaluation_set(
     tokenizer: PreTrainedTokenizerBase,
     path: Path,
 ) -> questions.EvaluationSet:
-    """The built-in tasks and those of the recipe; writes tasks/ and questions.jsonl, and makes documents/.
+    """The questions of the built-in tasks and of the recipe's. Writes tasks/ and questions.jsonl, and makes documents/.
 
-    What the baselines can see does not count here: what is served now must not change what is asked.
+    The baselines' contexts do not count here: what is served now must not change what is asked.
     """
     shortest = _shortest_context(dataset, candidates)
     work = path / IN_PROGRESS
@@ -121,7 +123,7 @@ def _evaluation_set(
         built_in = tasks.load_tasks(path / "tasks", work / "datasets")
         asked = questions.build([*built_in, *catalogue.load_tasks(config.tasks, work / "catalogue")])
     questions.write_questions(path / QUESTIONS, asked)
-    # The hub may give other questions than it gave the process whose work this one goes on with.
+    # A killed process may have got other questions from the hub than this one, which goes on with its work.
     of_finished = work / "evaluation_set"
     if of_finished.exists() and of_finished.read_text() != asked.digest:
         shutil.rmtree(path / "documents")
@@ -131,7 +133,7 @@ def _evaluation_set(
 
 
 def _shortest_context(dataset: Artifact, candidates: Mapping[str, Candidate]) -> int:
-    """Tokens that all see at once, and that the students were trained on."""
+    """The number of tokens that all models see at once; at most the length that students were trained on."""
     configs = [load_config(candidate.path) for candidate in candidates.values()]
     return min(dataset.metadata["sequence_length"], *map(scoring.context_length, configs))
 
@@ -153,9 +155,9 @@ def _values(
     device: torch.device,
     file: Path,
 ) -> list[float | None]:
-    """What the model gives for every question: from its file, or scored, and then written."""
+    """The model's value for every question. It is read from its file, or else scored and written there."""
     if not file.exists():
-        # In fp32 all: figures of half precision would differ by how a batch was padded.
+        # All models are scored in fp32: in half precision, figures would depend on how a batch was padded.
         model = moved(load_model(candidate.path, OBJECTIVE.model_class, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name
@@ -169,8 +171,10 @@ def _values(
 
 
 def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A baseline brings its own, which may be another one: bits per byte and strings are fair to both, while the last
-    token of a line may be several of its tokens. One without is taken to have the dataset's.
+    """The model's tokenizer. A baseline brings its own; without one it is taken to have the dataset's.
+
+    If it is another one, bits per byte and strings are still fair to both models, but the last token of a line may be
+    several of the baseline's tokens.
     """
     if candidate.role != "baseline":
         return tokenizer

@@ -1,4 +1,4 @@
-"""What needs torch and lm-eval: put every question to one model."""
+"""Puts every question to one model. Needs torch and lm-eval."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from matta_core.tokens import before_a_document
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval, transformers and datasets draw a bar for every batch and file; ours is the one to look at."""
+    """Silence lm-eval, transformers and datasets, which draw a bar for every batch and file. Ours stays."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -33,12 +33,12 @@ def quiet() -> Iterator[None]:
 
 
 def context_length(config: PreTrainedConfig) -> int:
-    """Tokens that a model sees at once."""
+    """How many tokens a model sees at once."""
     return resolve_max_length(config)
 
 
 class _LanguageModel(HFLM):
-    """lm-eval's, with BOS as in training, and for questions that were cut with another tokenizer than the model's."""
+    """lm-eval's model with BOS as in training. It takes questions that were cut by another tokenizer than its own."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         super().__init__(
@@ -47,20 +47,19 @@ class _LanguageModel(HFLM):
             backend="causal",
             max_length=context_length(model.config),
             batch_size=batch_size,
-            add_bos_token=True,  # whatever the tokenizer puts before a text
+            add_bos_token=True,  # encode with whatever the tokenizer puts before a text
             prefix_token_id=before_a_document(tokenizer),
         )
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: Any
     ) -> list[int]:
-        """As the tokenizer says. lm-eval's own leaves out the BOS of a text that begins with its letters."""
+        """Encode as the tokenizer does. lm-eval's own method drops the BOS where a text begins with its letters."""
         add = self.add_bos_token if add_special_tokens is None else add_special_tokens
         return self.tokenizer.encode(string, add_special_tokens=add)[-(left_truncate_len or 0) :]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """The BOS is seen once and never scored: lm-eval puts one before the tokens, among which the tokenizer's would
-        stand first."""
+        """Show the BOS once and never score it: lm-eval puts one before the tokens, so the tokenizer must add none."""
         self.add_bos_token = False
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm)
@@ -68,8 +67,8 @@ class _LanguageModel(HFLM):
             self.add_bos_token = True
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Where the model's tokens merge over the cut, the whole is no longer than the context, and lm-eval has
-        nothing to score: then the continuation is tokenized by itself."""
+        """Encode context and continuation. If the model's tokens merge over the cut, the whole has no more tokens than
+        the context, and lm-eval would score nothing: then the continuation is tokenized by itself."""
         context_ids, continuation_ids = super()._encode_pair(context, continuation)
         if not continuation_ids:
             context_ids, continuation_ids = (
@@ -83,15 +82,15 @@ class _LanguageModel(HFLM):
 def score(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluation_set: EvaluationSet, batch_size: int
 ) -> list[float | None]:
-    """Every question, put to one model by one call of lm-eval: a value for each, None where a number was not finite.
+    """Put every question to one model, by one call of lm-eval. A value is None where a number was not finite.
 
-    A model that gave any log-likelihood that is not finite has no value for the texts it wrote either: what a broken
-    model writes is no answer.
+    If any log-likelihood is not finite, the texts that the model wrote have no value either: what a broken model writes
+    is no answer.
     """
     language_model = _LanguageModel(model, tokenizer, _batch_size(model, batch_size))
     for task in evaluation_set.tasks:
         task.task.set_fewshot_seed(FEWSHOT_SEED)
-    # No bootstrap: our standard errors have closed forms, and know which questions share a document.
+    # No bootstrap: our standard errors have closed forms and account for questions that share a document.
     outcome = evaluate(
         language_model,
         {"tasks": {task.name: task.task for task in evaluation_set.tasks}},
@@ -113,13 +112,13 @@ def score(
 
 
 def _batch_size(model: PreTrainedModel, wanted: int) -> int:
-    """So many requests, or as many as leave the logits of a pass, in fp32, below 1 GiB (8 GiB on a GPU)."""
+    """The wanted batch, or less where the logits of a pass, in fp32, would exceed 1 GiB (8 GiB on a GPU)."""
     room = 2**33 if model.device.type == "cuda" else 2**30
     return max(1, min(wanted, room // (4 * context_length(model.config) * model.config.vocab_size)))
 
 
 def _samples(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a task with several ways to read an answer, its first (lm-eval calls them filters); in order."""
+    """The samples in order. If a task reads answers in several ways (lm-eval's filters), those of the first."""
     first = samples[0]["filter"]
     return sorted((sample for sample in samples if sample["filter"] == first), key=lambda sample: sample["doc_id"])
 
@@ -138,7 +137,7 @@ def _value(task: EvaluationTask, sample: dict[str, Any]) -> float | None:
 
 
 def _finite(responses: Any) -> bool:
-    """Whether all numbers in a model's responses are: (log-likelihood, greedy) pairs, log-likelihoods, or texts."""
+    """Whether all numbers in a model's responses are finite. These are likelihoods, (likelihood, greedy) or texts."""
     if isinstance(responses, list | tuple):
         return all(_finite(response) for response in responses)
     return not isinstance(responses, float) or math.isfinite(responses)
@@ -150,7 +149,7 @@ def _check_against_lm_eval(
     samples: dict[str, list[dict[str, Any]]],
     results: dict[str, Any],
 ) -> None:
-    """Ours are lm-eval's own figures; only the standard errors differ."""
+    """Check that our figures are lm-eval's own. Only the standard errors differ."""
     figures = summarise(evaluation_set.questions, values)
     for task in evaluation_set.tasks:
         ours = figures[task.name]["value"]

@@ -10,22 +10,22 @@ from transformers import PreTrainedModel
 from matta_core.artifacts.kinds.evaluation import Latency
 
 BATCH_SIZES = (1, 8)
-# Models take turns while their weights in memory are less than this: any machine that trained them can spare it,
-# and how much more there is, a container does not tell.
+# Models take turns while their weights in memory stay below this. Any machine that trained them can spare as much; a
+# container does not tell how much more there is.
 TURNS_BYTES = 2**30
 
 
 def latency(
     models: Mapping[str, PreTrainedModel], prompt_tokens: int, new_tokens: int, repeats: int
 ) -> dict[str, Latency]:
-    """By model, medians over `repeats`.
+    """The latency of each model: medians over `repeats`.
 
-    Prefill is one pass over `prompt_tokens` random tokens per sequence, up to the logits of the next one. Decode is
-    `new_tokens` passes of one token per sequence that follow it, with the cache of keys and values, greedily and
-    whatever the tokens are: an end of text ends nothing. "tokens_per_second" counts all sequences of a batch.
+    Prefill is one pass over `prompt_tokens` random tokens per sequence, up to the logits of the next one. Decode is the
+    `new_tokens` passes after it, of one token per sequence, greedy, with the cache of keys and values. An end of text
+    does not end it. "tokens_per_second" counts all sequences of a batch.
 
-    The models take turns, so that a slow moment of the machine is not one model's misfortune; the first round
-    warms up and does not count.
+    The models take turns, so that a slow moment of the machine does not hit one model alone. The first round warms up
+    and does not count.
     """
     result: dict[str, Latency] = {name: {"prefill": {}, "decode": {}} for name in models}
     for batch_size in BATCH_SIZES:
@@ -48,7 +48,7 @@ def latency(
 
 @torch.inference_mode()
 def generate(model: PreTrainedModel, batch_size: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-    """Seconds of the prefill, and of all steps of decoding after it."""
+    """The seconds of the prefill, and those of all decoding steps after it."""
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (batch_size, prompt_tokens), generator=generator)
     input_ids = input_ids.to(model.device)

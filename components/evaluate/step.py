@@ -1,4 +1,4 @@
-"""How good, how fast and how large every size is, beside its TA, its Teacher and what is served now."""
+"""Evaluate how good, how fast and how large every size is, beside its TA, its Teacher and what is served now."""
 
 import os
 from importlib.metadata import version
@@ -29,14 +29,15 @@ def evaluate(
     """Evaluate a StudentFamily, the Teacher (a Hugging Face checkpoint, or the TA of a MattaCheckpoint) and what is
     served now under `push_target`, on the same questions. `matta_core.artifacts.kinds.evaluation` says what it makes.
 
-    A model is scored when its `documents/<model>.jsonl` is there: a killed evaluation goes on with the next one.
-    What is served is part of the step's key.
+    A model's scores are complete once its `documents/<model>.jsonl` exists: a killed evaluation goes on with the next
+    model. What is served is part of the step's key.
 
-    With `plan` and `model`, one model's part of an evaluation that runs in several pods: the same files, of that model
-    only, as an EvaluationPart, for merge_evaluations. What is served is then the plan's; it is not read again.
+    With `plan` and `model`, it makes one model's part of an evaluation that runs in several pods: an EvaluationPart,
+    for merge_evaluations, with the same files for that model only. The plan then says what is served; it is not read
+    again.
 
     Raises: UserError where no Teacher or two are given, one cannot be loaded, the students are of another dataset,
-    a task cannot be had, or there are too few documents.
+    a task is not available, or there are too few documents.
     """
     _check_teacher(teacher, teacher_checkpoint)
     _check_part(plan, model, push_target)
@@ -51,7 +52,7 @@ def evaluate(
     def work(path: Path) -> dict[str, Any]:
         on_disk = Path(candidates[TEACHER].path).is_dir() and all(task.data_files for task in config.tasks.values())
         if on_disk:
-            os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: nothing is asked of the network
+            os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported: the network is not asked
         from components.evaluate.results import evaluate_all
 
         return evaluate_all(

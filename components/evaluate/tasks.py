@@ -1,10 +1,10 @@
-"""Two lm-eval tasks made from held-out documents, part of the artifact.
+"""Two lm-eval tasks made from held-out documents. They are part of the artifact.
 
-`matta_last_token`, in the manner of LAMBADA: predict the last token of a line from its long context.
-`matta_bits_per_byte`: the log-likelihood of whole documents, in bits, per byte of their UTF-8 text.
+`matta_last_token` asks for the last token of a line after a long context, in the manner of LAMBADA.
+`matta_bits_per_byte` is the log-likelihood of whole documents, in bits, per byte of their UTF-8 text.
 
-Each is a YAML file and a JSON Lines file. What is drawn depends only on the documents' digests, so the same
-documents in other shards, or in another order, give the same questions.
+Each is a YAML file and a JSON Lines file. The documents' digests alone decide what is drawn, so the same documents in
+other shards, or in another order, give the same questions.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from matta_core.recipe import BUILT_IN_TASKS, EvaluateConfig
 
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
-# Lines of one document tell much the same story, so a few of each are worth more than many of some.
+# Lines of one document are much alike: a few lines of every document are worth more than many lines of some.
 LINES_PER_DOCUMENT = 8
-# Where a token is asked for: at the first of these that gives the document a question. A line that ends in a letter or
-# a digit (a lone bracket or colon is no question); in prose, where lines end in full stops, the last letter or digit
-# before them; else the end of any word.
+# The places at which a token is asked for. A document's questions are at the first kind of place that gives it any: the
+# end of a line in a letter or a digit (a lone bracket or colon is no question); in prose, where lines end in full
+# stops, the last letter or digit of a line; else the end of any word.
 _ENDS = (
     re.compile(r"[^\W_](?=\s*$)", re.MULTILINE),
     re.compile(r"[^\W_](?=[^\w\n]*$)", re.MULTILINE),
     re.compile(r"[^\W_](?!\w)"),
 )
-# Short documents have no line with a long context; of so many times the documents wanted, enough will have.
+# Short documents have no line with a long context, so this many times the wanted documents are looked at.
 DOCUMENTS_LOOKED_AT = 4
 
 _TASKS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def write_tasks(
 ) -> None:
     """Write both tasks to `folder`.
 
-    `max_length`: tokens that the model with the shortest context sees at once.
+    `max_length` is the number of tokens that the model with the shortest context sees at once.
     Raises: UserError where the held-out documents give too few questions.
     """
     if config.last_token_context > max_length:
@@ -105,7 +105,7 @@ def write_tasks(
 
 
 def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
-    """Both tasks. `cache`: where the datasets library may write."""
+    """Both tasks. The datasets library may write to `cache`."""
     specifications = []
     for file in sorted(folder.glob("*.yaml")):
         specification = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
 
 
 def read_documents(dataset: Path) -> Iterator[Document]:
-    """The held-out documents that are more than white space."""
+    """The held-out documents that hold more than white space."""
     for shard in sorted((dataset / "validation_documents").glob("*.parquet")):
         for batch in pq.ParquetFile(shard).iter_batches(columns=["source", "text"]):
             for row in batch.to_pylist():
@@ -127,7 +127,7 @@ def read_documents(dataset: Path) -> Iterator[Document]:
 
 
 def cut(text: str, characters: int) -> str:
-    """At most so many characters, and at least half of them: up to the end of a line, where one is there."""
+    """The beginning of a text: at most `characters`, at least half of them, and up to the end of a line if possible."""
     if len(text) <= characters:
         return text
     return text[: text.rfind("\n", characters // 2, characters) + 1 or characters]
@@ -165,17 +165,16 @@ def last_tokens(
 def split_last_token(
     text: str, minimum: int, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[str, str] | None:
-    """(context, target): the end of `text`, before and from its last token on.
+    """(context, target): the text up to its last token, and that token. A long text loses its beginning.
 
     lm-eval gets strings, moves white space at the context's end to the target, tokenizes the context and the whole,
-    and scores the tokens by which the whole is longer. So a pair is good only if these are exactly the last token:
-    the context's tokens are the whole's tokens without the last. None where they are not (the token's bytes are
-    no text of their own, or the line has white space in front of it only), or where the context has fewer than
-    `minimum` tokens.
+    and scores the tokens by which the whole is longer. So a pair is good only if this is exactly the last token: the
+    context must have the whole's tokens without the last. None is returned where it does not (the token's bytes are no
+    text of their own, or only white space stands before it), or where the context has fewer than `minimum` tokens.
     """
-    # One token more than the model sees at once: the last one is predicted, not seen.
+    # One token more than the model sees at once: it predicts the last one and does not see it.
     room = max_length + 1 - tokenizer.num_special_tokens_to_add()
-    # Eight characters a token are plenty: more are not read, and so the context gets shorter, never wrong.
+    # Eight characters per token are plenty. Where they are not, the context gets shorter, but never wrong.
     ids = tokenizer.encode(text[-8 * room :], add_special_tokens=False)
     whole = _decoded(tokenizer, ids[-room:])
     ids = tokenizer.encode(whole)

@@ -1,7 +1,7 @@
 """The model card of a pushed student, in Hugging Face's form: Markdown under a header of metadata.
 
 It goes into the PushRecord and not into the version: a version is named by the content of the model's files, and holds
-these alone.
+nothing else.
 """
 
 import json
@@ -64,7 +64,7 @@ def _metadata(facts: CardFacts) -> str:
         eval_results=figures or None,
     )
     text = yaml.dump(card.to_dict(), Dumper=_Header, sort_keys=False, allow_unicode=True, width=float("inf"))
-    for character in _OF_HTML:  # within double quotes, where YAML knows another way to write them
+    for character in _OF_HTML:  # within double quotes YAML can write them as escapes
         text = text.replace(character, f"\\x{ord(character):02X}")
     return text.strip()
 
@@ -73,7 +73,7 @@ _OF_HTML = "<>&"
 
 
 class _Header(yaml.SafeDumper):
-    """Strings that HTML could read something in are quoted."""
+    """Quotes strings in which HTML could find markup."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -138,7 +138,7 @@ def _body(facts: CardFacts) -> Iterator[str]:
     yield "```python"
     yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
     yield ""
-    # As JSON writes it, which Python reads: nothing in it ends the string, the line or the block.
+    # JSON's escapes are Python's, too: nothing in the path can end the string, the line or the block.
     yield f"model = AutoModelForCausalLM.from_pretrained({json.dumps(path)})"
     yield f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(path)})"
     yield "```"
@@ -154,7 +154,7 @@ def _sameness(member: Member) -> str:
 
 
 def _beginning(family: Family) -> Iterator[tuple[str, str]]:
-    """What stands before a text, as in training; families made before it was recorded do not say."""
+    """What stands before every text, as in training. Older families do not record it."""
     if "bos_token" in family:
         bos = family["bos_token"]
         yield (
@@ -164,7 +164,7 @@ def _beginning(family: Family) -> Iterator[tuple[str, str]]:
 
 
 def _widths(member: Member) -> Iterator[tuple[str, str]]:
-    """Where they differ by layer, or were searched."""
+    """The FFN widths, where they differ by layer or were searched."""
     if "compact" in member:
         yield "FFN widths by layer", ", ".join(map(str, member["intermediate_sizes"]))
         yield "Without padding", f"{member['compact']['parameters']:,} parameters"

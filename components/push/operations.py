@@ -1,4 +1,4 @@
-"""What an operator does with what was pushed: look at its history, roll back, pin, unpin. Each needs a target alone."""
+"""An operator's commands on pushed versions: history, roll back, pin, unpin. Each needs only a target."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from matta_core.recipe import PushConfig
 
 
 def history(config: PushConfig, size: str) -> Iterator[str]:
-    """Lines for a person: every move of the size's pointer, oldest first, and what of it is still there.
+    """Lines for a person: every move of the size's pointer, oldest first, and whether its version is still there.
 
     Raises: UserError where nothing of the size was pushed.
     """
@@ -41,11 +41,11 @@ def history(config: PushConfig, size: str) -> Iterator[str]:
 
 
 def rollback(config: PushConfig, size: str, to: str | None = None) -> Pointer:
-    """Make the version before the current, or the version `to`, current again, after it was tried out like a push.
+    """Make the version before the current one, or the version `to`, current again. It is first tried out like a push.
 
-    The one before is not taken where a rollback moved away from it: then `to` must name the version.
+    Where a rollback moved away from the version before, `to` must name the version.
 
-    Raises: UserError as `release.roll_back` and `validation.validate`; then the pointer is as it was.
+    Raises: UserError as `release.roll_back` and `validation.validate`; the pointer then stays as it was.
     """
     store = open_store(config.target)
     before = _pointer(store, size)
@@ -70,7 +70,7 @@ def pin(config: PushConfig, size: str, version: str) -> Pointer:
     def change(pointer: Pointer) -> Pointer:
         if version in pointer.retired:
             raise UserError(f"{version} of size {size!r} is being deleted: it cannot be pinned any more")
-        version_digest(store, size, version)  # it is there: read after the pointer, so that no deletion goes unseen
+        version_digest(store, size, version)  # it must exist; read after the pointer, no deletion goes unseen
         return dataclasses.replace(pointer, pinned=tuple(sorted({*pointer.pinned, version})))
 
     pointer = change_pointer(store, size, change)

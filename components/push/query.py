@@ -25,12 +25,12 @@ from transformers import (
     PreTrainedModel,  # noqa: F401 - what every fork would import
 )
 
-# The end of the process need not look for cycles among all that torch and transformers made.
+# At its end the process need not look for cycles among the objects of torch and transformers: that takes seconds.
 atexit.register(gc.freeze)
 
-# Per unit of the largest recorded logit. Other kernels and numbers of threads add up in another order, which in float32
-# moves a logit by millionths of the largest. What this is to catch (a configuration that does not fit the weights,
-# another library version's idea of the model) moves it by far more; damaged files are found by their checksums.
+# Relative to the largest recorded logit. Other kernels and numbers of threads add up in another order, which in float32
+# moves a logit by millionths of the largest. A configuration that does not fit the weights, or a library version that
+# computes the model differently, moves it by far more. Checksums find damaged files.
 TOLERANCE = 1e-3
 NEW_TOKENS = 4
 
@@ -73,7 +73,7 @@ def main(folder: str, reference: str) -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Of this process, mapped files included. Not getrusage's ru_maxrss: that remembers the parent's, before exec."""
+    """The peak memory of this process, mapped files included. getrusage's ru_maxrss would remember the parent's."""
     try:
         status = Path("/proc/self/status").read_text()
     except FileNotFoundError:  # not Linux
@@ -82,11 +82,11 @@ def peak_memory_bytes() -> int | None:
 
 
 def serve() -> None:
-    """One fresh process per model, without loading the libraries for each: this one loads them, computes nothing, and
-    forks a child per request.
+    """Answer requests, each in a fresh child. This process loads the libraries once, computes nothing, and forks a
+    child per request.
 
-    A request is a line of JSON on stdin, [folder, reference, stdout, stderr], the last two being files for the
-    child. Printed are the child's process id and, when it has ended, its exit status, a line each.
+    A request is a line of JSON on stdin, [folder, reference, stdout, stderr]; the last two are files for the child.
+    The answer is two lines: the child's process id and, when it has ended, its exit status.
     """
     for line in sys.stdin:
         folder, reference, *files = json.loads(line)

@@ -1,8 +1,9 @@
 """Registration of pushed versions in Kubeflow Model Registry, where `push.registry` names one.
 
-Registered are a model per size, a version named by its content, and an artifact with the place of its files. Each is
-looked up first and made only where it is missing, so registering again, also after a kill in between, changes nothing.
-A registry that does not answer does not undo a push: it is told and recorded, and the next push registers.
+Three things are registered: a model per size, a version named by its content, and an artifact with the place of its
+files. Each is looked up first and made only where it is missing, so registering again, also after a kill in between,
+changes nothing. A registry that does not answer does not undo a push: the failure is printed and recorded, and the next
+push registers.
 """
 
 import asyncio
@@ -15,7 +16,10 @@ from matta_core.recipe import PushConfig
 
 
 def check_registry(config: PushConfig) -> None:
-    """Before anything is pushed. Raises: UserError where the client is not installed, or the token not readable."""
+    """Check the registry's settings before anything is pushed.
+
+    Raises: UserError where the client is not installed, or the token cannot be read.
+    """
     if config.registry is None:
         return
     try:
@@ -33,7 +37,7 @@ def register(config: PushConfig, name: str, version: str, uri: str, facts: Mappi
     """
     try:
         return asyncio.run(_register(config, name, version, uri, facts))
-    except Exception as error:  # the client meets an answer that it did not expect with errors of any kind
+    except Exception as error:  # on an unexpected answer the client raises errors of any kind
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{config.registry} did not register {name} {version}: {reason}") from None
 
@@ -54,7 +58,7 @@ async def _register(config: PushConfig, name: str, version: str, uri: str, facts
         registered = await client.upsert_model_version(
             ModelVersion(name=version, author="matta", description=description, custom_properties=dict(facts)), model.id
         )
-    # Artifacts' names are unique in a whole registry: the version's alone would not be.
+    # An artifact's name must be unique in the whole registry, which the version's alone is not.
     artifact_name = f"{name}-{version}"
     if await client.get_model_artifact_by_params(artifact_name, registered.id) is None:
         artifact = ModelArtifact(

@@ -1,7 +1,7 @@
 """Hand-over to serving: a KServe InferenceService per pushed student, at its immutable version.
 
-The manifest names a version and not the pointer: applying it again is how serving follows a push, and an older
-record's manifest is how it goes back. It is written into the PushRecord, since a version never changes.
+The manifest names a version and not the pointer: serving follows a push when the new manifest is applied, and goes back
+when an older record's is. It is written into the PushRecord, since a version never changes.
 """
 
 import json
@@ -17,15 +17,15 @@ from matta_core.artifacts.kinds.evaluation import Results
 from matta_core.artifacts.kinds.family import Member
 from matta_core.recipe import ServingConfig
 
-# What KServe gives its Hugging Face runtime where nothing is said (its config/runtimes/kserve-huggingfaceserver.yaml):
-# taken as what the server needs beside a model.
+# The memory that KServe gives its Hugging Face runtime by default (its config/runtimes/kserve-huggingfaceserver.yaml).
+# It is taken for what the server needs beside a model.
 _SERVER_BYTES = 2 * 2**30
-# Of the weights' bytes, where nothing was measured: the weights, and as much for what an answer takes.
+# Where nothing was measured, a model gets this many times its weights: as much again for what an answer takes.
 _WEIGHTS_FACTOR = 2
 
 
 def storage_uri(config: ServingConfig, store: Store, size: str, version: str) -> str:
-    """gs:// as it is; a local target as a volume's (push.serving.volume_claim), else as file://."""
+    """KServe's address of a version: gs://, a path on a volume (push.serving.volume_claim), or file://."""
     name = version_name(size, version)
     if store.local_path(name) is None:
         return store.location(name)
@@ -35,10 +35,11 @@ def storage_uri(config: ServingConfig, store: Store, size: str, version: str) ->
 
 
 def memory(config: ServingConfig, member: Member, results: Results, size: str) -> str:
-    """A replica's memory as a Kubernetes quantity: `push.serving.memory`, else the server's own and the model's.
+    """A replica's memory as a Kubernetes quantity: `push.serving.memory`, else the sum of the server's and the model's.
 
-    The model's is what the evaluation measured: the peak of loading it and answering, on the CPU. On a GPU it measured
-    the GPU's memory, which says nothing of a replica's own: there, and where it serves on a GPU, twice the weights.
+    The model's is the peak that the evaluation measured on the CPU while it loaded the model and answered. If the
+    evaluation or the serving is on a GPU, twice the weights are taken: an evaluation there measures the GPU's memory,
+    which says nothing of the replica's own.
     """
     if config.memory is not None:
         return config.memory
@@ -49,12 +50,12 @@ def memory(config: ServingConfig, member: Member, results: Results, size: str) -
 
 
 def arguments(config: ServingConfig, name: str, model: Path) -> list[str]:
-    """The model server's, as in KServe 0.16 to 0.20.
+    """The model server's arguments, as in KServe 0.16 to 0.20.
 
-    Left to itself it serves weights of float32 as float16 on a GPU, and on a CPU takes vLLM, which keeps a cache of its
-    own size: transformers is what the evaluation measured and the push tried out.
+    By default the server turns float32 weights into float16 on a GPU. On a CPU it takes vLLM, which keeps a cache of
+    its own size; here it must take transformers, which the evaluation measured and the push tried out.
 
-    `model`: the checkpoint's folder, whose config.json says the dtype of the weights.
+    `model` is the checkpoint's folder, whose config.json says the dtype of the weights.
     """
     dtype = json.loads((model / "config.json").read_text(encoding="utf-8"))["dtype"]
     backend = [] if config.gpus else ["--backend=huggingface"]
@@ -64,7 +65,7 @@ def arguments(config: ServingConfig, name: str, model: Path) -> list[str]:
 def inference_service(
     config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
 ) -> dict[str, Any]:
-    """serving.kserve.io/v1beta1, for KServe's Hugging Face runtime."""
+    """The InferenceService (serving.kserve.io/v1beta1) for KServe's Hugging Face runtime."""
     name = config.service_name(size)
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": memory}
     if config.gpus:
@@ -98,7 +99,7 @@ def inference_service(
 def manifest(
     config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
 ) -> str:
-    """The manifest as YAML, with a word of warning where a cluster cannot see the files."""
+    """The manifest as YAML, with a warning where a cluster cannot see the files."""
     service = inference_service(config, store, size, version, digest, memory=memory, arguments=arguments)
     warning = ""
     if service["spec"]["predictor"]["model"]["storageUri"].startswith("file://"):

@@ -1,4 +1,4 @@
-"""Blessed students go to where they are served: whole, tried out, and by one atomic move of a pointer each."""
+"""Push blessed students to where they are served: whole, tried out, each by one atomic move of a pointer."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -102,7 +102,7 @@ def push(
 
 
 class _WithdrawnError(UserError):
-    """A person took this version out of service. To leave it out is the outcome asked for, not a failure."""
+    """A person took this version out of service. Not to push it is then what was asked for, and no failure."""
 
 
 class _Judged:
@@ -125,12 +125,12 @@ class _Judged:
         self.results = read_results(report.path)
         self.decision_digest = verdict.digest
         self.origin = {"students": family.digest, "decision": verdict.digest, "evaluation": report.digest}
-        # Where the students come from, as far as the artifacts tell: the card's lineage.
+        # The card's lineage: where the students come from, as far as the artifacts know.
         teacher = self.results["models"].get("teacher", {}).get("digest")
         self.lineage = {**family.inputs, **self.origin, **({"teacher": teacher} if teacher else {})}
 
     def judged_against(self, size: str) -> str | None:
-        """The pushed version that the student was compared with; None: nothing of the size was served."""
+        """The pushed version that the student was compared with; None where nothing of the size was served."""
         baseline = self.verdicts[size]["baseline"]
         if baseline is None:
             return None
@@ -170,7 +170,7 @@ def _push_one(config: PushConfig, store: Store, size: str, judged: _Judged, quer
 
 
 def _may_replace(store: Store, size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
-    """A person's rollback outlives the pipeline; and a student is pushed only over what it was compared with."""
+    """Check that no person rolled this version back, and that the student replaces only what it was compared with."""
     if move := withdrawal(served, version):
         raise _WithdrawnError(
             f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
@@ -262,7 +262,7 @@ def _not_pushed(store: Store, size: str, why: str) -> Pushed:
 
 
 def _tidy_up(config: PushConfig, store: Store, size: str) -> None:
-    """What cannot be deleted now is deleted by the next push: no reason to call this one failed."""
+    """Delete old versions. If that fails, the next push deletes them; this push has not failed."""
     try:
         with disk_errors_explained(Path(store.url), "push.target"):
             deleted = retire(store, size, config.keep_versions)

@@ -1,4 +1,4 @@
-"""Infra validation: does a version, as it lies in the target, load and answer where only stock libraries are?"""
+"""Infra validation: a version must load and answer as it lies in the target, with stock libraries alone."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ _POLL_SECONDS = 0.05
 def validate(queries: "Queries", config: PushConfig, store: Store, size: str, version: str) -> None:
     """Load a version in a fresh process, generate, and compare its logits with the recorded ones.
 
-    The process sees the files that the target holds (of an object store: a download of their own), stock
-    transformers, and none of our code: Python's isolated mode, in an empty directory, without the hub.
+    The process sees the target's files (those of an object store as a download) and stock transformers. It sees none of
+    our code: it runs in Python's isolated mode, in an empty directory, without the hub.
 
-    Raises: UserError that says what was expected and what came, where the version is missing or damaged, does not
-    load, answers otherwise than recorded, takes too long or too much memory.
+    Raises: UserError with the expected and the actual answer, where the version is missing or damaged, does not load,
+    answers otherwise than recorded, or takes too long or too much memory.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = fetch(store, size, version, Path(folder))
@@ -56,9 +56,9 @@ def validate(queries: "Queries", config: PushConfig, store: Store, size: str, ve
 
 
 class Queries:
-    """A context in which models are tried out, each in a fresh process: a fork of one that loaded the libraries.
+    """A context in which models are tried out, each in a fresh process: a fork of one that has loaded the libraries.
 
-    That one is started by the first query, and again by the one after a query that failed.
+    The first query starts that process. After a query that failed, the next one starts it again.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Queries:
             if status != 0:
                 complaints = complaints.strip() or self._complaints()
                 reason = (complaints.splitlines() or [f"exit status {status}"])[-1].rstrip(".")
-                # A download is gone by now: what stays can be asked again.
+                # Only files that stay can be queried again: a download is gone by now.
                 command = [sys.executable, "-I", str(QUERY), *request[:2]]
                 again = f" To see all of it: HF_HUB_OFFLINE=1 {' '.join(command)}"
                 raise UserError(
@@ -105,7 +105,7 @@ class Queries:
         return report
 
     def _answer(self, request: list[str], limits: "_Limits") -> int:
-        """The exit status of the request's process; of the one that was to fork it, where it died."""
+        """The exit status of the request's process, or of the one that had to fork it, if that one died."""
         process = self._started()
         assert process.stdin is not None, "it is a pipe"
         assert process.stdout is not None, "it is a pipe"
@@ -126,7 +126,7 @@ class Queries:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 bufsize=0,  # `select` must see a line that came together with the one before
-                start_new_session=True,  # to be ended together with its children
+                start_new_session=True,  # so that it can be ended together with its children
             )
             self._resources.callback(_end_group, self._process)
         return self._process
@@ -141,7 +141,7 @@ class Queries:
 
 
 def _line(output: IO[bytes], child: int | None, limits: "_Limits") -> bytes:
-    """What the process prints next, empty where it has ended. Raises: UserError at the first limit passed."""
+    """The process's next line; empty where it has ended. Raises: UserError as soon as a limit is passed."""
     while not select.select([output], [], [], _POLL_SECONDS)[0]:
         limits.check(child)
     return output.readline()
@@ -182,7 +182,7 @@ def _check_memory(peak: int | None, where: str, allowed: int | None) -> None:
 
 
 def _peak_memory_bytes(pid: int) -> int | None:
-    """0 for a process that has just ended."""
+    """The process's peak memory; 0 for one that has just ended."""
     status = Path("/proc", str(pid), "status")
     if not Path("/proc/self/status").exists():
         return None

@@ -1,4 +1,4 @@
-"""The tables of the report, as plain text cells: the page and summary.md are written from the same ones."""
+"""The tables of the report, as plain text cells. The page and summary.md are written from the same tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from matta_core.artifacts.kinds.evaluation import Results
 from matta_core.artifacts.kinds.report import MeasuredSummary, Summary
 from matta_core.recipe.extraction import amount
 
-MOST_SLICES = 12  # of one kind are shown: those of the most documents
+MOST_SLICES = 12  # that are shown of one kind: those with the most documents
 LENGTHS = ("short", "medium", "long")
 
 
 @dataclass(frozen=True)
 class Column:
-    """`kind`: text, number (set right), verdict (yes, no, better, worse, noise) or code (paths and digests)."""
+    """`kind` is text, number (set right), verdict (yes, no, better, worse, noise) or code (paths and digests)."""
 
     heading: str
     kind: str = "text"
@@ -47,7 +47,7 @@ class Grid:
 
 
 def models_grid(summary: Summary, tasks: list[str]) -> Grid:
-    """Cost, the given tasks, and what became of each model."""
+    """Each model's cost, its figures in the given tasks, and whether it was pushed."""
     rows = [
         (
             name,
@@ -71,7 +71,7 @@ def models_grid(summary: Summary, tasks: list[str]) -> Grid:
 
 
 def widths_grid(summary: Summary) -> Grid:
-    """The students whose FFN widths were searched, or differ from layer to layer. Without them, no rows."""
+    """The students whose FFN widths were searched or differ from layer to layer; no rows where there are none."""
     rows = []
     for size, model in summary["students"].items():
         widths, found = model["intermediate_sizes"] or (), model["mix"]

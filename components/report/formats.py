@@ -1,4 +1,4 @@
-"""How figures are written: the same in the terminal, on the page and in Markdown."""
+"""How figures are written, alike in the terminal, on the page and in Markdown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from matta_core.recipe import BUILT_IN_TASKS
 
-UNKNOWN = "–"  # noqa: RUF001 - a dash for what is not known or does not apply
+UNKNOWN = "–"  # noqa: RUF001 - a dash where a figure is not known or does not apply
 BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 _BUILT_IN = {BITS_PER_BYTE: "bits per byte", LAST_TOKEN: "last token"}
 
@@ -43,7 +43,7 @@ def with_error(entry: Mapping[str, Any] | None, unit: str) -> str:
 
 
 def signed(value: Any, unit: str) -> str:
-    """A difference: of accuracies in points of a hundred."""
+    """A difference with its sign; that of accuracies is in percentage points."""
     if finite(value) is None:
         return UNKNOWN
     return f"{100 * value:+.1f} points" if unit == "accuracy" else f"{value:+.3f}"
@@ -58,7 +58,7 @@ def signed_interval(interval: Sequence[Any] | None, unit: str) -> str:
 
 
 def probability(value: Any) -> str:
-    """A p-value: never written as zero."""
+    """A p-value, which is never written as zero."""
     if finite(value) is None:
         return UNKNOWN
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -96,6 +96,6 @@ def setting_text(value: Any) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None for what is none: null, NaN, an infinity, the decision's "nan"."""
+    """The number; None for what is no finite number: null, NaN, an infinity, the decision's "nan"."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number and math.isfinite(value) else None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]  # left, right, top, bottom
 
-ASCENT, DESCENT = 12.6, 3.4  # pixels of a line of 13.5 above and below its base, in DejaVu Sans
+ASCENT, DESCENT = 12.6, 3.4  # of a line of 13.5 pixels, above and below its base, in DejaVu Sans
 FONT_PIXELS = 13.5
-LEADER_FROM = 20.0  # a name further from its mark, in pixels, is tied to it by a line
-# Widths in em of DejaVu Sans Bold, the widest of the common system fonts: another one leaves more room.
+LEADER_FROM = 20.0  # pixels; a line ties a name that is further away to its mark
+# Widths in em in DejaVu Sans Bold, the widest of the common system fonts. Other fonts leave more room.
 _NARROW, _WIDE, _USUAL = 0.42, 1.12, 0.79
 _NARROW_LETTERS, _WIDE_LETTERS = frozenset("fijlrtI.,:;|!'() -"), frozenset("mwMW%@")
 
@@ -38,9 +38,9 @@ def place_labels(
 ) -> list[Label | None]:
     """A place for every name, near its mark.
 
-    A name never covers a mark, another name, or the edge of `bounds`. That it covers one of `lines` (error bars), or
-    lies nearer to another mark than to its own, is avoided where a place not much further away does not. None where no
-    place is left: not before names fill the plot.
+    A name never covers a mark, another name, or the edge of `bounds`. If a place not much further away allows it, it
+    covers none of `lines` (error bars) and lies nearer to its own mark than to another. None means that no place is
+    left, which happens only when names fill the plot.
     """
     taken: list[Box] = [(x - radius, x + radius, y - radius, y + radius) for x, y in marks]
     labels: list[Label | None] = []
@@ -88,7 +88,7 @@ def _candidates(x: float, y: float, width: float, radius: float, bounds: Box) ->
         gap = radius + distance
         steps = 8 if distance < 4 * half_height else 24
         for step in range(steps):
-            # Clockwise from right above.
+            # Clockwise, beginning at the upper right.
             angle = 2 * math.pi * step / steps - math.pi / 4
             across, down = math.cos(angle), math.sin(angle)
             longer = max(abs(across), abs(down))

@@ -11,7 +11,7 @@ from matta_core.artifacts.kinds.report import Summary
 
 
 def markdown(summary: Summary, content: Sequence[SectionOfReport]) -> str:
-    """The headline, why students were held, and every table. Figures are on the page alone."""
+    """The headline, why students were held, and every table. Only the page has the figures."""
     lines = [f"# MatTA: {escape(summary['name'])}", "", f"**{escape(headline(summary))}.**", ""]
     lines += [f"- {escape(line)}" for line in held_lines(summary)]
     lines += ["", f"All steps took {duration(summary['total_seconds'])}.", ""]
@@ -30,7 +30,7 @@ def markdown(summary: Summary, content: Sequence[SectionOfReport]) -> str:
 
 
 def table_lines(grid: Grid) -> list[str]:
-    """A table as GitHub's Markdown writes it; numbers are set right."""
+    """A table in GitHub's Markdown, with numbers set right."""
     rule = ["---:" if column.kind == "number" else "---" for column in grid.columns]
     rows = [[_cell(cell, column) for cell, column in zip(row, grid.columns, strict=True)] for row in grid.rows]
     return [f"| {' | '.join(cells)} |" for cells in ([escape(column.heading) for column in grid.columns], rule, *rows)]

@@ -1,4 +1,4 @@
-"""The tables of where things went and came from: what was pushed, what was asked, what was made of what."""
+"""The tables of origins: what was pushed, what was asked, and what was made of what."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ def pushed_grid(summary: Summary, record: PushRecord) -> Grid:
 
 
 def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> Grid:
-    """What serving takes over. `folder`: the PushRecord's, for paths within it."""
+    """What serving takes over. `folder` is the PushRecord's, for paths within it."""
     entries = [(size, record["students"][size]) for size in summary["students"]]
     return Grid(
         "serving",
@@ -55,7 +55,7 @@ def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> Grid:
 
 
 def tasks_grid(summary: Summary) -> Grid:
-    """What was asked: the digests by which two evaluations are known to be of the same questions."""
+    """What was asked. Two evaluations with the same digests asked the same questions."""
     rows = [
         (
             task_name(task),
@@ -110,7 +110,7 @@ def _not_registered(error: str | None) -> str:
 
 
 def place(path: str | None, folder: Path) -> str:
-    """A URL or an absolute path as it is; a path within an artifact with the artifact's before it."""
+    """A URL or an absolute path as it is; a path within an artifact gets the artifact's folder before it."""
     if path is None:
         return UNKNOWN
     return path if "://" in path else str(folder.resolve() / path)

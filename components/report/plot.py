@@ -1,6 +1,6 @@
-"""The figures as inline SVG: colours come from the page's CSS, so they work in light, in dark and in print.
+"""The figures as inline SVG. Colours come from the page's CSS, so they work in light, in dark and in print.
 
-Every figure has a title and a description, in which its figures stand as text.
+Every figure has a title, and a description that holds its numbers as text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ LARGE, SMALL = Canvas(720, 400), Canvas(480, 320)
 CURVE_LABELS = 110  # pixels right of the curves, for their names
 LINE_HEIGHT = 16  # of labels, in pixels
 MARK = 7.0  # pixels from a mark's middle to its edge, at most
-LOGARITHMIC_FROM = 4  # the largest cost over the smallest: else the students would crowd at one end
+LOGARITHMIC_FROM = 4  # times the smallest cost: from there on, students would crowd at one end of a linear axis
 CAP, SERVED_CAP = 4, 7  # half the width of an error bar's ends
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model of a quality plot. `interval` None: not known. `role`: student, teacher or served."""
+    """One model of a quality plot. `interval` is None where it is not known; `role` is student, teacher or served."""
 
     name: str
     cost: float
@@ -92,8 +92,8 @@ def quality_plot(
 def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canvas = LARGE) -> Markup:
     """Held-out cross-entropy during training, one line per size, small sizes light and large ones dark.
 
-    The first values of a training dwarf all that follows: the vertical axis ends where the lines are after a
-    tenth of the steps, and they enter from above.
+    The first values of a training dwarf all that follows. So the vertical axis ends where the lines are after a tenth
+    of the steps, and the lines enter from above.
     """
     steps = [step for curve in curves.values() for step, _ in curve]
     later = [value for curve in curves.values() for step, value in curve if step >= max(steps) / 10]
@@ -121,7 +121,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
 
 
 def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
-    """This run's students, by cost, than which no other one costs no more and is at least as good."""
+    """The Pareto front of this run's students, by cost: no other student costs as little and is as good."""
     sign = -1 if higher_is_better else 1
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, sign * point.value)):
@@ -131,7 +131,7 @@ def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Poi
 
 
 def _fact(point: Point, unit: str, cost: Cost) -> str:
-    """A point in words."""
+    """The point in words."""
     place = scaled(point.cost) if cost is PARAMETERS else f"{point.cost:.3g}"
     ends = "" if point.interval is None else " ({} to {})".format(*(plain(end, unit) for end in point.interval))
     return f"{point.label}: {place} {cost.unit}, {plain(point.value, unit)}{ends}"
@@ -161,7 +161,7 @@ def _mark(point: Point, x: Axis, y: Axis) -> Markup:
 
 
 def _labels(points: Sequence[Point], x: Axis, y: Axis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
-    """The names, and the lines that tie those that lie further away to their marks."""
+    """The names, and the lines that tie distant names to their marks."""
     marks = [(x.place(point.cost), y.place(point.value)) for point in points]
     bars = [
         (at - CAP, at + CAP, y.place(point.ends[1]), y.place(point.ends[0]))

@@ -1,4 +1,4 @@
-"""What the report says, section by section: text, tables and figures. `page` and `markdown` write it down."""
+"""The report's content, section by section: text, tables and figures. `page` and `markdown` write it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ CURVES_CAPTION = (
 
 @dataclass(frozen=True)
 class Part:
-    """Below a section's heading: a heading of its own, if any, text, figures side by side, tables."""
+    """A part of a section: a heading of its own, if any, then text, figures side by side, and tables."""
 
     heading: str = ""
     text: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ def sections(
     curves: Curves,
     artifacts: Mapping[str, Artifact],
 ) -> list[SectionOfReport]:
-    """All of the report. `results`, `decision` and `record` are the steps' own files, `artifacts` by step."""
+    """The whole report. `results`, `decision` and `record` are the steps' own files; `artifacts` are by step."""
     tasks = list(summary["tasks"])
     per_task = [
         Part(
@@ -150,7 +150,7 @@ def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
     for size, model in summary["students"].items():
         add(size, model, "student", blessed=bool(model["blessed"]))
         compact = model["compact"]
-        # The same function at its own cost: latency was measured of the padded checkpoint alone.
+        # The compact form answers the same at its own cost. Its latency is not known: only the padded one was timed.
         if cost is PARAMETERS and compact and "path" in compact and points and points[-1].name == size:
             points.append(replace(points[-1], name=f"{size} compact", cost=compact["parameters"]))
     for size, model in summary["students"].items():

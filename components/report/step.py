@@ -1,4 +1,4 @@
-"""What came of a run: summary.json for programs, report.html for people, summary.md for what is between them."""
+"""The results of a run: summary.json for programs, report.html for people, summary.md for both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,6 @@ def report(
         (path / "summary.md").write_text(markdown(summary, content), encoding="utf-8")
         return {"name": name, "students": list(summary["students"])}
 
-    # The summary holds paths, which no digest covers: the report of a run that was moved is another one.
+    # The summary holds paths, which no digest covers: a run that was moved needs another report.
     paths = {step: str(artifact.path.resolve()) for step, artifact in artifacts.items()}
     return run_step("report", "Report", output, ReportConfig(name), artifacts, work, extra_key=paths)

@@ -89,7 +89,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
 
 
 def _own_parameters(member: Member) -> int:
-    """Without padding: as the gate orders students."""
+    """The parameters without padding, by which the gate, too, orders students."""
     return member["compact"]["parameters"] if "compact" in member else member["parameters"]
 
 
@@ -107,7 +107,7 @@ def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
 
 
 def scalars(summary: Summary) -> dict[str, float]:
-    """What a dashboard plots over many runs: figures by task and size, decode latency, what was blessed and pushed."""
+    """The scalars that a dashboard plots over many runs: figures by task and size, latency, what was pushed."""
     values: dict[str, float] = {}
     for size, model in summary["students"].items():
         figures = {task: entry["value"] for task, entry in model["tasks"].items()}
@@ -124,7 +124,7 @@ def decode_seconds(model: MeasuredSummary) -> float | None:
 
 
 def measured(model: ModelResults, tasks: Iterable[str]) -> MeasuredSummary:
-    """Every task's figure and what inference costs; null for what the evaluation does not have."""
+    """Every task's figure and the costs of inference; null for what the evaluation does not have."""
     figures = model.get("tasks", {})
     return {
         "tasks": {task: figure(figures.get(task, {})) for task in tasks},
@@ -141,7 +141,7 @@ def figure(entry: Mapping[str, Any]) -> Numbers:
 def _baseline(
     size: str, name: str | None, models: Mapping[str, ModelResults], tasks: Iterable[str]
 ) -> BaselineSummary | None:
-    if name is None or name == size:  # nothing was served before it, or it is itself what is served
+    if name is None or name == size:  # nothing was served before it, or the student itself is served
         return None
     model = models.get(name, {})
     return {
@@ -154,7 +154,7 @@ def _baseline(
 
 
 def _teacher(model: ModelResults, tasks: Iterable[str], artifacts: Mapping[str, Artifact]) -> ModelSummary:
-    """The Teacher is not served: it is neither blessed nor pushed. A foreign one has no path and FLOPs here."""
+    """The Teacher's entry. It is not served: neither blessed nor pushed. A foreign one has no path or FLOPs."""
     checkpoint = artifacts.get("train_teacher")
     return {
         "path": None if checkpoint is None else str(checkpoint.path.resolve() / "ta"),

@@ -1,4 +1,4 @@
-"""The final table for the terminal, whole within 80 columns; all tasks and comparisons are in summary.md."""
+"""The final table for the terminal. It fits into 80 columns; summary.md has all tasks and comparisons."""
 
 from rich import box
 from rich.table import Table
@@ -12,7 +12,7 @@ MOST_TASKS = 2  # more do not fit beside the cost
 
 
 def summary_table(summary: Summary) -> Table:
-    """The table of summary.json for a terminal of 80 columns or more. `pushed_lines` tell what was pushed."""
+    """The table of summary.json for a terminal of 80 columns or more. `pushed_lines` says what was pushed."""
     table = Table(
         title=f"MatTA: {summary['name']}",
         caption="gate.without_baseline is left on bless_on_thresholds" if summary["left_on"] else None,
@@ -50,7 +50,7 @@ def terminal_rows(summary: Summary) -> list[tuple[str, ...]]:
 
 
 def named_models(summary: Summary) -> list[tuple[str, ModelSummary]]:
-    """Students in ascending order, the Student and the TA called so, then the Teacher."""
+    """Students in ascending order, with the Student and the TA marked as such, then the Teacher."""
     ta = summary["ta"] and summary["ta"]["size"]
     roles = {summary["student"]: " (Student)", ta: " (TA)"}
     students = [(size + roles.get(size, ""), model) for size, model in summary["students"].items()]
@@ -58,7 +58,7 @@ def named_models(summary: Summary) -> list[tuple[str, ModelSummary]]:
 
 
 def pushed_lines(summary: Summary) -> list[str]:
-    """Where the pushed students lie, and why another one was not pushed, a line each."""
+    """A line per student: where it was pushed, or why it was not."""
     return [
         f"{size}: " + (model["pushed_to"] or f"not pushed, {model['not_pushed_because']}")
         for size, model in summary["students"].items()
@@ -66,6 +66,6 @@ def pushed_lines(summary: Summary) -> list[str]:
 
 
 def table_tasks(summary: Summary) -> list[str]:
-    """Our own two where they were evaluated, else the first two."""
+    """The two tasks of the table: our own where they were evaluated, else the first ones."""
     own = [task for task in (BITS_PER_BYTE, LAST_TOKEN) if task in summary["tasks"]]
     return [*own, *(task for task in summary["tasks"] if task not in own)][:MOST_TASKS]

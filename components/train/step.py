@@ -11,7 +11,7 @@ from typing import Any
 from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
 from components.common.launching.launch import run_ranks
-from components.common.step_runner import Work, disk_errors_explained, follow_step, keyed_path, run_step, say, step_key
+from components.common.step_runner import Work, disk_errors_explained, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
 from matta_core.errors import UserError
@@ -51,7 +51,7 @@ def train(
         start = start_of(config, push_config, step)
 
         def work(path: Path) -> Mapping[str, Any]:
-            from matta_core.training.loop import train as run_training
+            from matta_core.train import train as run_training
 
             located = start.located(config, path / IN_PROGRESS)
             metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop)
@@ -60,7 +60,10 @@ def train(
         if launch_config is not None and launch_config.processes > 1:
             return _launched(launch_config, step, config, inputs, work, output, start)
         if os.environ.get("RANK", "0") != "0":  # set by torchrun
-            follow_step(step, output, config, inputs, work, extra_key=start.identity)
+            path = keyed_path(output, step_key(step, config, inputs, work, extra_key=start.identity))
+            with disk_errors_explained(path):
+                if not is_finished(path):  # else rank 0 has nothing to do either
+                    work(path)
             return None
         return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity)
 

@@ -18,7 +18,7 @@ from matta_core.beginning.fit import check_function, check_layers
 from matta_core.beginning.grow import grow, place_within
 from matta_core.beginning.importance import layer_order, measure, sort_by
 from matta_core.checkpoints import build_model, check_finite
-from matta_core.model_config import student_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.size import Granularity, resolve, spread_out, whole
 from matta_core.objectives.objective import Batch, Objective
 from matta_core.pretrained import load_model, moved

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from matta_core.model_config import student_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import Part, slices, take
 

@@ -18,7 +18,7 @@ from matta_core.artifacts import file_digest
 from matta_core.artifacts.kinds.family import Certificate
 from matta_core.checkpoints import save_model
 from matta_core.families import family_of
-from matta_core.model_config import student_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take

@@ -14,7 +14,7 @@ from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, FoundMix,
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
-from matta_core.model_config import student_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import put, slices, student_parameters, take

@@ -73,7 +73,8 @@ def _shape(
     train: TrainConfig, vocabulary: int | None, sequence_length: int
 ) -> tuple["PreTrainedConfig", "dict[str, Granularity]"]:
     """The TA's config, and all its sizes."""
-    from matta_core.model_config import build_config, student_config
+    from matta_core.model_config import build_config
+    from matta_core.nesting.config import student_config
     from matta_core.nesting.size import resolve
 
     width = train.sizes[train.ta].intermediate_size

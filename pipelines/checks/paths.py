@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from matta_core.recipe import PrepareDataConfig, Recipe
-from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.cluster import ClusterProfile
 
 
 def models_named(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from components.common.command_line import located
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe, TrainConfig
-from pipelines.kubeflow.cluster import ClusterProfile
+from pipelines.cluster import ClusterProfile
 from pipelines.steps import TRAINING_STEPS
 
 

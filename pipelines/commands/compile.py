@@ -25,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 
 def main(args: argparse.Namespace) -> None:
     from pipelines.checks.recipe import checked
-    from pipelines.kubeflow.cluster import load_cluster
+    from pipelines.cluster import load_cluster
 
     recipe = load_recipe(args.recipe, args.set)
     if args.cluster is None and args.cluster_set:

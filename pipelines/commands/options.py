@@ -18,7 +18,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cluster_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """--cluster and --cluster-set, read by `pipelines.kubeflow.cluster.load_cluster`."""
+    """--cluster and --cluster-set, read by `pipelines.cluster.load_cluster`."""
     parser.add_argument(
         "--cluster", type=path_option, required=required, help="a profile, for instance pipelines/clusters/one_gpu.yaml"
     )

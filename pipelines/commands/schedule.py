@@ -71,9 +71,9 @@ def main(args: argparse.Namespace) -> None:
 def _put(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
     from pipelines.checks.recipe import checked
+    from pipelines.cluster import load_cluster
     from pipelines.commands.kubeflow import connected
     from pipelines.commands.submit import check_cluster
-    from pipelines.kubeflow.cluster import load_cluster
     from pipelines.kubeflow.cron import six_fields
     from pipelines.kubeflow.schedule import Timing, put_schedule, read_time
     from pipelines.kubeflow.submit import experiment_id, make_package, upload

@@ -12,7 +12,7 @@ from pipelines.commands.options import add_cluster_options, add_kubeflow_options
 
 if TYPE_CHECKING:
     from matta_core.recipe import Recipe
-    from pipelines.kubeflow.cluster import ClusterProfile
+    from pipelines.cluster import ClusterProfile
 
 POLL_SECONDS = 10.0
 EXIT_STATUSES = """\
@@ -46,7 +46,7 @@ def add_parser(commands: "argparse._SubParsersAction[CommandParser]") -> None:
 def main(args: argparse.Namespace) -> None:
     from components.common.command_line import load_recipe
     from pipelines.checks.recipe import checked
-    from pipelines.kubeflow.cluster import load_cluster
+    from pipelines.cluster import load_cluster
 
     if args.timeout is not None and not (args.wait and args.timeout > 0):
         raise UserError(f"--timeout must be > 0 seconds and goes with --wait, got {args.timeout:g}")

@@ -12,8 +12,8 @@ from components.common.step_runner import disk_errors_explained, make_directory
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
+from pipelines.cluster import ClusterProfile
 from pipelines.dag import build_pipeline
-from pipelines.kubeflow.cluster import ClusterProfile
 
 
 def compile_pipeline(

@@ -20,8 +20,8 @@ from kfp_server_api.exceptions import ApiException
 
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
+from pipelines.cluster import ClusterProfile
 from pipelines.kubeflow.client import Client, answered_once, by_display_name, every
-from pipelines.kubeflow.cluster import ClusterProfile
 from pipelines.kubeflow.submit import PipelineVersion
 
 _DIGEST_LINE = re.compile(r"settings sha256:(?P<digest>[0-9a-f]{64})")

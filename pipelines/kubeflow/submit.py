@@ -16,8 +16,8 @@ import kfp_server_api
 
 from components.common.command_line import load_recipe
 from matta_core.errors import UserError
+from pipelines.cluster import ClusterProfile
 from pipelines.kubeflow.client import Client, answered_once, by_display_name, every
-from pipelines.kubeflow.cluster import ClusterProfile
 from pipelines.kubeflow.compile import compile_pipeline, read_documents, version_name
 from pipelines.kubeflow.release import check_release
 

@@ -10,7 +10,8 @@ from matta_core.beginning.fit import _FUNCTION
 from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
-from matta_core.model_config import build_config, student_config
+from matta_core.model_config import build_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.size import resolve
 from matta_core.objectives import OBJECTIVE

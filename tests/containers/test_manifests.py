@@ -13,7 +13,7 @@ from pod_security import violations
 from step_pods import check
 
 from components.common.launching.config import SecurityContext
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
 PAGE = (CONTAINERS.parent / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -50,7 +50,7 @@ def recipe(tmp_path_factory):
 def package(recipe, tmp_path_factory):
     """That recipe, compiled for a cluster of CPUs."""
     import pipelines.kubeflow.submit
-    from pipelines.kubeflow.cluster import load_cluster
+    from pipelines.cluster import load_cluster
 
     return pipelines.kubeflow.submit.make_package(recipe, [], load_cluster(PROFILE), tmp_path_factory.mktemp("package"))
 

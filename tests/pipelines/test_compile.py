@@ -12,10 +12,10 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from components.common.launching.config import LaunchConfig
+from pipelines.cluster import load_cluster
 from pipelines.dag import build_pipeline
-from pipelines.kubeflow.cluster import load_cluster
 from pipelines.kubeflow.compile import version_name
-from pipelines.kubeflow.placement import launch_config, pod_of
+from pipelines.placement import launch_config, pod_of
 from pipelines.steps import steps_of
 
 CPU = "pipelines/clusters/cpu.yaml"

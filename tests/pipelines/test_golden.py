@@ -11,7 +11,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.common.launching.config import LaunchConfig
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 
 # backend/src/crd/kubernetes/v2beta1 of kubeflow/pipelines: an API server prunes or refuses other fields.
 PIPELINE_FIELDS = {"displayName", "description"}

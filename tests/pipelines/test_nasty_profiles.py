@@ -5,7 +5,7 @@ from hypothesis import given
 from nasty_settings import overrides_of, parsed_or_told, quickly, texts_of
 
 from components.common.command_line import DEFAULT_RECIPE
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"
 

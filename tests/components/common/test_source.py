@@ -132,7 +132,7 @@ def keys(root, monkeypatch):
 @pytest.mark.parametrize(
     ("edited", "changed"),
     [
-        ("matta_core/training/loop.py", {"train"}),
+        ("matta_core/train.py", {"train"}),
         ("matta_core/teacher.py", {"score_teacher"}),
         ("matta_core/training/passes.py", {"score_teacher", "train", "extract_students"}),
         ("components/common/storage/store.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),

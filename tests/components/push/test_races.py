@@ -60,12 +60,14 @@ def in_two_processes(work, folder):
 
 @pytest.mark.slow
 def test_two_racing_pushers_lose_nothing_in_hundreds_of_rounds(target, tmp_path):
-    """Both try out their version before either moves the pointer, so that every round is a race for the same swap."""
+    """Both try out their version before either moves the pointer, so that every round is a race for the same swap. In
+    a bucket, whose server answers slowly here, fewer rounds."""
+    rounds = ROUNDS // 4 if target.startswith("gs://") else ROUNDS
     meeting = FORK.Barrier(2)
 
     def race(number):
         store, won, told = open_store(target), [], []
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             try:
                 won.append(push(store, tmp_path / str(number), f"{turn}-{number}", lambda _: meeting.wait(60)))
             except UserError as error:
@@ -81,7 +83,7 @@ def test_two_racing_pushers_lose_nothing_in_hundreds_of_rounds(target, tmp_path)
     store = open_store(target)
     pointer = read_pointer(store, "s")
     moves = [move.version for move in pointer.history]
-    assert len(won[0]) + len(won[1]) == ROUNDS == len(told)  # one each round, and the other was told
+    assert len(won[0]) + len(won[1]) == rounds == len(told)  # one each round, and the other was told
     assert sorted(moves) == sorted(won[0] + won[1])  # every move that was reported, no other, each once
     assert [move for move in moves if move in won[0]] == won[0]
     assert all("was moved while" in error and "won. Nothing is lost" in error for error in told)
@@ -93,7 +95,7 @@ def test_two_racing_pushers_lose_nothing_in_hundreds_of_rounds(target, tmp_path)
         assert content_digest(fetch(store, "s", version, tmp_path / "fetched"))[:16] == version
     # Losers' versions were moved to by nobody: they are kept for a day, lest a push that is under way loses its own.
     assert set(versions_there(store, "s")) & set(moves) == set(moves[-3:])
-    assert len(list(history(PushConfig(target=target), "s"))) >= ROUNDS
+    assert len(list(history(PushConfig(target=target), "s"))) >= rounds
 
 
 @pytest.mark.slow

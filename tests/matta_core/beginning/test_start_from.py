@@ -182,7 +182,7 @@ def test_end_tokens_and_sampling_settings_go_on_to_the_students(dataset, chat, t
     run = tmp_path / "run"
     if form == "resumed":
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("matta_core.training.loop.save_model", Mock(side_effect=KeyboardInterrupt))
+            patch.setattr("matta_core.train.save_model", Mock(side_effect=KeyboardInterrupt))
             train(start_from(chat), dataset.path, None, output=run)
     artifact = train(start_from(chat), dataset.path, None, output=run)
     if form == "from its TA again":

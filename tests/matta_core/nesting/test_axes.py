@@ -18,7 +18,7 @@ from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
 from matta_core.families.table import HEADS, Axis, Family
-from matta_core.model_config import student_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve

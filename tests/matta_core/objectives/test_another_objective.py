@@ -23,7 +23,7 @@ from matta_core.recipe import ExtractStudentsConfig, LossConfig, ScoreTeacherCon
 from matta_core.students import extract
 from matta_core.students.certify import certify
 from matta_core.teacher import score_teacher
-from matta_core.training.loop import train
+from matta_core.train import train
 from matta_core.training.step import train_step, training_of
 
 LOSS = LossConfig(ta_weight=0.7, cross_entropy_weight=0.4, teacher_weight=0.6, hidden_state_weight=0.3)

@@ -266,7 +266,7 @@ def test_a_step_never_waits_for_the_device(dataset, tmp_path, monkeypatch):
         counts.append(waits[before:])
         return done
 
-    monkeypatch.setattr("matta_core.training.loop.train_step", counted)
+    monkeypatch.setattr("matta_core.train.train_step", counted)
     rarely = {"log_every_steps": 3, "eval_every_steps": 6, "checkpoint_every_steps": 6}
     train(dataclasses.replace(CONFIG, **rarely), dataset.path, None, output=tmp_path / "run")
     assert counts == [[]] * CONFIG.steps

@@ -154,7 +154,7 @@ def test_told_while_it_saves_it_finishes_that(dataset, whole, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["build_config", "save_model"])
 def test_told_where_nothing_is_at_risk_it_ends_at_once(dataset, whole, tmp_path, monkeypatch, name):
-    import matta_core.training.loop as module
+    import matta_core.train as module
 
     Moments(monkeypatch, module, name).at = 1
     with pytest.raises(

@@ -250,8 +250,8 @@ def test_a_gradient_that_is_no_number_is_told_by_its_step_whatever_the_optimizer
 
 
 def test_told_to_end_after_a_broken_step_it_saves_nothing(dataset, tmp_path, monkeypatch):
+    from matta_core.train import train as loop
     from matta_core.training import stopping
-    from matta_core.training.loop import train as loop
 
     breaks_at(2, monkeypatch)
     stop, output = stopping.StopSignal(), tmp_path / "run"
@@ -261,7 +261,7 @@ def test_told_to_end_after_a_broken_step_it_saves_nothing(dataset, tmp_path, mon
         stop.is_given = step == 4
         return train_step(training, step, batches, stop)
 
-    monkeypatch.setattr("matta_core.training.loop.train_step", told_in_step_5)
+    monkeypatch.setattr("matta_core.train.train_step", told_in_step_5)
     with pytest.raises(TrainingDivergedError, match=r"diverged in step 3: cross_entropy/xl = nan"):
         loop(RARELY, dataset, None, output, tmp_path / "work", stop)
     assert not list((tmp_path / "work").glob("step-*"))

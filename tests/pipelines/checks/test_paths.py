@@ -5,7 +5,7 @@ import pytest
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
 from pipelines.checks.paths import is_path, out_of_reach
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 from pipelines.local.run import run_locally
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"

@@ -14,7 +14,7 @@ from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from matta_core.errors import UserError
 from pipelines.checks.models import check_models, needs_torch, vocabulary_of
 from pipelines.checks.recipe import check
-from pipelines.kubeflow.cluster import load_cluster
+from pipelines.cluster import load_cluster
 
 CLUSTERS = DEFAULT_RECIPE.parent.parent / "clusters"
 COMMAND = [sys.executable, "-m", "pipelines.matta_pipeline"]

@@ -13,8 +13,8 @@ from kfp_server import Fault, frame, loop, step
 
 import pipelines.kubeflow.follow
 import pipelines.kubeflow.submit
+from pipelines.cluster import load_cluster
 from pipelines.kubeflow.client import connect
-from pipelines.kubeflow.cluster import load_cluster
 from pipelines.kubeflow.follow import follow
 from pipelines.kubeflow.submit import start_run, upload
 

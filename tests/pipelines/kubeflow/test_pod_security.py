@@ -11,8 +11,8 @@ from step_pods import check, pods_of
 
 from components.common.launching.config import LaunchConfig
 from components.common.launching.manifest import trainjob_manifest
-from pipelines.kubeflow.cluster import load_cluster
-from pipelines.kubeflow.placement import launch_config
+from pipelines.cluster import load_cluster
+from pipelines.placement import launch_config
 
 RESTRICTED = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},

@@ -8,8 +8,8 @@ from kfp_server import Fault
 
 import pipelines.kubeflow.submit
 from matta_core.errors import UserError
+from pipelines.cluster import load_cluster
 from pipelines.kubeflow.client import connect
-from pipelines.kubeflow.cluster import load_cluster
 from pipelines.kubeflow.errors import KubeflowError, errors_explained
 from pipelines.kubeflow.schedule import Timing, put_schedule
 from pipelines.kubeflow.submit import experiment_id, upload

@@ -10,8 +10,8 @@ from kfp_server import Fault
 
 import pipelines.kubeflow.follow
 import pipelines.kubeflow.submit
+from pipelines.cluster import load_cluster
 from pipelines.kubeflow.client import connect
-from pipelines.kubeflow.cluster import load_cluster
 from pipelines.kubeflow.submit import start_run, upload
 
 PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"

@@ -22,8 +22,8 @@ from components.find_data.ledger import read_entry, take_lease
 from components.find_data.spans import parse_span
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
+from pipelines.cluster import load_cluster
 from pipelines.dag import build_pipeline
-from pipelines.kubeflow.cluster import load_cluster
 from pipelines.local.retraining import scheduled
 
 RECIPES = DEFAULT_RECIPE.parent

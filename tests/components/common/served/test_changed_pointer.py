@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from json_documents import changed_texts, fuzzed, in_one_line
 
 from components.common.served.pointer import move_pointer, read_pointer, withdrawal
-from components.common.storage.store import open_store
+from components.common.storage.open_store import open_store
 from matta_core.errors import UserError
 
 

@@ -283,7 +283,7 @@ def load_cluster(path: str | Path, overrides: list[str] | None = None) -> Cluste
 
     Raises: UserError where the file is missing, is not YAML, or holds an unknown key or a bad value.
     """
-    examples = Path(__file__).parents[1] / "clusters"
+    examples = Path(__file__).parent / "clusters"
     return load_section(
         ClusterProfile, path, overrides or [], what="cluster profile", examples=examples, option="--cluster-set"
     )

@@ -6,7 +6,7 @@ from kfp import dsl, kubernetes
 from kubernetes.utils.quantity import parse_quantity
 
 from components.common.launching.config import RUN_ID_VARIABLE, LaunchConfig
-from pipelines.kubeflow.cluster import ClusterProfile, StepPlacement
+from pipelines.cluster import ClusterProfile, StepPlacement
 from pipelines.steps import STEPS
 
 

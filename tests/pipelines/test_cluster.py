@@ -7,7 +7,7 @@ import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from matta_core.errors import UserError
-from pipelines.kubeflow.cluster import ClusterProfile, StepPlacement, load_cluster
+from pipelines.cluster import ClusterProfile, StepPlacement, load_cluster
 
 PROFILES = sorted(Path("pipelines/clusters").glob("*.yaml"))
 DIGEST = "registry.example.com:5000/matta/data@sha256:" + "0123456789abcdef" * 4

@@ -5,8 +5,8 @@ from kfp import compiler, dsl
 
 from components.common.launching.config import LaunchConfig
 from components.train.component import train
-from pipelines.kubeflow.cluster import load_cluster
-from pipelines.kubeflow.placement import launch_config, place
+from pipelines.cluster import load_cluster
+from pipelines.placement import launch_config, place
 
 
 def gke(*overrides):
