@@ -15,7 +15,7 @@ from matta_core.errors import UserError, some_of
 from matta_core.pretrained import load_config, load_generation_config
 
 
-def build_model(config: PreTrainedConfig, seed: int, model_class: str = "AutoModelForCausalLM") -> PreTrainedModel:
+def build_model(config: PreTrainedConfig, seed: int, model_class: str) -> PreTrainedModel:
     """A model with the architecture's own random initialisation, a function of the seed. `model_class`: see
     `Objective`."""
     with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ import transformers
 
 from components.evaluate.speed import BATCH_SIZES, generate
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model, moved
 
 
@@ -50,7 +51,7 @@ def _on_gpu(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 
 def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int) -> None:
-    model = moved(load_model(path, torch.float32), device).eval()
+    model = moved(load_model(path, OBJECTIVE.model_class, torch.float32), device).eval()
     generate(model, max(BATCH_SIZES), prompt_tokens, new_tokens)
 
 

@@ -93,12 +93,13 @@ def _own_parameters(member: Member) -> int:
 
 
 def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
-    """Held-out cross-entropy in nats per token by size: (optimizer step, value) pairs from metrics.jsonl."""
+    """The objective's held-out figure by size: (optimizer step, value) pairs from metrics.jsonl."""
+    figure = checkpoint.metadata["figure"]
     curves: Curves = {size: [] for size in sizes}
     for line in (checkpoint.path / METRICS).read_text().splitlines():
         row = json.loads(line)
         for size, curve in curves.items():
-            value = finite(row.get(f"eval/cross_entropy/{size}"))
+            value = finite(row.get(f"eval/{figure}/{size}"))
             if value is not None:
                 curve.append((row["step"], value))
     return {size: curve for size, curve in curves.items() if curve}

@@ -46,7 +46,7 @@ def initialize(
     ta = build_model(ta_config, config.seed, objective.model_class)
     if config.start_from is None:
         return ta, granularities
-    start = load_model(config.start_from, torch.float32, objective.model_class)
+    start = load_model(config.start_from, objective.model_class, torch.float32)
     check_finite(start, f"train.start_from = {config.start_from!r}")
     check_function(start, ta, config.start_from, tokenizer)
     # The base Student first: where two sizes have one shape, it is the one that is served.
