@@ -167,12 +167,13 @@ def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[Non
         ) from error
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents. Raises: UserError where the file system refuses (/proc)."""
+def make_directory(path: Path, setting: str = "--output") -> None:
+    """Make a directory and its parents. Raises: UserError, with the setting to change, where the file system refuses
+    (/proc)."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileNotFoundError, FileExistsError) as error:
-        raise UserError(f"cannot make the directory {path}: {error.strerror}; choose another --output") from None
+        raise UserError(f"cannot make the directory {path}: {error.strerror}; choose another {setting}") from None
 
 
 def _disk_problem(error: BaseException | None, path: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
 from components.common.served.versions import content_digest, version_name
-from components.common.step_runner import disk_errors_explained, run_step, say
+from components.common.step_runner import disk_errors_explained, make_directory, run_step, say
 from components.common.storage.open_store import open_store
 from components.common.storage.store import Store
 from components.push import card, registry, serving
@@ -65,6 +65,8 @@ def push(
         config.serving.check_sizes(size for size in judged.ascending if judged.verdicts[size]["blessed"])
         registry.check_registry(config)
         with disk_errors_explained(Path(target), "push.target"):
+            if "://" not in target:
+                make_directory(Path(target), "push.target")
             store = open_store(config.target)
         record: dict[str, Pushed] = {}
         failures = {}

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from components.common.served.pointer import read_pointer
-from components.common.step_runner import make_directory
+from components.common.step_runner import disk_errors_explained, make_directory
 from components.common.storage.open_store import open_store
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
@@ -125,6 +125,9 @@ def _check_what_is_named(recipe: Recipe) -> None:
         read_pointer(open_store(recipe.push.target), recipe.train.student)
     elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
         raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
+    else:
+        with disk_errors_explained(target, "push.target"):
+            make_directory(target, "push.target")
     for name, config in recipe.evaluate.tasks.items():
         if config.data_files is not None:
             local_file(name, config.data_files)

@@ -108,6 +108,7 @@ def test_a_run_here_begins_only_where_its_target_can_be(tmp_path, gcs_server):
     (tmp_path / "file").touch()
     for target, message in (
         (f"{tmp_path}/file/pushed", r"push.target: .*/file/pushed cannot be a directory, as .*/file is a file"),
+        ("/proc/x", r"cannot make the directory /proc/x: No such file or directory; choose another push\.target"),
         ("gs://no-such-bucket/pushed", "no-such-bucket"),
     ):
         recipe = load_recipe(DEFAULT_RECIPE, [f"push.target={target}"])
