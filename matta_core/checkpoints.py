@@ -16,8 +16,8 @@ from matta_core.pretrained import load_config, load_generation_config
 
 
 def build_model(config: PreTrainedConfig, seed: int, model_class: str = "AutoModelForCausalLM") -> PreTrainedModel:
-    """A model with the architecture's own random initialisation, a function of the seed. `model_class`: see
-    `Objective`."""
+    """A model with the architecture's own random initialisation, which depends on the seed alone. `Objective` explains
+    `model_class`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return getattr(transformers, model_class).from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -25,7 +25,7 @@ def build_model(config: PreTrainedConfig, seed: int, model_class: str = "AutoMod
 
 @torch.no_grad()
 def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of those that hold NaN or infinity. One device synchronisation for all."""
+    """The names of the tensors that hold NaN or infinity. The device is waited for once."""
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     if not floating:
         return []
@@ -34,7 +34,7 @@ def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def check_finite(model: PreTrainedModel, what: str) -> None:
-    """Raises: UserError that names `what` and the weights, where some are NaN or infinite."""
+    """Check all weights. Raises: UserError that names `what` and the weights that hold NaN or infinity."""
     if names := non_finite(model.named_parameters()):
         raise UserError(
             f"{what} holds NaN or infinity in {some_of(names)}: it was damaged, or diverged when it was trained. Take "
@@ -43,8 +43,8 @@ def check_finite(model: PreTrainedModel, what: str) -> None:
 
 
 def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
-    """How the checkpoint that a training starts from ends and samples its texts: its generation_config.json, and the
-    token ids of its config.json but for those that `chosen`, the recipe's train.model, sets. Students inherit both."""
+    """Give a model the way in which the checkpoint `start_from` ends and samples texts: its generation_config.json, and
+    the token ids of its config.json that `chosen`, the recipe's train.model, does not set. Students inherit both."""
     theirs, generation = load_config(start_from), load_generation_config(start_from)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if key not in chosen and getattr(theirs, key, None) is not None:
@@ -55,7 +55,7 @@ def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[st
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A plain Hugging Face checkpoint with its tokenizer, which older releases read as well."""
+    """Save a plain Hugging Face checkpoint with its tokenizer. Older releases of transformers can read it, too."""
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A size, as a recipe writes it."""
+"""A size as a recipe writes it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -7,14 +7,14 @@ from matta_core.errors import UserError
 from matta_core.families import axes_by_setting
 from matta_core.recipe.settings import parse_value, shown, shown_key
 
-# How many layers: the first, the last, and those between by importance or evenly spread; or which, counted from 0.
+# A number of layers (the first, the last, and others by importance or evenly spread), or the layers, counted from 0.
 DEPTH = ("num_hidden_layers", "layers")
 
 
 class SizeConfig(dict[str, Any]):
-    """What a student keeps of the TA, by setting: of an axis that any family has, or of depth; of all else the whole.
+    """What a student keeps of the TA: by setting, of any family's axes and of depth. It keeps all of the rest.
 
-    A number alone is its intermediate_size.
+    A number alone is an intermediate_size.
     """
 
     def __init__(self, settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **named: Any) -> None:
@@ -23,7 +23,7 @@ class SizeConfig(dict[str, Any]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | int, where: str = "") -> Self:
-        """As for every section; a whole number is {intermediate_size: number}."""
+        """Parse as any section. A whole number is {intermediate_size: number}."""
         if not isinstance(values, Mapping):
             if not isinstance(values, int) or isinstance(values, bool):
                 raise UserError(
@@ -66,10 +66,10 @@ class SizeConfig(dict[str, Any]):
 
     @property
     def intermediate_size(self) -> int:
-        """The one FFN width of all layers, of a size that says one."""
+        """The one FFN width of all layers, if the size sets one."""
         return self["intermediate_size"]
 
     @property
     def is_width_alone(self) -> bool:
-        """Whether it says one FFN width, and no more."""
+        """Whether the size sets one FFN width and nothing else."""
         return list(self) == ["intermediate_size"]

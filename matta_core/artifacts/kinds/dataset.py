@@ -6,8 +6,7 @@ STATS = "stats.json"
 
 
 class SplitStats(TypedDict):
-    """Bytes are of UTF-8 text. Tokens include each document's first one, if any, and its eos; the dropped filled no
-    sequence."""
+    """Bytes are those of UTF-8 text. Tokens include every BOS and eos. The dropped ones did not fill a sequence."""
 
     documents: int
     bytes: int
@@ -18,7 +17,7 @@ class SplitStats(TypedDict):
 
 
 class Stats(TypedDict):
-    """`bos_token` stands before every document, where there is one."""
+    """`bos_token` stands before every document; it is None where nothing does."""
 
     files: int
     documents_read: int

@@ -10,7 +10,7 @@ QUESTIONS = "questions.jsonl"
 
 
 class Question(TypedDict):
-    """Questions of one document stand or fall together. `slices` by kind."""
+    """A question. Those of one document stand or fall together. `slices` has its slice by kind."""
 
     task: str
     question: int  # its index in the task
@@ -20,12 +20,12 @@ class Question(TypedDict):
 
 
 class Task(TypedDict):
-    """A task, as it was asked."""
+    """A task as it was asked."""
 
     metric: str
     higher_is_better: bool
     unit: str
-    version: Any  # as lm-eval has it
+    version: Any  # in lm-eval's own form
     digest: NotRequired[str]
     questions: NotRequired[int]
     documents: NotRequired[int]
@@ -33,7 +33,7 @@ class Task(TypedDict):
 
 
 class Figure(TypedDict):
-    """None is what is no finite number."""
+    """A figure. None stands for a number that is not finite."""
 
     value: float | None
     standard_error: float | None
@@ -42,7 +42,7 @@ class Figure(TypedDict):
 
 
 class TaskFigure(Figure):
-    """`slices`: by kind and name."""
+    """A task's figure, with those of its slices by kind and name."""
 
     slices: NotRequired[dict[str, dict[str, Figure]]]
 
@@ -55,14 +55,14 @@ class Prefill(TypedDict):
 
 
 class Decode(TypedDict):
-    """Token after token that follow them."""
+    """The tokens after the prompts, written one by one."""
 
     seconds_per_token: float
     tokens_per_second: float
 
 
 class Latency(TypedDict, total=False):
-    """By the batch's size."""
+    """Latencies by batch size."""
 
     prefill: dict[str, Prefill]
     decode: dict[str, Decode]
@@ -77,7 +77,7 @@ class Costs(Latency, total=False):
 
 
 class ModelResults(Costs, total=False):
-    """A model's figures by task. `version` is of what is served."""
+    """A model's figures by task. `version` is that of a served model."""
 
     role: Literal["student", "ta", "teacher", "baseline"]
     size: str | None
@@ -96,7 +96,7 @@ class Place(TypedDict):
 
 
 class Results(TypedDict):
-    """`baselines`: by size, the name of the model that was served; None: nothing was."""
+    """All results. `baselines` has, by size, the name of the served model; None where nothing was served."""
 
     evaluation_set: str
     tasks: dict[str, Task]
@@ -107,5 +107,6 @@ class Results(TypedDict):
 
 
 def read_results(artifact: Path) -> Results:
-    """Raises: UserError where it is none. The gate has a reader of its own: there a bad figure is a "no"."""
+    """Read results. Raises: UserError where there are none. The gate reads them itself: there a bad figure is a
+    "no"."""
     return read_json(artifact / RESULTS, Results, remedy="evaluate again")
