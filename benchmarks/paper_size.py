@@ -87,7 +87,7 @@ def main() -> None:
         length = recipe.prepare_data.sequence_length
         ta_config = build_config(config.model, config.sizes[config.ta].intermediate_size, None, length)
         granularities = resolve(ta_config, config.sizes)
-        ta = build_model(ta_config, config.seed)
+        ta = build_model(ta_config, config.seed, OBJECTIVE.model_class)
     take_steps(ta, granularities, config, args, top_k, phases)
     args.output.mkdir(parents=True, exist_ok=True)
     for name, granularity in granularities.items():

@@ -64,7 +64,7 @@ def measure(recipe: Recipe, seeds: int, output: Path) -> dict[str, dict[str, lis
             figures = results.setdefault(way, {"seconds": []})
             figures["seconds"].append(seconds_of_training(run, config))
             for size in config.sizes:
-                figures.setdefault(size, []).append(run.metadata["final"][f"eval/cross_entropy/{size}"])
+                figures.setdefault(size, []).append(run.metadata["final"][f"eval/{run.metadata['figure']}/{size}"])
     return results
 
 

@@ -15,9 +15,9 @@ from matta_core.errors import UserError, some_of
 from matta_core.pretrained import load_config, load_generation_config
 
 
-def build_model(config: PreTrainedConfig, seed: int, model_class: str = "AutoModelForCausalLM") -> PreTrainedModel:
-    """A model with the architecture's own random initialisation, which depends on the seed alone. `Objective` explains
-    `model_class`."""
+def build_model(config: PreTrainedConfig, seed: int, model_class: str) -> PreTrainedModel:
+    """A model with the architecture's own random initialisation, a function of the seed. `model_class`: see
+    `Objective`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return getattr(transformers, model_class).from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -43,8 +43,8 @@ def check_finite(model: PreTrainedModel, what: str) -> None:
 
 
 def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[str, Any]) -> None:
-    """Give a model the way in which the checkpoint `start_from` ends and samples texts: its generation_config.json, and
-    the token ids of its config.json that `chosen`, the recipe's train.model, does not set. Students inherit both."""
+    """Copy generation settings and special token ids from the checkpoint that training starts from. Ids that `chosen`,
+    the recipe's train.model, sets stay. Students inherit both."""
     theirs, generation = load_config(start_from), load_generation_config(start_from)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if key not in chosen and getattr(theirs, key, None) is not None:

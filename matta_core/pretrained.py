@@ -45,11 +45,9 @@ _WRAPPERS = {
 }
 
 
-def load_model(
-    name_or_path: str | Path, dtype: "torch.dtype | None" = None, model_class: str = "AutoModelForCausalLM"
-) -> "PreTrainedModel":
-    """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved. Every weight is the file's.
-    `Objective` explains `model_class`.
+def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
+    """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
+    `model_class`: see `Objective`.
 
     Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or does not have exactly the tensors
     of the architecture that its config.json names.
@@ -154,8 +152,8 @@ def _remedy(model: "PreTrainedModel", missing: list[str], unexpected: list[str])
     if len(prefixes) == 1:
         return f"Their names begin with {prefixes.pop()!r}: take it out of the tensors' names"
     head = model.get_output_embeddings()
-    of_head = {name for name, parameter in model.named_parameters() if parameter in set(head.parameters())}
-    if missing and of_head.issuperset(missing):
+    of_head = set() if head is None else set(head.parameters())
+    if missing and {name for name, parameter in model.named_parameters() if parameter in of_head}.issuperset(missing):
         return (
             "It has no output head: save it with its head, or, where its head is its embeddings, set "
             "tie_word_embeddings to true in its config.json"

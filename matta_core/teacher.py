@@ -59,7 +59,7 @@ def score_teacher(
     """
     device = distributed.pick_device()
     dtype = torch.float32 if config.precision == "fp32" else None
-    model = moved(load_model(teacher, dtype, objective.model_class), device).eval()
+    model = moved(load_model(teacher, objective.model_class, dtype), device).eval()
     tokenizer, length = load_tokenizer(dataset.path / "tokenizer"), dataset.metadata["sequence_length"]
     objective.check_teacher(model, teacher, config, tokenizer, length)
     settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))

@@ -45,10 +45,10 @@ def before_a_document(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def choose_bos(tokenizer: PreTrainedTokenizerBase, add_bos: str | bool) -> list[int]:
-    """Make a tokenizer put its BOS before every text (True), or nothing (False), or what it puts already ("auto"), and
-    nothing after it. Returns the ids that it put after a text until now.
+    """Set whether a tokenizer puts its BOS before every text: True, False, or "auto", which leaves it as it is.
+    Afterwards it puts nothing after a text. Returns the ids that it put there until now.
 
-    A tokenizer is changed only if it does otherwise; the change stays when it is saved and loaded again.
+    The tokenizer is changed only if it does otherwise. The change is saved with it.
     Raises: ValueError where it has no BOS, or puts something else before a text.
     """
     before, after = around(tokenizer)

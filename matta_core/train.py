@@ -97,6 +97,7 @@ def train(
         "student": config.student,
         "ta": config.ta,
         "steps": config.steps,
+        "figure": objective.figure,
         "final": final,
         "flops_per_token": flops,
     }

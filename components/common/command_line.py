@@ -31,8 +31,8 @@ def load_recipe(path: str | Path = DEFAULT_RECIPE, overrides: list[str] | None =
 def load_section(
     section: type[SectionType], path: str | Path, overrides: list[str], *, what: str, examples: Path, option: str
 ) -> SectionType:
-    """A section from a YAML file, with overrides. Messages name it by `what`, the folder of its `examples`, and the
-    `option` that overrides it. Raises: UserError as `load_recipe`."""
+    """Read a section from a YAML file and apply overrides. `what`, `examples` and `option` are used in messages.
+    Raises: UserError as `load_recipe`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -50,7 +50,7 @@ def load_section(
 
 @contextlib.contextmanager
 def located(path: str | Path, overrides: list[str], option: str) -> Iterator[None]:
-    """Add to an error of a setting its place: the file, the line, the overrides."""
+    """Add the place to errors of settings that a file and its overrides hold: file, line, overrides."""
     try:
         yield
     except UserError as error:
@@ -61,7 +61,7 @@ def located(path: str | Path, overrides: list[str], option: str) -> Iterator[Non
 
 
 def _place(message: str, path: str | Path, lines: dict[str, int], overrides: list[str], option: str) -> str:
-    """The place of the setting with whose name a message begins: the file, its line there, the overrides."""
+    """Where the setting is that a message begins with: the file, its line there, the overrides."""
     changed = "".join(f" {option} {shown_key(override)}" for override in overrides)
     place = f"in {path}{' with' + changed if changed else ''}"
     name = re.match(r"(?:unknown setting )?([^\s:,]+)", message)

@@ -19,7 +19,7 @@ def image_name(target: str) -> str:
 
 
 def code_digest() -> str:
-    """The digest of the code that the steps run. An image with another digest on its label holds other code."""
+    """The digest of the code that the steps run. An image with another digest in its label holds another version."""
     return source_digest(Path(matta_core.__file__).parent, Path(components.__file__).parent)
 
 

@@ -11,11 +11,11 @@ from matta_core.artifacts import MANIFEST, REFERENCE, Artifact, files_of, is_fin
 
 
 def received(kfp_artifact: Any) -> str:
-    """The folder of an input, for a step to open. In Kubeflow's own place, it has what its manifest lists and no more.
+    """The folder of an input, for a step to open. Of a folder in Kubeflow's own place it holds what the manifest lists.
 
-    A pod that dies while Kubeflow uploads its outputs leaves files that the next attempt does not write again (a log
-    named by the time), and later steps would get both. So the folder is one of links to the manifest's files alone,
-    which lasts as long as this process. Whoever opens it checks these files as usual.
+    A pod may die while Kubeflow uploads its outputs. It then leaves files that the next attempt does not write again,
+    such as a log that is named by the time, and the next step is given both. If so, this folder is one of links to the
+    files of the manifest, for the time of this process. Whoever opens it checks these files as ever.
     """
     place = Path(kfp_artifact.path)
     if (place / REFERENCE).exists() or not is_finished(place):
@@ -33,14 +33,13 @@ def received(kfp_artifact: Any) -> str:
 
 
 def output_path(artifacts: str, step: str, kfp_path: str) -> str:
-    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`; where that is "", it is
-    Kubeflow's own place. (The pipeline calls this folder its `store`; a `Store` in the code holds pushed models.)"""
+    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`. If that is "", it is
+    Kubeflow's own place. (The pipeline calls that folder its `store`; a Store of ours holds pushed models.)"""
     return f"{artifacts}/{step}-{{key}}" if artifacts else kfp_path
 
 
 def publish(kfp_artifact: Any, artifact: Artifact) -> None:
-    """Tell Kubeflow what a step's artifact is, and its digest. If it lies in a folder of ours, Kubeflow's place gets a
-    file that points to it.
+    """Tell Kubeflow an artifact's digest. If it lies in a folder of ours, write a pointer to it into Kubeflow's place.
 
     The URI stays that of Kubeflow's own place: its launcher refuses an input whose URI is no object store's
     (ParseBucketConfigForArtifactURI in kubeflow/pipelines, backend/src/v2/objectstore).

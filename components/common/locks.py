@@ -16,9 +16,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 def locked(file: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock of `file`, which is made where it is missing and never deleted.
 
-    If it were deleted, a process that had it open could lock a file that no other process finds. Also, NFS keeps a
-    deleted file that is open under another name, so that its folder cannot be removed. The system gives the lock back
-    when the process ends, however it ends; if its machine is gone, NFS's server does when the machine's lease expires.
+    If it were deleted, a process that has it open could lock a file that no other process finds. NFS would also keep
+    the open file under another name, and its folder could not be removed. The system gives the lock back when its
+    process ends, however that ends. For a machine that is gone, NFS's server does so when the lease runs out.
 
     Raises: BlockingIOError where another process holds it and `wait` is false; UserError where the file system has no
     locks; OSError where the file cannot be made.

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Refuses empty values, which a shell makes of a variable that is not set: `--to "$VERSION"` would mean no --to at
-    all. `may_be_empty` lists the options for which an empty value has a meaning."""
+    """Refuses empty values. A shell makes them of variables that are not set: a command would take `--to "$VERSION"`
+    for no --to at all. `may_be_empty` names the options for which an empty value means something."""
 
     def __init__(self, *args: Any, may_be_empty: Collection[str] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)

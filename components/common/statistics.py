@@ -23,10 +23,9 @@ def ratio_estimate(numerators: Sequence[float], denominators: Sequence[float]) -
 def interval_95(entry: Mapping[str, Any], unit: str) -> tuple[float, float] | None:
     """The 95% interval of one figure, from its standard error over documents; None where that is not known.
 
-    It is Student's t with one degree of freedom less than there are documents. For an accuracy it is cut at 0 and 1. If
-    all values are 0, or all are 1, nothing varied: then it is the exact interval of as many right or wrong questions as
-    there are documents (Clopper and Pearson 1934). To see whether two models differ, use the gate's paired comparison,
-    which is sharper.
+    It uses Student's t with one degree of freedom less than there are documents. For an accuracy it is cut at 0 and 1.
+    If all values are 0, or all are 1, nothing varied. It is then the exact interval for one question per document
+    (Clopper and Pearson 1934). Whether two models differ is told by the gate's paired comparison, which is sharper.
     """
     from scipy.special import stdtrit
 

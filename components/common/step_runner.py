@@ -168,7 +168,7 @@ def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[Non
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents. Raises: UserError where the file system allows none (/proc)."""
+    """Make a directory and its parents. Raises: UserError where the file system refuses (/proc)."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileNotFoundError, FileExistsError) as error:
@@ -176,7 +176,7 @@ def make_directory(path: Path) -> None:
 
 
 def _disk_problem(error: BaseException | None, path: Path) -> str | None:
-    """Place and reason, if the disk caused an error or one of its causes; else None."""
+    """Place and reason, if the disk caused an error, directly or below a library's error; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return f"{error.filename or path}: {error.strerror}"
@@ -206,7 +206,7 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def checkpoint_identity(name_or_path: str) -> Any:
-    """What stands for a checkpoint without a manifest in a step's key: its files' digests, or its hub name."""
+    """What a step's key holds of a checkpoint without a manifest: the digests of its files, or its hub name."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
@@ -272,8 +272,7 @@ def _claimed(path: Path, key: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _place_of_work(path: Path, resumes: bool) -> Iterator[Path]:
-    """The directory in which the work is done. Work that resumes is done in `path` itself. Work that starts afresh gets
-    a new folder in it, and the folder's files then replace those of `path`."""
+    """The directory itself. Work that starts afresh every time gets one aside, whose files then take its place."""
     if resumes:
         yield path
         return

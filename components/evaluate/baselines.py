@@ -27,8 +27,8 @@ class Baseline(NamedTuple):
 def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str, Baseline | None]:
     """The baseline of every size; None where nothing is served, or no target is given. `students` has digests by size.
 
-    The student itself may be served. If its own push put it there, the baseline is the version before it: a repeated
-    run then finds its first evaluation again. If a person's rollback put it there, it is its own baseline.
+    If the student itself is served because it was pushed, it is compared with the version before it; so a repeated run
+    finds its first evaluation. If a rollback put it there, it is its own baseline.
 
     Raises: UserError where a size's name is that of another one's baseline, or a pointer cannot be read.
     """

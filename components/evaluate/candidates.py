@@ -46,7 +46,7 @@ def teacher_candidate(name_or_path: str) -> Candidate:
 
 
 def baseline_candidates(baselines: Mapping[str, Baseline | None], folders: Mapping[str, Path]) -> dict[str, Candidate]:
-    """The baselines by name, without sizes that have none and without students."""
+    """The baselines that were fetched, by name. A baseline that is a student is left out."""
     return {
         baseline.name: Candidate("baseline", str(folders[size]), size, baseline.version, baseline.digest)
         for size, baseline in baselines.items()

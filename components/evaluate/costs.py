@@ -8,6 +8,7 @@ from components.evaluate.candidates import Candidate
 from components.evaluate.memory import peak_memory_bytes
 from components.evaluate.speed import TURNS_BYTES, latency
 from matta_core.artifacts.kinds.evaluation import Costs
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_config, load_model, moved
 
 
@@ -19,7 +20,10 @@ def costs(
         {name: candidate.path for name, candidate in everyone.items()}, device, prompt_tokens, new_tokens
     )
     for group in _groups(memory):
-        models = {name: moved(load_model(everyone[name].path, torch.float32), device).eval() for name in group}
+        models = {
+            name: moved(load_model(everyone[name].path, OBJECTIVE.model_class, torch.float32), device).eval()
+            for name in group
+        }
         speeds = latency(models, prompt_tokens, new_tokens, repeats)
         for name, model in models.items():
             parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -13,19 +13,20 @@ import transformers
 
 from components.evaluate.speed import BATCH_SIZES, generate
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model, moved
 
 
 def peak_memory_bytes(
     models: Mapping[str, str], device: torch.device, prompt_tokens: int, new_tokens: int
 ) -> dict[str, int]:
-    """By model, the peak bytes of loading it in fp32 and answering the largest batch that `speed` times.
+    """The peak memory of each model, in bytes: it is loaded in fp32 and answers the largest batch that `speed` times.
 
-    On a GPU, they are those that its allocator gave out. On the CPU, they are the growth of a fresh process's resident
-    memory: one process loads torch, which takes seconds, and forks a child for every model, which takes none. What
-    Python and torch themselves need is not counted. Loading counts, because a server must load the model to serve it.
+    On a GPU this is what the allocator gave out. On the CPU it is how much the resident memory of a fresh process
+    grows. One process loads torch, which takes seconds, and forks a child for every model. What Python and torch need
+    is not counted. Loading is counted, as a server that cannot load a model cannot serve it.
 
-    `models` has a folder or a hub name by name. Raises: UserError where a child dies.
+    `models` maps names to folders or hub names. Raises: UserError where a child dies.
     """
     if device.type == "cuda":
         return {name: _on_gpu(path, device, prompt_tokens, new_tokens) for name, path in models.items()}
@@ -50,7 +51,7 @@ def _on_gpu(path: str, device: torch.device, prompt_tokens: int, new_tokens: int
 
 
 def _answer(path: str, device: torch.device, prompt_tokens: int, new_tokens: int) -> None:
-    model = moved(load_model(path, torch.float32), device).eval()
+    model = moved(load_model(path, OBJECTIVE.model_class, torch.float32), device).eval()
     generate(model, max(BATCH_SIZES), prompt_tokens, new_tokens)
 
 

@@ -22,7 +22,7 @@ class MergeEvaluationsConfig(Section):
 
 
 class _Origin(NamedTuple):
-    """An input of the parts, of which only the digest is at hand."""
+    """An input of the parts. Only its digest is known."""
 
     digest: str
 

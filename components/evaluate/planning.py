@@ -90,7 +90,7 @@ def read_plan(file: Path) -> EvaluationPlan:
 
 
 def _context_length(folder: str | None, target: str | None, baseline: Baseline) -> int:
-    """A baseline's context length, from its config alone: only the pod that evaluates it fetches the weights."""
+    """The context length, read from the config. Only the pod that evaluates the model downloads its weights."""
     from components.evaluate.scoring import context_length
     from matta_core.pretrained import load_config
 

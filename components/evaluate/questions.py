@@ -135,7 +135,7 @@ def length_slices(lengths: Sequence[int]) -> list[str]:
 
 
 def _requests(task: EvaluationTask) -> dict[int, list[Any]]:
-    """lm-eval's requests, by question, in order."""
+    """The requests of lm-eval, by question, in order."""
     requests: dict[int, list[Any]] = defaultdict(list)
     for instance in task.task.instances:
         requests[instance.doc_id].append(instance)

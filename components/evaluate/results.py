@@ -16,9 +16,10 @@ from components.evaluate.candidates import Candidate, baseline_candidates
 from components.evaluate.costs import costs
 from components.evaluate.figures import summarise
 from matta_core.artifacts import IN_PROGRESS, Artifact, write_json_atomically
-from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, Task, TaskFigure
+from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Place, Results, Task, TaskFigure
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_config, load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import EvaluateConfig
@@ -90,8 +91,8 @@ def evaluate_all(
     for size, baseline in baselines.items():
         if baseline is not None and baseline.is_student and size in results:
             results[size]["version"] = baseline.version
-    new_tokens = min(NEW_TOKENS, shortest // 2)
-    for name, cost in costs(everyone, device, shortest - new_tokens, new_tokens, config.latency_repeats):
+    place = _place(device, shortest)
+    for name, cost in costs(everyone, device, place["sequence_length"], place["new_tokens"], config.latency_repeats):
         results[name] |= cost
     say(
         "evaluate",
@@ -100,20 +101,7 @@ def evaluate_all(
             f"{name} {1e3 * model['decode']['1']['seconds_per_token']:.2f} ms" for name, model in results.items()
         ),
     )
-    content: Results = {
-        "evaluation_set": asked.digest,
-        "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
-        "models": results,
-        "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
-        "baseline_target": target,
-        "measured_on": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "sequence_length": shortest - new_tokens,
-            "new_tokens": new_tokens,
-        },
-    }
-    write_json_atomically(path / RESULTS, content)
+    write_json_atomically(path / RESULTS, _content(asked, cut, results, baselines, target, place))
     return {"evaluation_set": asked.digest, "models": list(everyone)}
 
 
@@ -170,7 +158,7 @@ def _values(
     """The model's value for every question. It is read from its file, or else scored and written there."""
     if not file.exists():
         # All models are scored in fp32: in half precision, figures would depend on how a batch was padded.
-        model = moved(load_model(candidate.path, torch.float32), device).eval()
+        model = moved(load_model(candidate.path, OBJECTIVE.model_class, torch.float32), device).eval()
         values = scoring.score(model, _tokenizer(candidate, tokenizer), asked, batch_size)
         unfinished = file.parent.parent / IN_PROGRESS / file.name
         lines = (
@@ -183,10 +171,8 @@ def _values(
 
 
 def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. A baseline brings its own; without one it is taken to have the dataset's.
-
-    If it is another one, bits per byte and strings are still fair to both models, but the last token of a line may be
-    several of the baseline's tokens.
+    """The tokenizer for a model. A baseline uses its own, if it has one. Bits per byte and strings compare fairly
+    across tokenizers; the last token of a line does not.
     """
     if candidate.role != "baseline":
         return tokenizer
@@ -200,6 +186,35 @@ def _tokenizer(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> PreT
             f"has {num_token_ids(tokenizer)}: put its tokenizer's files beside its weights, and push that"
         )
     return tokenizer
+
+
+def _place(device: torch.device, shortest: int) -> Place:
+    new_tokens = min(NEW_TOKENS, shortest // 2)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "sequence_length": shortest - new_tokens,
+        "new_tokens": new_tokens,
+    }
+
+
+def _content(
+    asked: questions.EvaluationSet,
+    cut: Mapping[str, int],
+    models: dict[str, ModelResults],
+    baselines: Mapping[str, Baseline | None],
+    target: str | None,
+    place: Place,
+) -> Results:
+    """Of results.json."""
+    return {
+        "evaluation_set": asked.digest,
+        "tasks": {name: {**told, "cut_questions": cut.get(name, 0)} for name, told in asked.descriptions.items()},
+        "models": models,
+        "baselines": {size: baseline.name if baseline else None for size, baseline in baselines.items()},
+        "baseline_target": target,
+        "measured_on": place,
+    }
 
 
 def _told(figures: Mapping[str, TaskFigure], descriptions: Mapping[str, Task]) -> str:

@@ -59,7 +59,7 @@ class _LanguageModel(HFLM):
         return self.tokenizer.encode(string, add_special_tokens=add)[-(left_truncate_len or 0) :]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Show the BOS once and never score it: lm-eval puts one before the tokens, so the tokenizer must add none."""
+        """Score texts without their BOS. lm-eval adds one itself, so the tokenizer must not."""
         self.add_bos_token = False
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm)

@@ -27,21 +27,7 @@ def evaluate(
     output: str | Path,
 ) -> Artifact:
     """Evaluate a StudentFamily, the Teacher (a Hugging Face checkpoint, or the TA of a MattaCheckpoint) and what is
-    served now under `push_target`, on the same questions.
-
-    Files of an EvaluationReport:
-    - `questions.jsonl`, a line per question: {"task", "question": its index in the task, "document": the unit of
-      resampling, "weight", "slices": {"source", "length"}}.
-    - `documents/<model>.jsonl`, a line per line of questions.jsonl: {"task", "question", "value": null where the
-      model gave no finite number}.
-    - `results.json`: {"evaluation_set": digest, "tasks": {name: {"metric", "higher_is_better", "unit", "version",
-      "digest", "questions", "documents", "cut_questions": longer than what all models see}},
-      "models": {name: {"role", "size", "version", "digest", "parameters",
-      "bytes": of these as saved, "tasks": {name: a figure and its slices}, "prefill", "decode",
-      "peak_memory_bytes"}}, "baselines": {size: a model's name, the size itself
-      where a rollback made this very student current, or null}, "baseline_target", "measured_on"}. The
-      models' names are the sizes, "teacher" and "baseline-<size>".
-    - `tasks/`: the questions made of held-out documents, as lm-eval tasks.
+    served now under `push_target`, on the same questions. `matta_core.artifacts.kinds.evaluation` says what it makes.
 
     A model's scores are complete once its `documents/<model>.jsonl` exists: a killed evaluation goes on with the next
     model. What is served is part of the step's key.
@@ -53,30 +39,9 @@ def evaluate(
     Raises: UserError where no Teacher or two are given, one cannot be loaded, the students are of another dataset,
     a task is not available, or there are too few documents.
     """
-    if (teacher is None) == (teacher_checkpoint is None):
-        raise UserError(
-            f"evaluate takes either a teacher (the recipe's score_teacher.teacher) or, where the recipe has "
-            f"train_teacher, what that made (--teacher-checkpoint); got {teacher!r} and {teacher_checkpoint!r}"
-        )
-    if (plan is None) != (model is None):
-        raise UserError(f"a part of an evaluation takes a plan and a model, got {plan and 'a plan'} and {model!r}")
-    if plan is not None and model not in plan.models:
-        raise UserError(f"model must be one of the plan's, {', '.join(plan.models)}, got {model!r}")
-    if plan is not None and plan.target != push_target:
-        raise UserError(f"the plan was made for push.target {plan.target!r}, not {push_target!r}: make it again")
-    inputs = {
-        "dataset": open_artifact(dataset, "TokenizedDataset"),
-        "students": open_artifact(students, "StudentFamily"),
-    }
-    if inputs["students"].inputs.get("dataset") != inputs["dataset"].digest:
-        raise UserError(f"{students} was extracted with another dataset than {dataset}: give the one it was trained on")
-    if teacher_checkpoint is not None:
-        inputs["teacher"] = open_artifact(teacher_checkpoint, "MattaCheckpoint")
-        if inputs["teacher"].digest == inputs["students"].inputs.get("checkpoint"):
-            raise UserError(
-                f"teacher_checkpoint {teacher_checkpoint} is the TA that the students were cut from: give the one that "
-                f"train_teacher made"
-            )
+    _check_teacher(teacher, teacher_checkpoint)
+    _check_part(plan, model, push_target)
+    inputs = _opened(dataset, students, teacher_checkpoint)
     candidates = family(inputs["students"])
     if plan is not None:
         baselines = plan.baselines
@@ -111,6 +76,41 @@ def evaluate(
     }
     kind = "EvaluationReport" if model is None else "EvaluationPart"
     return run_step("evaluate", kind, output, config, inputs, work, extra_key=outside)
+
+
+def _check_teacher(teacher: str | None, teacher_checkpoint: str | Path | None) -> None:
+    if (teacher is None) == (teacher_checkpoint is None):
+        raise UserError(
+            f"evaluate takes either a teacher (the recipe's score_teacher.teacher) or, where the recipe has "
+            f"train_teacher, what that made (--teacher-checkpoint); got {teacher!r} and {teacher_checkpoint!r}"
+        )
+
+
+def _check_part(plan: EvaluationPlan | None, model: str | None, push_target: str | None) -> None:
+    if (plan is None) != (model is None):
+        raise UserError(f"a part of an evaluation takes a plan and a model, got {plan and 'a plan'} and {model!r}")
+    if plan is not None and model not in plan.models:
+        raise UserError(f"model must be one of the plan's, {', '.join(plan.models)}, got {model!r}")
+    if plan is not None and plan.target != push_target:
+        raise UserError(f"the plan was made for push.target {plan.target!r}, not {push_target!r}: make it again")
+
+
+def _opened(dataset: str | Path, students: str | Path, teacher_checkpoint: str | Path | None) -> dict[str, Artifact]:
+    """The inputs by name, of one dataset, and with a Teacher of its own."""
+    inputs = {
+        "dataset": open_artifact(dataset, "TokenizedDataset"),
+        "students": open_artifact(students, "StudentFamily"),
+    }
+    if inputs["students"].inputs.get("dataset") != inputs["dataset"].digest:
+        raise UserError(f"{students} was extracted with another dataset than {dataset}: give the one it was trained on")
+    if teacher_checkpoint is not None:
+        inputs["teacher"] = open_artifact(teacher_checkpoint, "MattaCheckpoint")
+        if inputs["teacher"].digest == inputs["students"].inputs.get("checkpoint"):
+            raise UserError(
+                f"teacher_checkpoint {teacher_checkpoint} is the TA that the students were cut from: give the one that "
+                f"train_teacher made"
+            )
+    return inputs
 
 
 def _file_identity(task: str, name: str | None) -> str | None:

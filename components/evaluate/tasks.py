@@ -31,9 +31,8 @@ BITS_PER_BYTE, LAST_TOKEN = BUILT_IN_TASKS
 
 # Lines of one document are much alike: a few lines of every document are worth more than many lines of some.
 LINES_PER_DOCUMENT = 8
-# The places at which a token is asked for. A document's questions are at the first kind of place that gives it any: the
-# end of a line in a letter or a digit (a lone bracket or colon is no question); in prose, where lines end in full
-# stops, the last letter or digit of a line; else the end of any word.
+# Where a question's token may end. The patterns are tried in order, and the first that gives a document a question is
+# used: a line's last letter or digit; the same before punctuation; the end of any word.
 _ENDS = (
     re.compile(r"[^\W_](?=\s*$)", re.MULTILINE),
     re.compile(r"[^\W_](?=[^\w\n]*$)", re.MULTILINE),

@@ -9,8 +9,8 @@ from components.common.images import DATA_IMAGE
 def prepare_data(
     config: str, evaluate_config: str, store: str, dataset: dsl.Output[dsl.Dataset], source: str = ""
 ) -> None:
-    """Documents to packed, fixed-length sequences of token ids. `source`, where given, takes config.source's place.
-    `evaluate_config`: for a check that what is held out is enough to evaluate on.
+    """Pack documents into sequences of token ids. `source` replaces config.source. `evaluate_config` is used to check
+    that enough is held out.
 
     Artifact files: train/ and validation/ (parquet, `input_ids`), validation_documents/, tokenizer/, stats.json.
     """

@@ -26,7 +26,7 @@ def split_of(digest: str, validation_fraction: float) -> str:
 
 
 def shard_counts(num_shards: int, validation_fraction: float) -> dict[str, int]:
-    """The number of shards per split. Validation gets as many as make them about as large as those of train."""
+    """How many shards each split has. Validation shards are about as large as training shards."""
     share = validation_fraction / (1 - validation_fraction)
     return {"train": num_shards, "validation": max(1, round(num_shards * share))}
 

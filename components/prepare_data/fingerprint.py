@@ -8,8 +8,8 @@ from matta_core.errors import UserError
 
 
 def fingerprint(files: list[SourceFile]) -> str:
-    """sha256 over names and contents, so that a changed corpus is other work. Local files are read once more for it; in
-    an object store its checksums stand for the contents.
+    """The sha256 of all names and contents. Local files are read once more for it; for an object store its checksums
+    are used.
 
     Raises: UserError where a file cannot be read.
     """

@@ -16,7 +16,7 @@ _WORD_END = re.compile(r"[^\W_](?!\w)")
 def check_held_out(dataset: Path, evaluation: EvaluateConfig) -> None:
     """Check that two documents have a word after enough context for the last-token task. A standard error needs two.
 
-    If they do, only a few documents are read; if not, all of them are.
+    It stops reading at the second such document.
     Raises: UserError that says what to set.
     """
     tokenizer = Tokenizer.from_file(str(dataset / "tokenizer" / "tokenizer.json"))
@@ -35,6 +35,6 @@ def check_held_out(dataset: Path, evaluation: EvaluateConfig) -> None:
 
 
 def _longest_context(text: str, tokenizer: Tokenizer) -> int:
-    """The number of tokens before the last word's last token; -1 where there is no word."""
+    """How many tokens stand before the last token of the last word; -1 if there is no word."""
     end = max((match.end() for match in _WORD_END.finditer(text)), default=0)
     return len(tokenizer.encode(text[:end]).ids) - 1 if end else -1

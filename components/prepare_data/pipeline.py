@@ -33,8 +33,8 @@ PROBLEMS_SHOWN = 3
 def run(build: Callable[[beam.Pipeline], None], num_workers: int) -> None:
     """Build a pipeline and run it on this machine, in `num_workers` processes.
 
-    FnApiRunner is named because Beam's default would first try to download another runner. The workers' command is
-    given because each worker prints a page of notices. Their errors are raised here nevertheless.
+    FnApiRunner is named because Beam's default would first try to download another runner. The command of its workers
+    is given because each worker would print a page of notices. Their errors are raised here all the same.
     """
     environment = None
     if num_workers > 1:
@@ -158,8 +158,8 @@ class WriteDocuments(beam.DoFn):
 class TokenizeShard(beam.DoFn):
     """Shard's name -> the file of its packed sequences, and its counts.
 
-    Every document ends with the eos token, and begins with the BOS where there is one. If both are the same token, the
-    one that ends a document also begins the next.
+    Every document ends with the EOS, and begins with the BOS if there is one. If both are one token, the one that ends
+    a document also begins the next.
     """
 
     def __init__(

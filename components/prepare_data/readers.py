@@ -27,7 +27,7 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r"))
 
 
 class Problem(NamedTuple):
-    """Why there is no text where a document should be: value and place, in one line."""
+    """The reason why a document has no text: value and place, in one line."""
 
     message: str
     invalid_utf8: bool = False
@@ -83,7 +83,7 @@ def _read_lines(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_json(file: SourceFile, text_field: str) -> Documents:
-    """A row per line if the first line is a row; else the whole file is an array of rows, or one row."""
+    """If the first line is a row, each line is one. Otherwise the whole file is an array of rows, or one row."""
     with _open(file) as stream:
         first = next((line for line in stream if line.strip()), b"").removeprefix(_BYTE_ORDER_MARK)
     with contextlib.suppress(ValueError, RecursionError):
@@ -107,7 +107,7 @@ def _read_json(file: SourceFile, text_field: str) -> Documents:
 
 
 def _read_table(file: SourceFile, text_field: str, delimiter: str) -> Documents:
-    """Read rows. The number in a place is the line in which the row ends."""
+    """Rows of a table. The number of a place is the line in which the row ends."""
     csv.field_size_limit(sys.maxsize)
     with _open(file) as stream:
         # Bytes that are not UTF-8 come through, so that the error names their row.
@@ -177,9 +177,8 @@ def _decode(data: bytes, place: str, offset: int = 0) -> str | Problem:
 
 
 def _control_problem(data: bytes, place: str) -> Problem | None:
-    """The Problem of a text with many control characters. UTF-16 without a mark may be valid UTF-8, but many of its
-    bytes are control characters: half of them in most scripts, and a tenth in Indian ones, whose first bytes are tabs
-    and ends of lines. A text has few."""
+    """UTF-16 without a mark may be valid as UTF-8. Then many of its bytes are control characters: half in most
+    scripts, a tenth in Indian ones, whose first bytes are tabs and ends of lines. A text has few."""
     controls = len(data) - len(data.translate(None, _CONTROLS))
     if controls * (20 if controls >= 5 else 4) < max(len(data), 1):
         return None
@@ -205,7 +204,7 @@ def _text_of_json(line: str, text_field: str, place: str) -> str | Problem:
 
 
 def _parse(text: str, text_field: str, place: str) -> Any:
-    """The text of a row in JSON, or the Problem with it."""
+    """The value that a JSON text holds, or the Problem with it."""
 
     def one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)

@@ -36,8 +36,8 @@ def prepare_data(
 ) -> Artifact:
     """Make a TokenizedDataset. The same documents and settings give the same digest, with any number of workers.
 
-    `evaluation` says what students will be asked. If the held-out documents are not enough for it, the step fails, but
-    its dataset is finished: the evaluation is no part of it.
+    `evaluation` is what will be asked of the students. It is no part of the dataset, which is finished even if the
+    held-out documents are not enough for it.
 
     Files: train/ and validation/ (parquet shards, one column `input_ids` of fixed length), validation_documents/
     (`source`, `text`: what was held out), tokenizer/, stats.json.
@@ -56,7 +56,7 @@ def prepare_data(
 
 
 def _work(config: PrepareDataConfig, files: list[SourceFile], path: Path) -> dict[str, Any]:
-    """Make documents, tokenizer, sequences. A killed run goes on with the first of the three that is not finished."""
+    """Make documents, tokenizer and sequences. A killed run goes on with the first that is not finished."""
     unfinished = path / IN_PROGRESS
     counts = _collect_documents(config, files, unfinished)
     tokenizer = _make_tokenizer(config, counts["train.documents"], unfinished, path / "tokenizer")
@@ -228,8 +228,8 @@ def _kept(counts: dict[str, int]) -> int:
 
 
 def _import_pipeline() -> ModuleType:
-    """Our Beam pipelines, imported late and silently. Beam takes seconds to import, warns that it has no Google Cloud
-    clients, and logs errors that it also raises."""
+    """Import our Beam pipelines. Beam takes seconds to import. It warns that it has no Google Cloud clients, and logs
+    what it also raises."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.disable(logging.WARNING)
     try:
@@ -250,7 +250,7 @@ def _texts(folder: Path, bar: "tqdm[NoReturn]") -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _watched(path: Path, names: list[str]) -> Iterator[None]:
-    """Show a bar of the shards that workers have finished. A Beam runner itself reports nothing before its end."""
+    """Show a bar of the shards that workers have finished. A Beam runner says nothing before its end."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -268,6 +268,6 @@ def _watched(path: Path, names: list[str]) -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    """Empty a folder of what a killed run left in it."""
+    """Empty a folder of what a killed run left, or make it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

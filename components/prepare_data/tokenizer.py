@@ -51,7 +51,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def settle_bos(tokenizer: PreTrainedTokenizerFast, name: str | None, add_bos: str | bool) -> str | None:
-    """Make a tokenizer do as `prepare_data.add_bos` says (see `choose_bos`). Returns a line to print if it was changed.
+    """Apply `prepare_data.add_bos` to a tokenizer (see `choose_bos`). Returns a line to tell if it was changed.
 
     Raises: UserError where it cannot.
     """

@@ -73,7 +73,7 @@ _OF_HTML = "<>&"
 
 
 class _Header(yaml.SafeDumper):
-    """Quotes strings in which HTML could find markup."""
+    """Quotes strings that HTML could interpret."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -55,7 +55,7 @@ def retire(store: Store, size: str, keep: int) -> list[str]:
 
 
 def finish_deletion(store: Store, size: str, version: str) -> None:
-    """Steps 2 to 4 for a marked version; where it is not marked, it is left alone."""
+    """Do steps 2 to 4 for a marked version. A version that is not marked is left alone."""
     name = version_name(size, version)
     entries = store.list(name)
     reference = reference_name(size, version)
@@ -74,7 +74,7 @@ def finish_deletion(store: Store, size: str, version: str) -> None:
 
 
 def _expendable(pointer: Pointer, there: dict[str, float], begun: set[str], keep: int) -> set[str]:
-    """Of the versions that are there (with the time of their last file), those that need not be. `begun`: by a push."""
+    """The versions of `there` (with the time of their last file) that need not be kept. `begun`: by a push."""
     newest_first = dict.fromkeys(move.version for move in reversed(pointer.history))
     newest = [version for version in newest_first if version in there][:keep]
     kept = {pointer.version, pointer.previous, *pointer.pinned, *newest}

@@ -170,7 +170,8 @@ def _push_one(config: PushConfig, store: Store, size: str, judged: _Judged, quer
 
 
 def _may_replace(store: Store, size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
-    """Check that no person rolled this version back, and that the student replaces only what it was compared with."""
+    """Refuse a version that a person rolled back. Refuse a push over anything but the version that the student was
+    compared with."""
     if move := withdrawal(served, version):
         raise _WithdrawnError(
             f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
@@ -184,7 +185,7 @@ def _may_replace(store: Store, size: str, version: str, judged_against: str | No
 
 
 def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judged, path: Path) -> Pushed:
-    """Manifest, card and registration of a pushed student; its part of push.json."""
+    """Write the manifest and card of a pushed student, and register it. Returns its part of push.json."""
     size, version = pointer.size, pointer.version
     name = config.serving.service_name(size)
     location = store.location(version_name(size, version))

@@ -101,7 +101,7 @@ def widths_grid(summary: Summary) -> Grid:
 
 
 def comparison_grid(summary: Summary, decision: Decision) -> Grid:
-    """Every student beside what is served under its name."""
+    """Compares every student with what is served under its name."""
     rows = []
     for size, model in summary["students"].items():
         for one in model["comparisons"]:

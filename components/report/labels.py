@@ -36,11 +36,10 @@ def text_width(name: str, pixels: float = FONT_PIXELS) -> float:
 def place_labels(
     names: Sequence[str], marks: Sequence[tuple[float, float]], lines: Sequence[Box], bounds: Box, radius: float = 9.0
 ) -> list[Label | None]:
-    """A place for every name, near its mark.
+    """Places for all names, near their marks. None means that no place is left, as names fill the plot.
 
-    A name never covers a mark, another name, or the edge of `bounds`. If a place not much further away allows it, it
-    covers none of `lines` (error bars) and lies nearer to its own mark than to another. None means that no place is
-    left, which happens only when names fill the plot.
+    A name never covers a mark, another name or the edge of `bounds`. It covers one of `lines` (error bars), or lies
+    nearer to another mark, only if no other place is close.
     """
     taken: list[Box] = [(x - radius, x + radius, y - radius, y + radius) for x, y in marks]
     labels: list[Label | None] = []

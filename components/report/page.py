@@ -12,7 +12,7 @@ from matta_core.artifacts.kinds.report import ModelSummary, Summary
 
 
 def render(summary: Summary, content: Sequence[SectionOfReport]) -> str:
-    """report.html."""
+    """The text of report.html."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -161,7 +161,7 @@ def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
 
 
 def _served(summary: Summary, decision: Decision) -> Part:
-    """The comparisons, and which students have nothing to be compared with."""
+    """The comparisons, and the students that have nothing to be compared with."""
     grid = comparison_grid(summary, decision)
     none = [size for size, model in summary["students"].items() if model["baseline"] is None]
     versions = [

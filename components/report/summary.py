@@ -41,8 +41,7 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
     `left_on`: gate.without_baseline is left on bless_on_thresholds, though something is served.
 
     `measured_on` is the device of the latencies. `seconds` per step are of the process that finished the work, not of
-    its reuse; `total_seconds` is their sum. This report's own second is in neither: it is not over while it is
-    written.
+    its reuse; `total_seconds` is their sum. Neither includes the report's own time, as it is still being written.
     """
     family = read_family(artifacts["extract_students"].path)
     results = read_results(artifacts["evaluate"].path)
@@ -89,17 +88,18 @@ def summarise(name: str, artifacts: Mapping[str, Artifact]) -> Summary:
 
 
 def _own_parameters(member: Member) -> int:
-    """The parameters without padding, by which the gate, too, orders students."""
+    """The parameters without padding. The gate orders students by these."""
     return member["compact"]["parameters"] if "compact" in member else member["parameters"]
 
 
 def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
-    """Held-out cross-entropy in nats per token by size: (optimizer step, value) pairs from metrics.jsonl."""
+    """The objective's held-out figure by size: (optimizer step, value) pairs from metrics.jsonl."""
+    figure = checkpoint.metadata["figure"]
     curves: Curves = {size: [] for size in sizes}
     for line in (checkpoint.path / METRICS).read_text().splitlines():
         row = json.loads(line)
         for size, curve in curves.items():
-            value = finite(row.get(f"eval/cross_entropy/{size}"))
+            value = finite(row.get(f"eval/{figure}/{size}"))
             if value is not None:
                 curve.append((row["step"], value))
     return {size: curve for size, curve in curves.items() if curve}

@@ -17,7 +17,7 @@ from matta_core.recipe import PUSHED, PushConfig, TrainConfig
 
 
 class Start(NamedTuple):
-    """What a training begins with. `identity` stands for it in the step's key; it is None for random weights."""
+    """What a training begins with. `identity` stands for it in the step's key; None means random weights."""
 
     identity: Any = None
     folder: str | None = None  # or a hub name; None where it is `version` of `size` in `store`
@@ -26,9 +26,8 @@ class Start(NamedTuple):
     version: str = ""
 
     def located(self, config: TrainConfig, folder: Path) -> TrainConfig:
-        """The settings, with a `start_from` that transformers can load. A version in an object store is downloaded
-        below `folder`, which is deleted with the step's unfinished work. Raises: UserError where it is missing or
-        damaged."""
+        """The settings, with `start_from` as a path or name that transformers can load. A version in an object store is
+        downloaded below `folder`. Raises: UserError where it is missing or damaged."""
         if self.store is None:
             return dataclasses.replace(config, start_from=self.folder)
         # Ranks that a person started by torchrun each download a copy of their own.
@@ -37,8 +36,7 @@ class Start(NamedTuple):
 
 
 def start_of(config: TrainConfig, push_config: PushConfig | None, step: str) -> Start:
-    """Follow `start_from`; where it is 'pushed', follow the pointer, so that the key holds the digest of what is
-    served.
+    """Follow `start_from`. If it is 'pushed', follow the pointer: the key then holds the digest of what is served now.
 
     Raises: UserError where nothing was pushed yet, or where a named artifact was altered.
     """

@@ -86,7 +86,7 @@ def _launched(
     output: str | Path,
     start: Start,
 ) -> Artifact:
-    """Run the step's own command in every rank. There rank 0 claims, resumes and seals the directory as usual."""
+    """Run the step's own command in every rank. Rank 0 claims, resumes and seals the directory as ever."""
     key = step_key(step, config, inputs, work, extra_key=start.identity)
     path = keyed_path(output, key)
     if not is_finished(path) or open_artifact(path, "MattaCheckpoint").key != key:

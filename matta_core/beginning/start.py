@@ -47,7 +47,7 @@ def initialize(
     ta = build_model(ta_config, config.seed, objective.model_class)
     if config.start_from is None:
         return ta, granularities
-    start = load_model(config.start_from, torch.float32, objective.model_class)
+    start = load_model(config.start_from, objective.model_class, torch.float32)
     check_finite(start, f"train.start_from = {config.start_from!r}")
     check_function(start, ta, config.start_from, tokenizer)
     # The Student comes first: of two sizes with the same shape, it is the served one.
@@ -107,6 +107,6 @@ def _order_within(ta: Path) -> list[int] | None:
 
 
 def _fewest_layers(config: TrainConfig, ta_config: PreTrainedConfig) -> int:
-    """The smallest number of layers that a size asks for. Sizes that name their layers do not count."""
+    """The smallest number of layers that a size asks for. Which layers these are is left to importance."""
     whole_depth = ta_config.num_hidden_layers
     return min([whole_depth, *(size.get("num_hidden_layers", whole_depth) for size in config.sizes.values())])

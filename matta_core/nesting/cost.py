@@ -33,8 +33,8 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
 
 
 def _head_weights(ta: PreTrainedModel) -> int:
-    """The number of weights in the head. For tokens it is the output embedding's, tied or not; for another head, that
-    of its matrices beside the trunk."""
+    """How many weights a token meets in the head. Tied heads count as the embedding; of other heads the matrices
+    outside of the trunk count."""
     if (head := ta.get_output_embeddings()) is not None:
         return head.weight.numel()
     trunk = f"{ta.base_model_prefix}."

@@ -23,7 +23,7 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Target:
-    """What students learn from the TA, made once for all of them.
+    """What a student learns from the TA in one chunk.
 
     log_probs, probs (tokens, vocabulary) at the loss's temperature; negative_entropy (tokens,): sum of p log p.
     """

@@ -122,7 +122,7 @@ class Section:
 
 @contextlib.contextmanager
 def errors_of_section(name: str) -> Iterator[None]:
-    """Make errors name the settings of section `name`: the method itself knows only one training, `train`."""
+    """Errors of the method name settings of `train`. Within this context they name those of the section `name`."""
     try:
         yield
     except UserError as error:

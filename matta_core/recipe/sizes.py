@@ -7,14 +7,14 @@ from matta_core.errors import UserError
 from matta_core.families import axes_by_setting
 from matta_core.recipe.settings import parse_value, shown, shown_key
 
-# A number of layers (the first, the last, and others by importance or evenly spread), or the layers, counted from 0.
+# How many layers are kept (the first, the last, and others by importance or evenly spread), or which, counted from 0.
 DEPTH = ("num_hidden_layers", "layers")
 
 
 class SizeConfig(dict[str, Any]):
-    """What a student keeps of the TA: by setting, of any family's axes and of depth. It keeps all of the rest.
+    """What a student keeps of the TA. A setting names an axis of any family, or depth. What is not named is kept whole.
 
-    A number alone is an intermediate_size.
+    A number alone is the intermediate_size.
     """
 
     def __init__(self, settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **named: Any) -> None:

@@ -29,7 +29,7 @@ def certify(
     widths that differ by layer. It is true if the saved weights have the slices' bits and zeros beyond them, and no
     answer differs by more than sums in another order do (1e-4 of the largest).
     """
-    model = load_model(folder, torch.float32, objective.model_class).eval()
+    model = load_model(folder, objective.model_class, torch.float32).eval()
     found = compare_answers(objective, live_student(ta, granularity).eval(), model, batch)
     certificate: Certificate = {"bitwise_equal": found.bitwise_equal}
     if not granularity.is_uniform:

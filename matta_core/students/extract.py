@@ -62,7 +62,7 @@ def extract_students(
     nesting = read_nesting(checkpoint.path)
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
     wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
-    ta = load_model(checkpoint.path / "ta", torch.float32, objective.model_class).eval()
+    ta = load_model(checkpoint.path / "ta", objective.model_class, torch.float32).eval()
     check_finite(ta, f"{checkpoint.path / 'ta'}")
     tokenizer = load_tokenizer(checkpoint.path / "ta")
     batch = sample(objective, dataset, config.certificate_sequences)

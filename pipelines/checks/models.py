@@ -94,12 +94,13 @@ def _shape(
 def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dict[str, Granularity]") -> None:
     """Check from shapes alone that budgets can be kept. Extraction itself checks a budget of seconds."""
     import torch
-    from transformers import AutoModelForCausalLM
 
+    from matta_core.checkpoints import build_model
+    from matta_core.objectives import OBJECTIVE
     from matta_core.students.mix import space_of
 
     with torch.device("meta"):
-        ta = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        ta = build_model(config, 0, OBJECTIVE.model_class)
         sample = {"input_ids": torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)}
     for name, mix in recipe.extract_students.mixes.items():
         if mix.budget[0] != "prefill_seconds":

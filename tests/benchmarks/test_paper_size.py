@@ -14,6 +14,7 @@ from matta_core.model_config import build_config
 from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.size import resolve
+from matta_core.objectives import OBJECTIVE
 
 RECIPES = DEFAULT_RECIPE.parent
 # The shapes of the checkpoints on the hub that the recipes start from, by their config.json.
@@ -52,7 +53,7 @@ def test_a_recipes_student_is_the_checkpoint_that_it_starts_from(name, checkpoin
     )
     student = resolve(ta_config, config.sizes)[config.student]
     with torch.device("meta"):
-        ta = build_model(ta_config, 0)
+        ta = build_model(ta_config, 0, OBJECTIVE.model_class)
     assert num_parameters(ta, student) == parameters
     theirs, ours = AutoConfig.for_model(**checkpoint), student_config(ta_config, student)
     for key in (*_FUNCTION, *SHAPE):

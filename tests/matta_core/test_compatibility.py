@@ -18,6 +18,7 @@ from components.common.storage.open_store import open_store
 from components.push.release import push_version
 from matta_core.checkpoints import save_model
 from matta_core.families import FAMILIES
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model, load_tokenizer
 
 READER = Path(__file__).with_name("read_checkpoints.py")
@@ -169,7 +170,7 @@ def read_by_older(older_python, folders, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", [*CHECKPOINTS, "half"], ids=str)
 def test_a_pushed_version_gives_the_same_logits_and_text_in_transformers_4_57(checkpoint, folders, read_by_older):
-    model, found = load_model(folders[checkpoint]).eval(), read_by_older[checkpoint]
+    model, found = load_model(folders[checkpoint], OBJECTIVE.model_class).eval(), read_by_older[checkpoint]
     input_ids = torch.tensor([INPUT_IDS])
     with torch.no_grad():
         logits = model(input_ids).logits[0].float()
@@ -219,7 +220,9 @@ def test_our_transformers_reads_the_tokenizer_that_was_saved(name, tmp_path):
 def test_a_checkpoint_that_was_loaded_is_saved_with_the_same_files(tmp_path):
     """A version is named by its files: going through our hands once more must not rename it."""
     save_model(model_of("llama", "llama3"), with_added_tokens(), tmp_path / "first")
-    save_model(load_model(tmp_path / "first"), load_tokenizer(tmp_path / "first"), tmp_path / "again")
+    save_model(
+        load_model(tmp_path / "first", OBJECTIVE.model_class), load_tokenizer(tmp_path / "first"), tmp_path / "again"
+    )
     for file in ("config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "first" / file).read_bytes(), file
 

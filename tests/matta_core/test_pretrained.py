@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import matta_core
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_config, load_model, load_tokenizer
 
 ROOT = Path(matta_core.__file__).parent.parent
@@ -41,7 +43,7 @@ def saved(tmp_path):
 
 def refusal(folder):
     with pytest.raises(UserError) as caught:
-        load_model(folder)
+        load_model(folder, OBJECTIVE.model_class)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -50,7 +52,7 @@ def refusal(folder):
 @tied
 def test_a_whole_checkpoint_is_loaded_to_the_last_bit(saved, model_type, tied):
     folder, model = saved(model_type, tie_word_embeddings=tied)
-    loaded = load_model(folder)
+    loaded = load_model(folder, OBJECTIVE.model_class)
     for name, parameter in model.named_parameters():
         assert torch.equal(loaded.get_parameter(name), parameter), name
 
@@ -66,7 +68,7 @@ def test_what_older_versions_saved_beside_the_weights_is_no_error(saved, model_t
         return tensors | more | ({"lm_head.weight": tensors[table].clone()} if tied else {})
 
     folder, model = saved(model_type, add, tie_word_embeddings=tied)
-    loaded = load_model(folder)
+    loaded = load_model(folder, OBJECTIVE.model_class)
     assert all(torch.equal(loaded.get_parameter(name), p) for name, p in model.named_parameters())
 
 
@@ -74,7 +76,7 @@ def test_what_older_versions_saved_beside_the_weights_is_no_error(saved, model_t
 def test_a_checkpoint_of_the_base_model_alone_is_whole_where_the_head_is_tied(saved, model_type):
     prefix = "transformer." if model_type == "gpt2" else "model."
     folder, model = saved(model_type, lambda tensors: {name.removeprefix(prefix): t for name, t in tensors.items()})
-    loaded = load_model(folder)
+    loaded = load_model(folder, OBJECTIVE.model_class)
     assert all(torch.equal(loaded.get_parameter(name), p) for name, p in model.named_parameters())
 
 
@@ -115,6 +117,13 @@ def test_an_untied_model_without_its_head_is_refused(saved, model_type):
         tie_word_embeddings=False,
     )
     assert re.search(r": 1 missing \(lm_head.weight\)\. It has no output head: .* tie_word_embeddings", refusal(folder))
+
+
+def test_a_model_without_an_output_head_that_lacks_a_tensor_is_refused(saved):
+    folder, _ = saved("gpt2", config={"pad_token_id": 0})
+    message = r"GPT2ForSequenceClassification .*: 1 missing \(score.weight\)\. Weights and config.json must be of one"
+    with pytest.raises(UserError, match=message):
+        load_model(folder, model_class="AutoModelForSequenceClassification")
 
 
 @families
@@ -221,7 +230,7 @@ def test_a_damaged_tokenizer_is_one_line(saved, content):
 )
 def test_the_cases_that_were_taken_for_teachers_are_refused(name, message):
     assert re.search(message, refusal(CASES / name))
-    load_model(CASES / "good")
+    load_model(CASES / "good", OBJECTIVE.model_class)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -244,7 +253,7 @@ def test_code_of_a_checkpoint_is_never_run_nor_asked_about(saved, tmp_path, monk
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.T", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    for load in (load_model, load_config, load_tokenizer):
+    for load in (partial(load_model, model_class=OBJECTIVE.model_class), load_config, load_tokenizer):
         with pytest.raises(UserError):
             load(folder)
     assert not (tmp_path / "ran").exists()

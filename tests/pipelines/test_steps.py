@@ -62,6 +62,7 @@ def house(tmp_path_factory):
     root = tmp_path_factory.mktemp("house")
     for package in ("matta_core", "components", "pipelines"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
     for block in blocks(PAGE, "python"):
         file = root / re.match(r"# (\S+\.py)\n", block)[1]
         file.parent.mkdir(exist_ok=True)
@@ -103,6 +104,22 @@ def test_the_pages_step_runs_alone(house, shown):
     with (made.path / "models.csv").open() as file:
         assert list(csv.reader(file)) == [["model", "parameters", "bytes"], ["s", "60000000", "240000000"]]
     assert made.metadata == {"models": ["s"]}
+
+
+def lint_imports(house, contracts):
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", contracts]
+    return subprocess.run(command, cwd=house, env={}, capture_output=True, text=True)
+
+
+def test_the_pages_step_keeps_the_import_contracts(house):
+    done = lint_imports(house, house / "pyproject.toml")
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_folder_that_the_contract_does_not_list_breaks_it(house):
+    done = lint_imports(house, ROOT / "pyproject.toml")
+    assert done.returncode == 1
+    assert "not listed as layers:\n\n- components.list_models\n" in done.stdout
 
 
 def test_the_pages_step_is_part_of_the_compiled_pipeline(house, shown):

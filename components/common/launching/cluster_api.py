@@ -65,13 +65,13 @@ class TrainJobs:
         return self._call("get", call, none_at=(404,), patience_seconds=patience_seconds, name=name, **self._where)
 
     def set_owner(self, name: str, owner: Owner) -> None:
-        """Replace the job's owner."""
+        """Give a job an owner in place of the one that it had."""
         body = {"metadata": {"ownerReferences": owner.references()}}
         self._call("patch", self._custom.patch_namespaced_custom_object, name=name, body=body, **self._where)
 
     def delete(self, job: dict[str, Any], *, patience_seconds: float | None = None) -> None:
-        """Delete this very job. Nothing happens where it is gone, or another job has its name by now. It stays visible,
-        as being deleted, until all its pods are gone."""
+        """Delete this very job, not another one that has its name by now. Until all its pods are gone, it is seen as
+        being deleted."""
         call = self._custom.delete_namespaced_custom_object
         metadata = job["metadata"]
         self._call(
@@ -143,7 +143,7 @@ def node_rank(pod: V1Pod) -> int:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether the server is overloaded, restarting or unreachable. Each call may be repeated without harm."""
+    """Whether the server is overloaded, restarting or out of reach. Each call has the same effect once or twice."""
     if isinstance(error, ApiException):
         return error.status in (0, 429, 500, 502, 503, 504)
     return isinstance(error, urllib3.exceptions.HTTPError)

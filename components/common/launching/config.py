@@ -65,7 +65,7 @@ class SecretVariable(Section):
 
 @dataclass(frozen=True)
 class SecurityContext(Section):
-    """The user of the pods, never root. With it they keep Kubernetes' Pod Security Standard "restricted"."""
+    """The user that pods run as, never root. Pods then keep Kubernetes' Pod Security Standard "restricted"."""
 
     user: int = setting(1000, low=1, high=2**31 - 1, help="runAsUser; 1000 is the images'")
     group: int = setting(1000, low=0, high=2**31 - 1, help="runAsGroup; in a TrainJob's pods fsGroup, too")

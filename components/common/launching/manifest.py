@@ -29,7 +29,7 @@ _RESTRICTED_CONTAINER = {"allowPrivilegeEscalation": False, "capabilities": {"dr
 
 @dataclass(frozen=True)
 class Owner:
-    """The pod that owns the TrainJob: if it is deleted, the job is deleted, too."""
+    """The pod that owns the TrainJob. The job is deleted with it."""
 
     name: str
     uid: str
@@ -45,10 +45,10 @@ class Owner:
 
 
 def this_run() -> str:
-    """The id by which a step tells its own job from another run's: the Kubeflow run's, which all attempts share.
+    """The id of this run. All attempts of a step share it, so an attempt finds its own job and no other run's.
 
-    In a pipeline that MatTA did not compile it is the pod's uid, so that another attempt does not find the job. It is
-    '' outside of a step's pod.
+    If MatTA did not compile the pipeline, it is the pod's uid, and another attempt does not find the job. Outside of a
+    pod it is ''.
     """
     owner = Owner.this_pod()
     return os.environ.get(RUN_ID_VARIABLE) or (owner.uid if owner else "")

@@ -53,11 +53,11 @@ class PodWatch:
 
     @property
     def failure(self) -> RankFailure | None:
-        """The failure that most likely caused the others."""
+        """The failure that caused the others, as far as can be told."""
         return self._first().failure if self._failed else None
 
     def error(self) -> Exception:
-        """The exception of that failure. Its message names the other failed nodes."""
+        """The exception of that failure. It names the others."""
         first = self._first()
         ranks = self._launch.processes_per_node
         where = f"in pod {first.pod} (node {first.node}, ranks {first.node * ranks} to {(first.node + 1) * ranks - 1}"
@@ -67,9 +67,10 @@ class PodWatch:
         return first.failure.error(where)
 
     def _first(self) -> _Failed:
-        """The failure of the last round that counts: one that every attempt meets, a killed process, else the earliest.
+        """The failure to report from the last round: first a mistake that would come again, then a killed process, then
+        the earliest.
 
-        Times alone do not tell it: the other ranks fail within the same second, because their connection breaks.
+        The other ranks fail within the same second, as their connection breaks. So times alone do not tell.
         """
         return min(
             self._last_round(),
@@ -81,7 +82,7 @@ class PodWatch:
         )
 
     def _last_round(self) -> list[_Failed]:
-        """The failures of the last minutes. A container that failed hours ago and was started again does not count."""
+        """The latest failures. A failure of hours ago, after which the container was started again, does not count."""
         latest = max(each.seen_at for each in self._failed.values())
         return [each for each in self._failed.values() if latest - each.seen_at <= _ROUND_SECONDS]
 

@@ -81,7 +81,7 @@ class RankLog:
 
 
 def failure_in(lines: Iterable[str], exit_code: int) -> RankFailure:
-    """The failure that a log of torchrun, or its end, reports."""
+    """The failure that torchrun's log tells of. The end of the log is enough."""
     log = RankLog()
     for line in lines:
         log.add(line)

@@ -24,9 +24,9 @@ def run_trainjob(
 ) -> None:
     """Run `python -m` + `command` in every rank of a TrainJob, show rank 0's output, and wait for the end.
 
-    If a job of that name runs already and an earlier attempt of this run started it, it is followed. One that has
-    ended, or that is this run's but asks for something else, is deleted first. The job belongs to this step's pod and
-    is deleted with it. The ranks end themselves if this process does not keep `heartbeat_file` new.
+    A job of that name may be there already. If an earlier attempt of this run started it and it still runs, it is
+    followed. If it ended, or is this run's and asks for something else, it is deleted first. The job belongs to this
+    step's pod, and is deleted with it. The ranks end themselves if this process does not keep `heartbeat_file` new.
 
     Raises: UserError, TrainingDivergedError or RuntimeError by how the first failing rank ended; UserError where
     another run's job does the same work; TimeoutError; SystemExit(128 + signal) after SIGTERM or SIGINT, with the job
@@ -90,7 +90,7 @@ def _create_or_find(jobs: TrainJobs, manifest: dict[str, Any], owner: Owner | No
 
 
 def _run_of(job: dict[str, Any]) -> str:
-    """The run that started the job; '' if a process outside of a pod did."""
+    """The id of the run that started the job. It is '' if a process outside of a pod did."""
     return (job["metadata"].get("annotations") or {}).get(RUN, "")
 
 

@@ -45,16 +45,16 @@ class Withdrawal:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """The withdrawals of a size `now`, and those `before` its last move, in case the next move undoes that.
+    """The withdrawals of a size: those of `now`, and those `before` its last move, in case the next move undoes it.
 
-    They are kept beside the moves: old moves are dropped, withdrawals never are.
+    They are kept beside the moves, because old moves are dropped and withdrawals never are.
     """
 
     now: tuple[Withdrawal, ...] = ()
     before: tuple[Withdrawal, ...] = ()
 
     def after(self, move: Move, last: Move | None, previous: str | None) -> "Withdrawn":
-        """The withdrawals after `move`. `last` is the move before it, `previous` the version served before that."""
+        """The withdrawals after `move`. `last` is the move before it, `previous` the version served before `last`."""
         if move.why == PUSH or last is None:
             return Withdrawn(self.now, self.now)
         if last.why == ROLLBACK and move.version == previous:

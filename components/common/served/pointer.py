@@ -141,7 +141,7 @@ def same_move(one: Pointer | None, other: Pointer | None) -> bool:
 
 
 def withdrawal(pointer: Pointer | None, version: str) -> Withdrawal | None:
-    """The rollback by which a person withdrew a version; None where it is served, or may be."""
+    """The rollback by which a person took a version out of service; None if the version is or may be served."""
     if pointer is None or pointer.version == version:
         return None
     return next((one for one in pointer.withdrawn.now if one.version == version), None)

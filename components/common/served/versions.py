@@ -34,7 +34,7 @@ def content_digest(model: Path) -> str:
 
 
 def version_name(size: str, version: str) -> str:
-    """The version's folder in the store."""
+    """The name of the version's folder in the store."""
     return f"{size}/versions/{version}"
 
 
@@ -118,8 +118,8 @@ def install(
 
 
 def versions_there(store: Store, size: str) -> dict[str, float]:
-    """The versions of which any file lies in the store, whole or not, with the time of its last file (seconds since
-    1970). Files of other names there are other people's."""
+    """The versions with any file in the store, whole or not, and when its last file was written (seconds since 1970).
+    Files with other names belong to other people."""
     found: dict[str, float] = {}
     folder = f"{size}/versions/"
     for entry in store.list(folder.rstrip("/")):
@@ -142,10 +142,7 @@ def stranger(store: Store, size: str, version: str) -> str | None:
 
 
 def _read_manifest(store: Store, size: str, version: str) -> Manifest:
-    """A version's manifest, checked before anything is fetched.
-
-    Raises: UserError where there is none, or one that cannot be trusted.
-    """
+    """A version's manifest. Raises: UserError where there is none, or it is not to be believed."""
     if not is_version(version):
         raise UserError(f"a version is named by 16 hexadecimal digits, got {version!r}")
     name = f"{version_name(size, version)}/{MANIFEST}"
@@ -169,7 +166,7 @@ def _read_manifest(store: Store, size: str, version: str) -> Manifest:
 
 
 def _check(store: Store, size: str, digest: str, files: Mapping[str, Path]) -> None:
-    """Check a version with a manifest against the files that it should hold."""
+    """Compare a version that has a manifest with the files that it should hold."""
     version = digest[:16]
     manifest = _read_manifest(store, size, version)
     name = version_name(size, version)
@@ -201,7 +198,7 @@ def _damaged(store: Store, size: str, version: str) -> str:
 def _manifest_of(
     files: Mapping[str, Path], digest: str, inputs: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> bytes:
-    """A version's manifest, made by the function that makes all manifests, in a folder of links to the files."""
+    """The manifest of a model's files. It is made in a folder of links to them, like every other manifest."""
     with tempfile.TemporaryDirectory() as folder:
         for name, file in files.items():
             link = Path(folder, name)

@@ -168,7 +168,7 @@ class GcsStore:
 
 
 def _crc32c(file: Path) -> str:
-    """The file's crc32c as the service writes it: base64 of the big-endian value."""
+    """The checksum as the service writes it: base64 of the big-endian value."""
     checksum = google_crc32c.Checksum()
     with file.open("rb") as stream:
         while chunk := stream.read(2**20):

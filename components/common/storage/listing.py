@@ -38,8 +38,8 @@ class SourceFile(NamedTuple):
 def find_files(source: str) -> list[SourceFile]:
     """The files of 'stdlib', or those that a glob matches (`**` crosses folders), here or on gs://, sorted by name.
 
-    If a file or leading folders exist exactly as written, they are meant, even if their names have brackets. Other
-    programs' files beside the data (`_SUCCESS`, `_committed_1`, names that begin with a dot) are no documents.
+    Leading folders, or a file, that exist as they are written are taken as they are, even with brackets in their names.
+    What other programs leave beside data (`_SUCCESS`, `_committed_1`, names that begin with a dot) is left out.
 
     Raises: UserError where there is no file, one is of a known kind that is not read, or the bucket cannot be listed.
     """
@@ -71,7 +71,7 @@ def find_files(source: str) -> list[SourceFile]:
 
 
 def suffix(path: str) -> str:
-    """A path's suffix in lower case, without a final `.gz`."""
+    """The suffix in lower case, without `.gz`."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix
 
 
@@ -86,7 +86,7 @@ def printable(text: str) -> str:
 
 
 def _as_written(source: str) -> str:
-    """The glob with its longest beginning that exists as written escaped, so that it stands for itself."""
+    """The glob, with its longest beginning that exists as it is written escaped."""
     parts = source.split("/")
     for number in range(len(parts), 0, -1):
         if os.path.exists(lead := "/".join(parts[:number])):  # noqa: PTH110 - Path.exists raises for a long name

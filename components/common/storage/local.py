@@ -178,7 +178,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the target's lock, so that one process at a time compares and acts."""
+        """Let one process in at a time."""
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / _LOCK, wait=True):
             yield

@@ -49,7 +49,7 @@ def match(pattern: str) -> list[RemoteFile]:
 
 
 def open_remote(file: RemoteFile) -> IO[bytes]:
-    """A stream of the file's bytes as they are stored; `.gz` is not unpacked. It can seek. Reading raises OSError or
+    """Open a file for reading. It can seek, and packed files stay packed. Raises where it reads: OSError,
     GoogleAPIError."""
     return _bucket(_split(file.url)[0]).open(file.entry)
 

@@ -74,4 +74,4 @@ class Store(Protocol):
         """Copy the content to a local file, whole or not at all. Raises: UserError if there is no such name."""
 
     def delete(self, entry: Entry) -> None:
-        """Delete that generation. If it is gone or replaced already, nothing happens."""
+        """Delete that generation, if it is still there."""

@@ -6,7 +6,8 @@ STATS = "stats.json"
 
 
 class SplitStats(TypedDict):
-    """Bytes are those of UTF-8 text. Tokens include every BOS and eos. The dropped ones did not fill a sequence."""
+    """Figures of a split. Bytes are of UTF-8 text. Tokens include each document's BOS, if any, and its EOS. Dropped
+    tokens did not fill a sequence."""
 
     documents: int
     bytes: int

@@ -45,9 +45,9 @@ class Verdict(TypedDict):
 
 
 class Decision(TypedDict):
-    """`config` holds the gate's settings, `policies` what they ask of each size. `hypotheses` is the number of
-    comparisons that were corrected for. `left_on` tells that the setting for a first push is still on, though something
-    is served."""
+    """The gate's decision. `config` holds the gate's settings, and `policies` what they ask of each size. `hypotheses`
+    is how many comparisons were corrected for. `left_on`: the setting for a first push is on, but something is served.
+    """
 
     evaluation_set: str
     config: dict[str, Any]

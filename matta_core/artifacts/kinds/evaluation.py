@@ -1,4 +1,9 @@
-"""An EvaluationReport: results.json, questions.jsonl (a Question a line), documents/<model>.jsonl, tasks/."""
+"""An EvaluationReport: results.json, questions.jsonl (a Question a line), documents/<model>.jsonl, tasks/.
+
+documents/<model>.jsonl has a line per line of questions.jsonl: {"task", "question", "value": null where the model gave
+no finite number}. tasks/ holds the questions made of held-out documents, as lm-eval tasks. The models' names are the
+sizes, "teacher" and "baseline-<size>".
+"""
 
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -10,7 +15,7 @@ QUESTIONS = "questions.jsonl"
 
 
 class Question(TypedDict):
-    """A question. Those of one document stand or fall together. `slices` has its slice by kind."""
+    """Questions of one document stand or fall together: it is the unit of resampling. `slices`: "source", "length"."""
 
     task: str
     question: int  # its index in the task
@@ -77,7 +82,7 @@ class Costs(Latency, total=False):
 
 
 class ModelResults(Costs, total=False):
-    """A model's figures by task. `version` is that of a served model."""
+    """A model's figures by task. `version` is of what is served; `bytes` are those of the parameters as saved."""
 
     role: Literal["student", "ta", "teacher", "baseline"]
     size: str | None
@@ -96,7 +101,8 @@ class Place(TypedDict):
 
 
 class Results(TypedDict):
-    """All results. `baselines` has, by size, the name of the served model; None where nothing was served."""
+    """`baselines`: by size, the name of the model that was served: the size itself where a rollback made this very
+    student current; None where nothing was."""
 
     evaluation_set: str
     tasks: dict[str, Task]

@@ -111,7 +111,8 @@ def build_run(folder, *, teacher_flops=None, sizes=SIZES, bits=BITS, tasks=TASKS
         for step in range(0, 801, 50)
     ]
     metrics = "".join(json.dumps(row) + "\n" for row in rows)
-    artifact("checkpoint", "MattaCheckpoint", {"metrics.jsonl": metrics}, ["dataset"], seconds=200.0)
+    metadata = {"figure": "cross_entropy"}
+    artifact("checkpoint", "MattaCheckpoint", {"metrics.jsonl": metrics}, ["dataset"], 200.0, metadata)
     members = {
         size: {"path": size, "parameters": count, "bytes": 4 * count, "flops_per_token": 2 * count}
         for size, count in sizes.items()
@@ -224,7 +225,8 @@ def reseal_run(run, name, file, content):
         manifest = json.loads((run[artifact] / MANIFEST).read_text())
         inputs = {source: digests[source] for source in manifest["inputs"]}
         (run[artifact] / MANIFEST).unlink()
-        made = finish_artifact(run[artifact], manifest["kind"], key=artifact, inputs=inputs)
+        metadata = manifest["metadata"]
+        made = finish_artifact(run[artifact], manifest["kind"], key=artifact, inputs=inputs, metadata=metadata)
         digests[artifact] = made.digest
 
 

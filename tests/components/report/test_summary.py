@@ -18,8 +18,9 @@ from components.report.formats import (
     signed_interval,
 )
 from components.report.step import report
-from components.report.summary import scalars
+from components.report.summary import scalars, training_curves
 from components.report.table import pushed_lines, summary_table, terminal_columns, terminal_rows
+from matta_core.artifacts import finish_artifact
 
 
 def summary_of(run, folder):
@@ -115,6 +116,13 @@ def test_figures_that_are_missing_or_not_finite_are_null_and_page_and_tables_sti
 def test_a_ta_that_was_not_extracted_is_null(tmp_path, make_run):
     run = make_run(tmp_path, sizes={"s": 1, "m": 2}, bits={"s": 2.3, "m": 2.2, "teacher": 2.0}, served=())
     assert summary_of(run, tmp_path)["ta"] is None
+
+
+def test_curves_are_of_the_figure_that_the_checkpoint_names(tmp_path):
+    rows = [{"step": 0, "eval/squared_error/s": 2.0, "eval/other/s": 5.0}, {"step": 4, "eval/squared_error/s": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoint = finish_artifact(tmp_path, "MattaCheckpoint", key="k", metadata={"figure": "squared_error"})
+    assert training_curves(checkpoint, ["s", "xl"]) == {"s": [(0, 2.0), (4, 1.0)]}
 
 
 def test_the_terminal_table_has_a_row_per_model_and_two_tasks_within_80_columns(tmp_path, make_run, further_tasks):

@@ -14,6 +14,7 @@ from components.score_teacher.step import score_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model
 from matta_core.recipe import ScoreTeacherConfig
 
@@ -100,7 +101,8 @@ def scores_and_logits(dataset, scores, teacher):
     ids, log_probs, tail = (np.stack(table[column].to_numpy()) for column in table.column_names)
     rows = np.stack(pq.read_table(dataset.path / "train" / name)["input_ids"].to_numpy())
     with torch.no_grad():
-        logits = load_model(teacher).eval()(torch.from_numpy(rows.astype(np.int64))).logits[:, :-1].flatten(0, 1)
+        model = load_model(teacher, OBJECTIVE.model_class).eval()
+        logits = model(torch.from_numpy(rows.astype(np.int64))).logits[:, :-1].flatten(0, 1)
     tokens = len(logits)
     return ids.reshape(tokens, -1), log_probs.reshape(tokens, -1), tail.reshape(tokens), logits
 

@@ -57,7 +57,7 @@ def test_a_grown_ta_and_the_student_in_it_compute_the_students_function(family, 
     source = big(family)
     place = granularity(source, **SIZES[axes])
     student = extract_student(source, place)
-    ta = build_model(source.config, seed=1)
+    ta = build_model(source.config, seed=1, model_class=OBJECTIVE.model_class)
     before = copy.deepcopy(ta)
     grow(ta, student, place)
     torch.testing.assert_close(logits(ta), logits(student), rtol=0, atol=1e-5)
@@ -70,7 +70,7 @@ def test_all_that_is_new_can_learn_from_the_first_steps(family):
     """What is silent at first must not stay so: gradients reach every new parameter, at once or in the second step."""
     source = big(family)
     place = granularity(source, intermediate_size=8, layers=(0, 3))
-    ta = build_model(source.config, seed=1)
+    ta = build_model(source.config, seed=1, model_class=OBJECTIVE.model_class)
     grow(ta, extract_student(source, place), place)
     begin = {name: parameter.clone() for name, parameter in ta.named_parameters()}
     optimizer = torch.optim.SGD(ta.parameters(), lr=0.1)
@@ -94,7 +94,7 @@ def test_a_new_layer_behind_a_norm_begins_gently():
     """Gemma 3: were the new layers' projections zero, Adam's first step would come out of the norms at full size."""
     source = big("gemma3_text")
     place = granularity(source, layers=(0, 3))
-    ta = build_model(source.config, seed=1)
+    ta = build_model(source.config, seed=1, model_class=OBJECTIVE.model_class)
     grow(ta, extract_student(source, place), place)
     zeros = copy.deepcopy(ta)
     for layer in zeros.model.layers[1:3]:
@@ -205,7 +205,7 @@ def test_a_larger_model_is_cut_down_on_every_axis(family, data, tmp_path):
     larger.update({FAMILIES[family].word("intermediate_size"): 48, "num_hidden_layers": 6} | heads)
     if getattr(larger, "layer_types", None):
         larger.layer_types = larger.layer_types[:1] * 6
-    build_model(larger, 3).save_pretrained(tmp_path / "larger")
+    build_model(larger, 3, model_class=OBJECTIVE.model_class).save_pretrained(tmp_path / "larger")
     config = dataclasses.replace(config, start_from=str(tmp_path / "larger"))
     with pytest.raises(
         UserError, match=r"larger in intermediate_size \(48, not 32\).* train.start_order to importance"

@@ -180,7 +180,7 @@ def test_layers_that_write_nothing_are_the_first_to_go(family):
     if getattr(deeper_config, "layer_types", None):
         types = deeper_config.layer_types
         deeper_config.layer_types = [types[0], types[0], types[1], types[1], types[2]]
-    deeper = build_model(deeper_config, 1)
+    deeper = build_model(deeper_config, 1, model_class=OBJECTIVE.model_class)
     grow(deeper, model, dataclasses.replace(whole(model.config, "s"), layers=(0, 2, 4)))
     order = layer_order(deeper, batches(counting(32, 1)), 3, OBJECTIVE)
     assert order[:3] == [0, 4, 2]

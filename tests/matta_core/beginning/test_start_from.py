@@ -15,6 +15,7 @@ from components.extract_students.step import extract_students
 from components.train.step import train
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model
 from matta_core.recipe import ExtractStudentsConfig, SizeConfig
 
@@ -191,7 +192,7 @@ def test_end_tokens_and_sampling_settings_go_on_to_the_students(dataset, chat, t
         generation, eos = saved_settings(folder)
         assert CHAT.items() <= generation.items()
         assert eos == [0, 7]
-        model = load_model(folder)
+        model = load_model(folder, OBJECTIVE.model_class)
         assert model.generation_config.eos_token_id == [0, 7]
 
 

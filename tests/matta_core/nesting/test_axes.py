@@ -126,7 +126,8 @@ def test_gradients_outside_of_the_slice_are_zero(ta, small):
 
 @torch.no_grad()
 def test_a_ta_that_grew_from_the_student_computes_its_function(ta, small):
-    student, grown = extract_student(ta, small), build_model(ta.config, seed=1).eval()
+    student = extract_student(ta, small)
+    grown = build_model(ta.config, seed=1, model_class=OBJECTIVE.model_class).eval()
     grow(grown, student, small)
     torch.testing.assert_close(grown(INPUT_IDS).logits, student(INPUT_IDS).logits, rtol=0, atol=1e-5)
 

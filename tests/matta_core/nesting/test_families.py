@@ -14,6 +14,7 @@ from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import resolve, whole
 from matta_core.nesting.slices import student_parameters, take
+from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_model
 from matta_core.students.extract import extract_student
 
@@ -63,7 +64,7 @@ def test_extracted_equals_live_bit_for_bit_and_counts_agree(model_type, data, tm
     kept = granularity_of(ta, size)
     folder = tmp_path_factory.mktemp("student")
     extract_student(ta, kept).save_pretrained(folder)
-    saved = load_model(folder).eval()
+    saved = load_model(folder, OBJECTIVE.model_class).eval()
     with torch.no_grad():
         assert torch.equal(live_student(ta, kept)(INPUT_IDS).logits, saved(INPUT_IDS).logits)
     assert num_parameters(ta, kept) == sum(parameter.numel() for parameter in saved.parameters())

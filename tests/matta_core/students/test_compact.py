@@ -66,7 +66,7 @@ def test_a_compact_checkpoint_is_certified_by_its_own_class_and_refused_without(
     assert config["intermediate_sizes"] == [8, 24, 16]
     # Stock code would take a checkpoint of other shapes for one of its own.
     with pytest.raises(UserError, match=r"cannot load a model from .*compact"):
-        load_model(tmp_path / "compact")
+        load_model(tmp_path / "compact", OBJECTIVE.model_class)
 
 
 def test_padding_that_is_not_zero_is_no_certificate_though_no_logit_shows_it(tmp_path):

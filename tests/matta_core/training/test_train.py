@@ -86,6 +86,7 @@ def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
     hidden, layers, inner = ta["n_embd"], ta["n_layer"], config.sizes["xl"].intermediate_size
     weights_used = layers * (4 * hidden * hidden + 2 * hidden * inner) + ta["vocab_size"] * hidden
     length = dataset.metadata["sequence_length"]
+    assert trained.metadata["figure"] == "cross_entropy"
     assert trained.metadata["flops_per_token"] == 2 * weights_used + 4 * length * hidden * layers
 
 
