@@ -25,7 +25,7 @@ def build_model(config: PreTrainedConfig, seed: int, model_class: str) -> PreTra
 
 @torch.no_grad()
 def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of those that hold NaN or infinity. One device synchronisation for all."""
+    """The names of the tensors that hold NaN or infinity. The device is waited for once."""
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     if not floating:
         return []
@@ -34,7 +34,7 @@ def non_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def check_finite(model: PreTrainedModel, what: str) -> None:
-    """Raises: UserError that names `what` and the weights, where some are NaN or infinite."""
+    """Check all weights. Raises: UserError that names `what` and the weights that hold NaN or infinity."""
     if names := non_finite(model.named_parameters()):
         raise UserError(
             f"{what} holds NaN or infinity in {some_of(names)}: it was damaged, or diverged when it was trained. Take "
@@ -55,7 +55,7 @@ def carry_generation(model: PreTrainedModel, start_from: str, chosen: Mapping[st
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A plain Hugging Face checkpoint with its tokenizer, which older releases read as well."""
+    """Save a plain Hugging Face checkpoint with its tokenizer. Older releases of transformers can read it, too."""
     disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

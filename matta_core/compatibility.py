@@ -1,6 +1,6 @@
-"""Checkpoints that transformers 4.53 to 4.57, which KServe 0.16 to 0.19 carry, read as the release here does.
+"""Makes checkpoints readable for transformers 4.53 to 4.57, which KServe 0.16 to 0.19 carry.
 
-What is written beside our transformers' own words is another spelling of the same. It takes nothing else from it.
+It adds older spellings of the same settings beside those of our transformers, and changes nothing else.
 """
 
 import json
@@ -12,14 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from matta_core.pretrained import load_config
 
-# This release's name for a tokenizer that is nothing but its tokenizer.json, and the one that both releases know.
+# This release's name for a tokenizer that is only a tokenizer.json, and the name that both releases know.
 _BARE, _BARE_BEFORE = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def write_older_spellings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Complete the config.json and tokenizer_config.json of a checkpoint that was just saved.
 
-    Without its rope settings an older release takes its defaults and computes other logits, silently.
+    An older release that does not find its rope settings takes its defaults and silently computes other logits.
 
     Raises: AssertionError where our transformers would now read another config: a bug of ours.
     """
@@ -31,10 +31,10 @@ def write_older_spellings(config: PreTrainedConfig, tokenizer: PreTrainedTokeniz
 
 
 def older_rope(config: PreTrainedConfig) -> dict[str, Any]:
-    """`rope_parameters` as `rope_theta` and `rope_scaling`, for Gemma 3 also `rope_local_base_freq`.
+    """`rope_parameters` spelled as `rope_theta` and `rope_scaling`, and for Gemma 3 also as `rope_local_base_freq`.
 
-    A scaling of Gemma 3's sliding layers has no older spelling: there, an older release leaves it out. Nor has Phi-3's
-    longrope: an older release refuses it.
+    Two things have no older spelling. A scaling of Gemma 3's sliding layers is left out by an older release; Phi-3's
+    longrope is refused by it.
     """
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     local = {}
@@ -53,13 +53,13 @@ def _older_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[s
     """Changes to tokenizer_config.json; None takes a key out."""
     changes: dict[str, Any] = {}
     if tokenizer.extra_special_tokens:
-        # A mapping to the older release. This one reads both, and tells the tokens apart by tokenizer.json alone.
+        # The older release expects a mapping. This one reads both forms, and knows the tokens from tokenizer.json.
         changes |= {"extra_special_tokens": None, "additional_special_tokens": tokenizer.extra_special_tokens}
     if type(tokenizer).__name__ == _BARE:
         return changes | {"tokenizer_class": _BARE_BEFORE}
     if (folder / "tokenizer.json").exists():
-        # The older classes of Llama and Gemma add a begin token unless they are told; this release goes by
-        # tokenizer.json, and leaves these out where there is one.
+        # The older classes of Llama and Gemma add a BOS unless a setting forbids it. This release follows
+        # tokenizer.json and does not write these settings.
         ids = tokenizer("")["input_ids"]
         begins = bool(ids) and ids[0] == tokenizer.bos_token_id
         changes["add_bos_token"] = begins
@@ -68,7 +68,7 @@ def _older_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[s
 
 
 def _update(file: Path, changes: Mapping[str, Any]) -> None:
-    """As transformers writes it."""
+    """Change a JSON file, in the form in which transformers writes it."""
     content = json.loads(file.read_text(encoding="utf-8"))
     content = {key: value for key, value in (content | changes).items() if value is not None or key not in changes}
     file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

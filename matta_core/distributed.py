@@ -1,4 +1,4 @@
-"""What torchrun gives: rank, world size, and sums over all ranks. Without it: one rank, and nothing to do."""
+"""The ranks of torchrun: rank, world size, and sums over all ranks. Without torchrun there is one rank."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def world_size() -> int:
 
 
 def start(device: torch.device) -> None:
-    """Join the other ranks, if there are any. CPUs talk as well: see `any_rank`."""
+    """Join the other ranks, if there are any. CPUs are connected, too, for `any_rank`."""
     if world_size() > 1 and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
@@ -33,7 +33,7 @@ def wait_for_all() -> None:
 
 
 def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over the ranks, in one message. A single rank changes nothing, not one bit."""
+    """Replace each tensor by its sum over the ranks, in one message. With a single rank, not one bit changes."""
     if not dist.is_initialized():
         return
     tensors = list(tensors)

@@ -1,17 +1,17 @@
-"""The ways in which a run ends early through no fault of the code."""
+"""The errors with which a run ends early through no fault of the code."""
 
 import signal
 from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message names the value, the place and the remedy.
+    """A mistake that the user can mend. The message names the value, the place and the remedy.
 
     Commands print it without a traceback, as one line, and exit with status 2.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))  # what it quotes may have several
+        super().__init__(" ".join(message.splitlines()))  # a quoted text may have several lines
 
 
 class TrainingDivergedError(RuntimeError):
@@ -19,9 +19,9 @@ class TrainingDivergedError(RuntimeError):
 
 
 class ToldToEndError(SystemExit):
-    """SIGTERM: what was done is saved, and the same command goes on from there. Exit status 143.
+    """SIGTERM came. The work so far is saved, and the same command goes on from there. Exit status 143.
 
-    A SystemExit, so that no library takes it for an error of its own.
+    It is a SystemExit, so that no library takes it for an error of its own.
     """
 
     def __init__(self, message: str) -> None:
@@ -39,5 +39,5 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of a library says, in one line of at most 300 characters."""
+    """A library's error in one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -4,14 +4,14 @@ import ipaddress
 
 
 def is_in_cluster(name: str) -> bool:
-    """Whether it is a name of a Kubernetes cluster's own."""
+    """Whether it is the name of a service in a Kubernetes cluster."""
     return name.endswith((".svc", ".svc.cluster.local"))
 
 
 def keeps_secrets(url: str, name: str) -> bool:
-    """Whether what is sent there stays between the two, or within this machine or the cluster.
+    """Whether nobody else can read what is sent there: over https, on this machine, or in the cluster.
 
-    `name`: the host's, as that reads it which makes the connection.
+    `name` is the host's name as the library that makes the connection reads it.
     """
     if url.lower().startswith("https://") or name == "localhost" or is_in_cluster(name):
         return True

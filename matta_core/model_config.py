@@ -1,4 +1,5 @@
-"""The stock config of a recipe's `train.model`. Needs transformers' config classes; no torch, but for activations."""
+"""The stock config of a recipe's `train.model`. It needs transformers' config classes, and torch for activations
+only."""
 
 import contextlib
 import difflib
@@ -15,13 +16,13 @@ from matta_core.families import Family, family_of
 from matta_core.recipe.settings import shown
 from matta_core.tokens import num_token_ids
 
-_MAX_COUNT = 2**31 - 1  # features, heads, tokens: more are a slip of the hand
+_MAX_COUNT = 2**31 - 1  # of features, heads, tokens; a larger number is a typing mistake
 
 
 _MAX_LAYERS = 1024
 
 
-# Of every config: what it answers with, what it was saved by, what else than a language model it is.
+# Settings of every config that are no shape: what it answers with, what saved it, which other model it may be.
 _NO_SHAPE = PreTrainedConfig().to_dict().keys() - {"model_type"} | {"add_cross_attention"}
 
 
@@ -30,9 +31,9 @@ def build_config(
 ) -> PreTrainedConfig:
     """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
 
-    Without a tokenizer `vocab_size` is that of `train.model`, or 1: for looking at the shape before there is one.
-    Without dropout (our choice): the Teacher's distribution regularises, and students see the TA's exact features.
-    `vocab_size` may be given where it is padded beyond the tokenizer's.
+    Without a tokenizer, `vocab_size` is that of `train.model`, or 1: then only the shape is checked. Dropout is off
+    (our choice): the Teacher's distribution regularises, and students see the TA's exact features. `train.model` may
+    set a `vocab_size` that is padded beyond the tokenizer's.
 
     Raises: UserError on a key that the architecture does not know, or a shape that its class refuses.
     """
@@ -50,7 +51,7 @@ def build_config(
     try:
         with _rotary_warnings_raised():
             config = AutoConfig.for_model(**(values | wanted))
-    except Exception as error:  # the classes check some settings, and compute with the others whatever they are
+    except Exception as error:  # the classes check some settings, and compute with any value of the others
         raise UserError(f"train.model: {family.model_type} refuses these settings: {one_line(error)}") from None
     if "head_dim" not in wanted and config.hidden_size % config.num_attention_heads:
         raise UserError(
@@ -77,7 +78,8 @@ def build_config(
 
 @contextlib.contextmanager
 def _rotary_warnings_raised() -> Iterator[None]:
-    """transformers only warns of a misspelt or impossible rotary setting, and computes with another, or fails later.
+    """Turn transformers' warnings of rotary settings into errors. It only warns of a misspelt or impossible setting,
+    and computes with another one, or fails later.
 
     Raises: ValueError with the first warning.
     """
@@ -90,7 +92,7 @@ def _rotary_warnings_raised() -> Iterator[None]:
         return False
 
     logger.addFilter(note)
-    logger.setLevel(logging.WARNING)  # whatever verbosity is asked of transformers
+    logger.setLevel(logging.WARNING)  # whatever verbosity transformers is set to
     try:
         yield
     finally:
@@ -101,8 +103,7 @@ def _rotary_warnings_raised() -> Iterator[None]:
 
 
 def _check_rotary(parameters: Any, where: str) -> None:
-    """That there is such a type, and rope_theta is a base, in each group of layers; transformers checks what else there
-    is."""
+    """Check that type and base of rotary positions are possible, in each group of layers. transformers checks more."""
     if not isinstance(parameters, Mapping):
         return
     for key, value in parameters.items():
@@ -115,9 +116,9 @@ def _check_rotary(parameters: Any, where: str) -> None:
 
 
 def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The recipe's settings, each of the type that the architecture's default has, and counts above zero."""
+    """The recipe's settings, checked: each has the type of the architecture's default, and counts are above zero."""
     default = AutoConfig.for_model(family.model_type)
-    # In the common words only (hidden_size, not n_embd): of two words for one thing, one would be ignored.
+    # Only the common words are known (hidden_size, not n_embd): of two words for one thing, one would be ignored.
     known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
     known -= _NO_SHAPE
     counts = {family.word(key) for key in (*family.keys, *family.features)}
@@ -158,7 +159,7 @@ def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def _instead(key: str, known: Collection[str]) -> str:
-    """What was meant by a setting that there is not."""
+    """A hint at what was meant by a setting that does not exist."""
     if key.startswith("rope_") and "rope_parameters" in known:
         example = "{rope_type: default, rope_theta: 1000000.0}"
         return f"; rotary positions are set by train.model.rope_parameters, for instance {example}"

@@ -1,8 +1,8 @@
-"""Loading what others saved, by name or folder: the one place that does.
+"""Loads what others saved, by name or folder. Nothing else does.
 
-Weights are all there or refused, in safetensors only; no code from checkpoints is run.
+A checkpoint must have all its weights, in safetensors; no code from checkpoints is run.
 
-torch is imported by transformers where it is installed: tokenizers and configs load without it.
+If torch is installed, transformers imports it; tokenizers and configs load without it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from matta_core.errors import UserError, one_line, some_of
 
-if TYPE_CHECKING:  # seconds to import, and prepare_data loads tokenizers alone
+if TYPE_CHECKING:  # torch takes seconds to import, and prepare_data loads only tokenizers
     import torch
     from transformers import GenerationConfig, PreTrainedModel
 
@@ -29,12 +29,13 @@ _GIVE_A_MODEL = (
 _GIVE_A_TOKENIZER = "Give a folder with tokenizer.json, or the name of a checkpoint on the hub"
 _MERGE = "It is a PEFT adapter, not a whole model: merge it into its base (merge_and_unload), and give what that saves"
 
-# What older versions saved beside the weights and computes anew today: causal masks, rotary tables, positions.
+# Tensors that older versions saved beside the weights, and that are computed anew today: masks, rotary tables,
+# positions.
 _LEFTOVERS = re.compile(
     r"(^|\.)(h\.\d+\.attn\.(masked_)?bias|rotary_emb\w*\.(\w*inv_freq|cos_cached|sin_cached)|position_ids)$"
 )
 _ADAPTER = re.compile(r"(^base_model\.model\.)|\.lora_|\.base_layer\.|\.modules_to_save\.")
-# A part of the names, and whose wrapper puts it there.
+# Parts of names, and the wrappers that put them there.
 _WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel or DeepSpeed",
@@ -48,13 +49,13 @@ def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype |
     """A checkpoint from a folder or the Hugging Face hub, in `dtype` or as it was saved: every weight is the file's.
     `model_class`: see `Objective`.
 
-    Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or its tensors are not just those of
-    the architecture that its config.json names.
+    Raises: UserError where it cannot be loaded, has no safetensors, is an adapter, or does not have exactly the tensors
+    of the architecture that its config.json names.
     """
     import transformers
 
     name = str(name_or_path)
-    transformers_logging.disable_progress_bar()  # a step's own bar counts models
+    transformers_logging.disable_progress_bar()  # a step's own bar shows progress
     with _errors_explained(f"cannot load a model from {name}", _GIVE_A_MODEL, name), _quiet():
         if find_adapter_config_file(name):
             raise UserError(f"cannot load a model from {name}: it holds an adapter_config.json. {_MERGE}")
@@ -63,7 +64,7 @@ def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype |
             use_safetensors=True,
             trust_remote_code=False,
             dtype=dtype or "auto",
-            ignore_mismatched_sizes=True,  # they are told below, by name
+            ignore_mismatched_sizes=True,  # they are reported below, by name
             output_loading_info=True,
         )
     model, found = loaded
@@ -73,7 +74,7 @@ def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype |
 
 
 def moved(model: "Model", to: "torch.device | torch.dtype") -> "Model":
-    """The model itself, its weights on a device or of a dtype. transformers' own `to` hides its types."""
+    """The model itself, moved to a device or a dtype. transformers' own `to` hides its types."""
     from torch import nn
 
     return nn.Module.to(model, to)
@@ -86,7 +87,7 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
 
 
 def load_generation_config(name_or_path: str | Path) -> "GenerationConfig":
-    """How a checkpoint ends and samples its texts: its generation_config.json, else what its config.json says of that.
+    """How a checkpoint ends and samples its texts, by its generation_config.json, or else by its config.json.
 
     Raises: UserError where the file is damaged.
     """
@@ -103,15 +104,15 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
     with _errors_explained(f"cannot load a tokenizer from {name_or_path}", _GIVE_A_TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
-        tokenizer.encode("a")  # one that lacks what it is made of, such as its <unk>, may load
-    # How it was loaded would be saved with it, so that HF_HUB_OFFLINE changed a model's digest.
+        tokenizer.encode("a")  # a tokenizer may load without something it needs, such as its <unk>
+    # These record how it was loaded. If they were saved, HF_HUB_OFFLINE would change a model's digest.
     for name in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 
 def _misloaded(model: "PreTrainedModel", found: dict[str, Any]) -> str | None:
-    """What the file lacks, has too much, or has in another shape, and what to do; None where all is in its place."""
+    """Which tensors the file lacks, has too many, or has in another shape, and the remedy; None if all are right."""
     missing = sorted(found["missing_keys"])
     unexpected = sorted(name for name in found["unexpected_keys"] if not _LEFTOVERS.search(name))
     reshaped = [f"{name} is {tuple(theirs)}, not {tuple(ours)}" for name, theirs, ours in found["mismatched_keys"]]
@@ -162,15 +163,15 @@ def _remedy(model: "PreTrainedModel", missing: list[str], unexpected: list[str])
 
 @contextlib.contextmanager
 def _errors_explained(what: str, remedy: str, model: str | None = None) -> Iterator[None]:
-    """Whatever the libraries raise of a file as one line: of a damaged one they raise nearly anything. `model`: that is
-    being loaded, where a quantized one may lack its library."""
+    """Turn the libraries' errors into one line: for a damaged file they raise nearly anything. `model` is the one being
+    loaded, which may be quantized and lack its library."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # of the hub's cache: no fault of the file
+            raise  # the hub's cache failed, not the file
         reason = one_line(error) if str(error) else repr(error)
         if model and (method := _quantization(model)):
             lacks = isinstance(error, ImportError)
@@ -180,17 +181,17 @@ def _errors_explained(what: str, remedy: str, model: str | None = None) -> Itera
 
 
 def _quantization(name: str) -> str | None:
-    """How its config.json says that a checkpoint is quantized."""
+    """How a checkpoint is quantized, by its config.json."""
     try:
         settings = AutoConfig.from_pretrained(name, trust_remote_code=False).quantization_config
         return str(settings["quant_method"] if isinstance(settings, dict) else settings.quant_method)
-    except Exception:  # no config that can be read, or not quantized: the error itself is told
+    except Exception:  # no readable config, or not quantized: then the error itself is reported
         return None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report of tensors, many lines, and its warnings: what matters of them is an error here."""
+    """Silence transformers' long report of tensors and its warnings: the ones that matter are errors here."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""Progress bars: in place on a terminal, a line now and then in a log."""
+"""Progress bars: redrawn in place on a terminal, a line now and then in a log."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 
 def progress(total: int | None, description: str, unit: str, *, initial: int = 0) -> "tqdm[NoReturn]":
-    """A tqdm bar with the time left, on stderr; under torchrun on rank 0 only.
+    """A tqdm bar with the time left, on stderr. Under torchrun only rank 0 shows it.
 
-    On a terminal it is redrawn ten times a second; elsewhere a line is written every ten seconds. The variables
-    TQDM_MININTERVAL (seconds) and TQDM_NCOLS set another pace and width: a local run redraws its steps' bars itself.
+    It is redrawn ten times a second on a terminal; elsewhere it writes a line every ten seconds. The variables
+    TQDM_MININTERVAL (seconds) and TQDM_NCOLS set another pace and width, as a local run does, which draws the bars.
     """
     on_terminal = sys.stderr.isatty()
     interval = float(os.environ.get("TQDM_MININTERVAL", 0.1 if on_terminal else 10.0))

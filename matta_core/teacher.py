@@ -1,4 +1,4 @@
-"""Scoring: what the Teacher says of every target of the train split, computed once."""
+"""Scoring: the Teacher's scores of every target of the train split, computed once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _HEAD_CHUNK_TOKENS = 4096
 
 @dataclass(frozen=True)
 class _Scoring:
-    """What a shard's scoring needs."""
+    """All that the scoring of a shard needs."""
 
     objective: Objective
     model: PreTrainedModel
@@ -50,9 +50,9 @@ def score_teacher(
 ) -> dict[str, Any]:
     """Write `train/part-*.parquet`, one to one with the dataset's shards and rows. Finished shards are kept.
 
-    Columns are the objective's. Of next tokens, per row of length T: top_k_ids (T-1)*k int32, top_k_log_probs (T-1)*k
-    float16, tail_mass T-1 float16; probabilities are over the token ids of the dataset's tokenizer alone, whatever the
-    Teacher's output adds to them. Only the train split is scored: validation compares the sizes by their error.
+    The columns are the objective's. For next tokens, a row of length T has top_k_ids (T-1)*k int32, top_k_log_probs
+    (T-1)*k float16, and tail_mass T-1 float16. Probabilities are over the token ids of the dataset's tokenizer alone,
+    even if the Teacher's output has more. Only the train split is scored: validation needs no Teacher.
 
     Raises: UserError where the Teacher does not fit the dataset, as `Objective.check_teacher` says, or gives a score
     that is no finite number.
@@ -83,7 +83,7 @@ def score_teacher(
 
 
 class _NotFiniteError(Exception):
-    """Where the first log-probability lies that is NaN, or beyond what float16 holds."""
+    """A score is NaN or too large for float16. The error says where the first one lies."""
 
 
 def _why_not_finite(model: PreTrainedModel, settings: PassSettings, where: str) -> str:
@@ -119,7 +119,7 @@ def _check_finite(record: pa.RecordBatch, rows_before: int, shard: Path) -> None
 
 
 def _record_batch(scores: Mapping[str, Tensor], num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
-    with np.errstate(over="ignore"):  # infinity is refused afterwards, with its place
+    with np.errstate(over="ignore"):  # an infinity is refused afterwards, with its place
         columns = [
             scores[field.name].cpu().numpy().astype(field.type.value_type.to_pandas_dtype()).reshape(-1)
             for field in schema

@@ -1,7 +1,7 @@
 """Token ids: how many there are, and which of them a tokenizer puts around every text.
 
-One choice holds everywhere: `prepare_data.add_bos` decides whether the dataset's tokenizer puts its BOS before a text,
-and from then on the tokenizer says so itself, in training data, evaluation, and where a student is served.
+One choice holds everywhere: `prepare_data.add_bos` decides whether the dataset's tokenizer puts its BOS before a text.
+From then on the tokenizer itself does so, in training data, in evaluation, and where a student is served.
 """
 
 import itertools
@@ -12,7 +12,7 @@ AUTO = "auto"
 
 
 def num_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The largest token id plus one: what a model has room for. More than `len(tokenizer)` where ids have holes."""
+    """The largest token id plus one, for which a model needs room. It exceeds `len(tokenizer)` where ids have holes."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
@@ -21,7 +21,7 @@ def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     special = set(tokenizer.all_special_ids)
     tokens = (token for token in tokenizer.get_vocab().values() if token not in special)
     texts = itertools.chain(["a"], (tokenizer.decode([token]) for token in tokens))
-    # Of a letter that it does not know it may make nothing.
+    # A tokenizer may turn a letter that it does not know into nothing.
     text = next((text for text in texts if tokenizer.encode(text, add_special_tokens=False)), None)
     if text is None:
         raise ValueError("it makes no token of any text: give another tokenizer")
@@ -31,7 +31,7 @@ def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 
 def bos_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The BOS's id, where the tokenizer puts it before every text; None where it puts nothing there."""
+    """The BOS's id if the tokenizer puts it before every text; None if it puts nothing there."""
     before, _ = around(tokenizer)
     return before[0] if before else None
 
@@ -63,7 +63,7 @@ def choose_bos(tokenizer: PreTrainedTokenizerBase, add_bos: str | bool) -> list[
     if wanted and bos is None:
         raise ValueError("it has no BOS: name one as bos_token in its tokenizer_config.json, or set add_bos to false")
     if after or before != [bos] * wanted:
-        # Both the words that transformers rebuilds it from, here and at the next loading.
+        # transformers rebuilds the tokenizer from both settings, here and when it is loaded again.
         for name, value in {"add_bos_token": wanted, "add_eos_token": False}.items():
             setattr(tokenizer, name, value)
             tokenizer.init_kwargs[name] = value
@@ -72,8 +72,8 @@ def choose_bos(tokenizer: PreTrainedTokenizerBase, add_bos: str | bool) -> list[
 
 
 def as_in_training(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The same tokenizer, for texts as prepare_data reads them: nothing follows them, and where they spell a special
-    token it is text."""
+    """The same tokenizer, which now reads texts as prepare_data does: it puts nothing after them, and takes a special
+    token that they spell for text."""
     before, after = around(tokenizer)
     if after:
         choose_bos(tokenizer, before == [tokenizer.bos_token_id])

@@ -1,4 +1,4 @@
-"""The training loop: TA and students, sequentially, with online distillation, resumable at any step."""
+"""The training loop: TA and students in turn, with online distillation, resumable at any step."""
 
 import time
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ def train(
     stop: StopSignal | None = None,
     objective: Objective = OBJECTIVE,
 ) -> dict[str, Any]:
-    """Train the TA with its nested students; write `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`.
+    """Train the TA with its nested students. Write `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`.
 
-    `work` keeps checkpoints while the run lasts: a killed run that is started again goes on from the newest,
-    and ends with the same weights, bit for bit, on the same CPU. Where `stop` is given meanwhile, in any rank, all
-    write one more checkpoint and end.
+    `work` keeps checkpoints while the run lasts. A killed run that is started again goes on from the newest, and ends
+    with the same weights, bit for bit, on the same CPU. If `stop` is given in any rank, the ranks write one more
+    checkpoint and end.
 
-    Raises: UserError on settings that do not fit the data, or a `start_from` that does not fit the settings;
-    TrainingDivergedError where a loss, a gradient or a weight is not finite, and before that is saved; ToldToEndError.
+    Raises: UserError where settings do not fit the data, or `start_from` does not fit the settings;
+    TrainingDivergedError where a loss, a gradient or a weight is not finite, which is never saved; ToldToEndError.
     """
     stop = stop or StopSignal()
     device = distributed.pick_device()
@@ -105,7 +105,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Run:
-    """A training, and what it reads and writes."""
+    """A training with the data and files that it reads and writes."""
 
     training: Training
     training_data: Sequences
@@ -115,7 +115,7 @@ class _Run:
     stop: StopSignal
 
     def loop(self) -> dict[str, float]:
-        """All steps that are left, each with what is due after it; the last validation's figures."""
+        """Do all remaining steps, each with what is due after it. Returns the last validation's figures."""
         training, config, resumed_at = self.training, self.training.config, self.checkpoints.step
         intervals = (config.log_every_steps, config.eval_every_steps, config.checkpoint_every_steps)
         steps_timed, seconds = 0, 0.0
@@ -127,7 +127,7 @@ class _Run:
                 if train_step(training, step, batches, self.stop) is None:
                     self.checkpoints.save_and_end(step, training)
                 if any(self.is_due(step + 1, every) for every in intervals):
-                    training.figures.check()  # the only wait for the device, and part of the steps' time
+                    training.figures.check()  # the only wait for the device; it counts as the steps' time
                 steps_timed += 1
                 seconds += time.perf_counter() - started
                 if self.is_due(step + 1, config.log_every_steps):
@@ -145,11 +145,11 @@ class _Run:
         return evaluated
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether what is done every so many steps is done after `step` steps: after the last, everything is."""
+        """Whether work that is done every `every` steps is due after `step` steps. After the last step, all is."""
         return step == self.training.config.steps or step % every == 0
 
     def evaluate_and_save(self, step: int, bar: Any) -> dict[str, float] | None:
-        """What of both is due after `step` steps; the validation's figures, where it is."""
+        """Validate and save, if they are due after `step` steps. Returns the validation's figures, or None."""
         training, config, validation = self.training, self.training.config, None
         if self.is_due(step, config.eval_every_steps):
             validation = validate(training, self.validation_data, step, self.stop)

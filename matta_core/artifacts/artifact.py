@@ -1,8 +1,8 @@
 """Artifacts: directories that are either whole, or refused.
 
-`manifest.json` is written last, through a rename. It holds the kind, the schema version, the size and sha256
-of every file, and the digests of the artifacts that this one was made from. So a half-written artifact is
-never read, lineage can be checked offline, and a cache key is a digest.
+`manifest.json` is written last, through a rename. It holds the kind, the schema version, the size and sha256 of every
+file, and the digests of the artifacts that this one was made from. So a half-written artifact is never read, lineage
+can be checked offline, and a cache key is a digest.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from matta_core.artifacts.manifest import (
 )
 from matta_core.errors import UserError
 
-_LARGEST_BYTES = 64 * 2**20  # of a manifest: some 400,000 files
+_LARGEST_BYTES = 64 * 2**20  # of a manifest; enough for some 400,000 files
 
 
 @final
@@ -38,8 +38,8 @@ _LARGEST_BYTES = 64 * 2**20  # of a manifest: some 400,000 files
 class Artifact:
     """A finished artifact on disk.
 
-    `digest` covers kind, schema version, key, files, inputs and metadata; `created_at` (UTC) and `seconds` are
-    notes beside it, so that making the same thing twice gives the same digest.
+    `digest` covers kind, schema version, key, files, inputs and metadata. `created_at` (UTC) and `seconds` are notes
+    beside it, so that making the same thing twice gives the same digest.
     """
 
     path: Path
@@ -58,8 +58,8 @@ def file_digest(path: Path) -> str:
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Write JSON beside `path`, flush it to disk, and rename it into place: readers see the old or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: who tries again overwrites what a kill left
+    """Write JSON beside `path`, flush it to disk, and rename it into place. Readers see the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")  # always the same name: another try overwrites what a kill left
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
@@ -69,7 +69,7 @@ def write_json_atomically(path: Path, value: Any) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """A file's content, or the entries of a directory."""
+    """Flush a file's content, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,11 +86,11 @@ def finish_artifact(
     metadata: Mapping[str, Any] | None = None,
     seconds: float = 0.0,
 ) -> Artifact:
-    """Seal a directory: digest every file in it and write the manifest, last.
+    """Seal a directory: digest every file in it, then write the manifest.
 
-    Raises: UserError where it holds what a manifest cannot cover: a link to a folder, a pipe.
+    Raises: UserError where it holds something that a manifest cannot cover: a link to a folder, a pipe.
     """
-    (path / f".{MANIFEST}.tmp").unlink(missing_ok=True)  # of one who was killed while he sealed it
+    (path / f".{MANIFEST}.tmp").unlink(missing_ok=True)  # left by a process that was killed while it sealed
     files = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files_of(path).items()}
     body: dict[str, Any] = {
         "kind": kind,
@@ -116,13 +116,13 @@ def point_to(artifact: Artifact, path: Path) -> None:
 
 
 def open_artifact(path: str | Path, kind: str) -> Artifact:
-    """Read a manifest and check the directory against it: every file there, none more, each with its sha256.
+    """Read a manifest and check the directory against it: it must have these files, no others, each with its sha256.
 
-    Beside them there may be only the work in progress of one who makes it anew, and the empty lock that he holds. A
-    directory that `point_to` made is followed to where the artifact lies.
+    Beside them, only a process that makes the artifact anew may keep its work in progress and its empty lock. If
+    `point_to` made the directory, the artifact to which it points is opened.
 
-    Raises: UserError that names the file, where the artifact is missing, unfinished, of another kind or schema
-    version, altered, or no longer the one that was pointed to.
+    Raises: UserError that names the file, where the artifact is missing, unfinished, of another kind or schema version,
+    altered, or no longer the one to which the directory points.
     """
     path = Path(path)
     with _reading_explained(path):
@@ -160,7 +160,7 @@ def _open(path: Path, kind: str) -> Artifact:
 
 
 def _follow(reference: Path, kind: str) -> Artifact:
-    """The artifact that a reference points to, in one step: what it points to is no reference."""
+    """The artifact to which a reference points. It must not be a reference itself."""
     remedy = "run the step that made it again"
     there = json_object(_bounded(reference), str(reference))
     if not is_sha256(there.get("digest")):
@@ -178,14 +178,14 @@ def _follow(reference: Path, kind: str) -> Artifact:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a manifest is there. `open_artifact` says whether it is to be believed."""
+    """Whether there is a manifest. `open_artifact` tells whether it can be trusted."""
     return (path / MANIFEST).is_file()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a directory, as `parse_manifest`; its files are not looked at.
+    """The manifest of a directory, by `parse_manifest`. The files are not checked.
 
-    Raises: UserError where it is missing or not to be believed.
+    Raises: UserError where it is missing or cannot be trusted.
     """
     file = path / MANIFEST
     with _reading_explained(file):
@@ -200,9 +200,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """The files of an artifact's directory by their names in a manifest, sorted; without what is reserved at its top.
+    """The files of an artifact's directory by their names in a manifest, sorted, without the reserved names at its top.
 
-    Raises: UserError for what a manifest cannot cover: a link to a folder, a pipe, a link to nothing.
+    Raises: UserError for something that a manifest cannot cover: a link to a folder, a pipe, a link to nothing.
     """
     files = {}
 

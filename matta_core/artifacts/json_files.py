@@ -1,8 +1,8 @@
-"""JSON that is read back: bounded, and of the shape in which it was written.
+"""Reads JSON back: bounded in size, and of the shape in which it was written.
 
-Files lie where others can change them, so that nothing in one is believed. What `json.loads` lets through is refused:
-NaN and infinities, numbers of no 64 bits, keys that occur twice, text that is no Unicode, nesting and sizes without an
-end. The shape is given by type hints:
+Others can change these files, so nothing in them is trusted. Some things that `json.loads` lets through are refused:
+NaN and infinities, numbers beyond 64 bits, keys that occur twice, text that is no Unicode, nesting and sizes without an
+end. Type hints give the shape:
 
     str, int, float (also an int), bool, Any, Literal["a", "b"], X | None, list[X], tuple[X, ...], dict[str, X]
     a dataclass: exactly its fields, made into one      a TypedDict: its keys and others, as a dict
@@ -30,7 +30,7 @@ Shape = TypeVar("Shape")
 
 
 def read_json(path: Path, shape: type[Shape], *, remedy: str, check: Callable[[Shape], None] | None = None) -> Shape:
-    """The content of a file that must be there. `check` raises ValueError for what no type says.
+    """The content of a file that must exist. `check` raises ValueError for what types cannot express.
 
     Raises: UserError with the path, the reason and the remedy.
     """
@@ -67,7 +67,7 @@ def parse_json(data: bytes, shape: type[Shape]) -> Shape:
 
 
 def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """json's object_pairs_hook. Raises: ValueError for a key that occurs twice, where json would take the last."""
+    """json's object_pairs_hook. Raises: ValueError for a key that occurs twice; json would take the last one."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -113,7 +113,7 @@ def _check_depth_and_texts(value: Any) -> None:
 
 
 def _shaped(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against a hint, and make of it what the hint says."""
+    """Check a value against a hint, and convert it to the hint's type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

@@ -1,6 +1,6 @@
-"""What a manifest says, and what of it is believed: nothing is read or written here.
+"""The content of a manifest, and its checks. Nothing is read or written here.
 
-Whoever altered a manifest, a bucket's as well as a folder's, gets one line: no error of ours, and no name that leads
+A manifest may have been altered, in a bucket or in a folder. Then the error is one line and no crash, and no name leads
 out of the artifact's folder.
 """
 
@@ -14,10 +14,10 @@ from matta_core.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-REFERENCE = "stored_at.json"  # in the place of an artifact that lies elsewhere
-# Work that a killed step can go on with. It is no part of the artifact, and removed when it is finished.
+REFERENCE = "stored_at.json"  # it stands in the place of an artifact that lies elsewhere
+# The work that a killed step can resume. It is no part of the artifact, and is removed at the end.
 IN_PROGRESS = ".in_progress"
-# Held by the process that works in the directory, always empty; it stays, as deleting a lock's file would be a race.
+# The lock of the process that works in the directory. It is empty, and it stays: deleting it would be a race.
 LOCK = ".lock"
 _RESERVED = (MANIFEST, REFERENCE, IN_PROGRESS, LOCK)
 
@@ -30,7 +30,7 @@ class FileEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What manifest.json holds. `digest` covers all but itself and the notes `created_at` (UTC) and `seconds`."""
+    """The content of manifest.json. `digest` covers all but itself and the notes `created_at` (UTC) and `seconds`."""
 
     kind: str
     schema_version: int
@@ -44,7 +44,7 @@ class Manifest(TypedDict):
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value that digests are taken of."""
+    """The one spelling of a JSON value from which digests are made."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -54,13 +54,13 @@ def digest_of(value: Any) -> str:
 
 
 def check_relative_name(name: str, where: str) -> None:
-    """A file's name below an artifact's folder, as a manifest says it: plain, relative, `/` between its parts.
+    """Check a file's name in a manifest: it must be plain and relative, with `/` between its parts.
 
-    Joined to a folder it stays below that folder, on any system. `where` says who holds the name.
+    Joined to a folder, such a name stays below that folder on any system. `where` says where the name stands.
 
-    Raises: UserError that names both, for anything else than a text, an empty part, `.` and `..`, an absolute name
-    (which begins with an empty part, or a drive and its colon), a backslash, what cannot be printed on one line, and
-    what is longer than file systems and object stores take (255 bytes a part, 1,024 in all).
+    Raises: UserError with the name and `where`, for anything but a text, for an empty part, `.` and `..`, an absolute
+    name (it begins with an empty part, or a drive and its colon), a backslash, characters that cannot be printed on one
+    line, and a name that is too long for file systems and object stores (255 bytes per part, 1,024 in all).
     """
     if (
         not isinstance(name, str)
@@ -77,9 +77,9 @@ def check_relative_name(name: str, where: str) -> None:
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """A manifest's values: each there and of its type, its names plain and relative, its digest that of the others.
+    """The values of a manifest. All must be present and of their types, the names plain and relative, the digest right.
 
-    `where` says where the data lay. Whatever the data are, the answer is this or the error.
+    `where` says where the data came from. For any data, the result is these values or the error.
 
     Raises: UserError, one line that begins with `where`.
     """
@@ -105,7 +105,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 
 def json_object(data: bytes, where: str, shape: Any = dict[str, Any]) -> Any:
-    """The JSON object that the data are, of a shape that `json_files` knows. Raises: UserError for anything else."""
+    """The JSON object in the data, of a shape that `json_files` knows. Raises: UserError for anything else."""
     try:
         return parse_json(data, shape)
     except ValueError as error:
@@ -117,6 +117,6 @@ def is_sha256(value: Any) -> bool:
 
 
 def told(value: Any) -> str:
-    """A value that somebody else wrote, short and on one line."""
+    """A foreign value for a message, short and on one line."""
     text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."

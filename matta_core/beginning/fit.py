@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be what a TA begins with, and why not."""
+"""Checks whether a TA can begin with a checkpoint, and says why not."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from matta_core.errors import UserError
 from matta_core.families import family_of
 from matta_core.pretrained import load_tokenizer
 
-# Two models whose tensors have the same shapes still differ where one of these does.
+# Two models can have tensors of the same shapes and still compute otherwise, if one of these settings differs.
 _FUNCTION = (
     "hidden_size",
     "vocab_size",
@@ -36,7 +36,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 def check_function(
     start: PreTrainedModel, ta: PreTrainedModel, name_or_path: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """All but the axes that nest: what the checkpoint computes of its weights, and what it means by a token's id."""
+    """Check all but the nested axes: what the checkpoint computes with its weights, and what its token ids mean."""
     theirs, ours = start.config, ta.config
     if getattr(start, "is_quantized", False):
         raise misfit(name_or_path, "it is quantized", "Give the checkpoint that it was made of, in bf16 or fp32")
@@ -70,7 +70,8 @@ def _differing(theirs: PreTrainedConfig, ours: PreTrainedConfig, keys: Sequence[
 
 
 def _differing_parameters(start: PreTrainedModel, ta: PreTrainedModel, layers: str) -> list[str]:
-    """Outside of the layers, by shape (learned positions); in the first layer, by name (biases)."""
+    """Parameters that differ: outside of the layers in shape (learned positions), in the first layer in name
+    (biases)."""
 
     def outline(model: PreTrainedModel) -> dict[str, tuple[int, ...] | None]:
         named = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
@@ -90,7 +91,7 @@ def _differing_parameters(start: PreTrainedModel, ta: PreTrainedModel, layers: s
 
 
 def check_layers(name_or_path: str, theirs: PreTrainedConfig, ours: PreTrainedConfig) -> None:
-    """Layers with a sliding window and without must lie where the TA has such ones."""
+    """Check that layers with a sliding window, and those without, lie where the TA has them."""
     if problems := _differing(theirs, ours, ["layer_types"]):
         raise misfit(
             name_or_path, problems[0], "Set train.model.layer_types, or the layers of train.sizes, so that they do"

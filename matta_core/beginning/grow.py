@@ -1,4 +1,4 @@
-"""A Student in its place in a larger TA that computes the same function."""
+"""Grows a Student into a larger TA that computes the same function."""
 
 from collections.abc import Sequence
 
@@ -16,13 +16,13 @@ from matta_core.recipe import TrainConfig
 
 @torch.no_grad()
 def grow(ta: PreTrainedModel, student: PreTrainedModel, place: Granularity) -> None:
-    """Put a student's weights where `place` says, in place; the TA then computes the student's function.
+    """Write a student's weights into the TA, where `place` says. The TA then computes the student's function.
 
-    Output projections are zero for what is new: neurons and heads in the student's layers, and whole layers. What
-    these projections read stays random, so that it learns from the first step. Where a norm follows the projections,
-    a new layer is silenced there instead (`output_norms`).
+    New neurons, heads and layers get output projections of zero. What these projections read stays random, so that it
+    learns from the first step. Where a norm follows the projections, a new layer is silenced there instead
+    (`output_norms`).
 
-    Raises: UserError where the student is wider than `place` in some layer, and not by zeros.
+    Raises: UserError where the student is wider than `place` in some layer, by more than zeros.
     """
     family = family_of(ta.config.model_type)
     for index, layer in enumerate(layers_of(ta)):
@@ -34,7 +34,7 @@ def grow(ta: PreTrainedModel, student: PreTrainedModel, place: Granularity) -> N
             for parameter in layer.get_submodule(axis.output).parameters():
                 parameter.zero_()
     for name, ta_name, parts in student_parameters(ta, place):
-        # Where widths differ from layer to layer, extraction padded the student's with zeros.
+        # If widths differ from layer to layer, extraction padded the student with zeros.
         theirs = student.get_parameter(name)
         inner = take(theirs, slices(student.config, name, place.in_itself)[1])
         if inner.count_nonzero() != theirs.count_nonzero():
@@ -46,7 +46,7 @@ def grow(ta: PreTrainedModel, student: PreTrainedModel, place: Granularity) -> N
 
 
 def _extent(family: Family, size: Granularity) -> dict[str, int]:
-    """How large it is on every axis, and what its axes' shares are."""
+    """How large a size is on every axis, with the axes' shares."""
     counts = size.padded.counts(0)
     shares = {axis.called(key): number for axis in family.axes for key, number in axis.shares(counts).items()}
     within = {called: number for called, number in shares.items() if " per " in called}
@@ -56,7 +56,7 @@ def _extent(family: Family, size: Granularity) -> dict[str, int]:
 def place_within(
     config: TrainConfig, start: Granularity, ta: Granularity, inside: Sequence[Granularity]
 ) -> Granularity:
-    """Where in the TA the checkpoint goes: as the whole, also after it is cut down to that, or as one of the sizes."""
+    """The checkpoint's place in the TA: the whole TA, perhaps after it is cut down to that, or one of the sizes."""
     assert config.start_from is not None, "something is placed"
     family = family_of(config.model["model_type"])
     theirs, ours = _extent(family, start), _extent(family, ta)

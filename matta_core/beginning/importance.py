@@ -1,7 +1,7 @@
-"""Which neurons, heads and layers of a trained model matter, measured on text, and sorting them by it.
+"""Measures on text which neurons, heads and layers of a trained model matter, and sorts them by it.
 
-Sorted, the first neurons and heads are the ones to keep, so that an untrained slice is already good; the whole model
-computes the same function. Forward passes only: Muralidharan et al. 2024 (Minitron), section 2.2.
+After sorting, the first neurons and heads are the ones to keep, so that an untrained slice is already good; the whole
+model still computes the same function. It takes forward passes only: Muralidharan et al. 2024 (Minitron), section 2.2.
 """
 
 import math
@@ -16,7 +16,7 @@ from matta_core.families import Axis, family_of
 from matta_core.objectives.objective import Batch, Objective
 from matta_core.training.passes import PassSettings, error_sum
 
-# By axis and layer: the scores of its units, float64, on CPU, as a grid: (neurons,); or (groups, queries per group).
+# The scores of units by axis and layer, float64, on the CPU, as a grid: (neurons,) or (groups, queries per group).
 Importance = Mapping[str, Sequence[Tensor]]
 
 
@@ -33,12 +33,12 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objecti
     With a the activations that the FFN's output projection W reads, x_h the features of query head h that the
     attention's output projection W_h reads, and means over tokens (other axes are like the one or the other):
 
-    - neuron j: sqrt(mean a_j^2) * |W_j|, the size of what it adds to the residual stream. Wanda's score (Sun et al.
-      2023), root mean square activation times weight, over the whole column: removing a neuron removes it all.
-    - query head h: mean |W_h x_h|^2, the energy of what it adds; a group's is the sum of its heads'. Of removing a
-      unit's output and not its weights: Molchanov et al. 2019, section 3.
+    - neuron j: sqrt(mean a_j^2) * |W_j|, the size of what it adds to the residual stream. This is Wanda's score (Sun et
+      al. 2023), root mean square activation times weight, over the whole column, which goes with the neuron.
+    - query head h: mean |W_h x_h|^2, the energy of what it adds; a group's is the sum of its heads'. Molchanov et al.
+      2019, section 3, score the removal of a unit's output, and not of its weights, in this way.
 
-    A function of model and batches alone: ranks that measure the same agree without a message.
+    It depends on model and batches alone: ranks that measure the same agree without a message.
     """
     layers = layers_of(model)
     gauges = [_Gauge(model, axis, layer) for layer in layers for axis in family_of(model.config.model_type).nested]
@@ -58,8 +58,8 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objecti
 
 
 class _Gauge:
-    """What an axis's units in one layer write into the residual stream, by what its output projection reads: a unit is
-    one activation, as a neuron, or several, as a head."""
+    """Measures what an axis's units in one layer write into the residual stream, at the input of the axis's output
+    projection. A neuron is one activation there, a head several."""
 
     def __init__(self, model: PreTrainedModel, axis: Axis, layer: nn.Module) -> None:
         family = family_of(model.config.model_type)
@@ -94,11 +94,12 @@ class _Gauge:
 def layer_order(
     model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
 ) -> list[int]:
-    """All layers, those to keep first before others, for whoever keeps at least `fewest`: the first and the last,
-    then as greedy removal has it, which takes out whichever layer the error on `batches` needs least, one by one.
+    """All layers, in the order in which they should be kept. It holds for sizes that keep at least `fewest`.
 
-    Song et al. 2024 (SLEB). About layers^2 / 2 forward passes of the batches, fewer the more layers are kept. Block
-    influence (ShortGPT) needs a single one, but in small models it chose worse than chance.
+    The first and the last layer come first. Greedy removal orders the others: again and again it takes out the layer
+    that the error on `batches` needs least (Song et al. 2024, SLEB). It needs about layers^2 / 2 forward passes of the
+    batches, and fewer if more layers are kept. Block influence (ShortGPT) needs one pass, but in small models it chose
+    worse than chance.
     """
     layers = layers_of(model)
     was_training, kept = model.training, list(range(len(layers)))
@@ -128,7 +129,7 @@ def _passed_by(_module: nn.Module, arguments: tuple[Tensor, ...], _output: Tenso
 def sort_by(model: PreTrainedModel, importance: Importance) -> None:
     """Put the most important units of every axis first, in every layer, in place: groups, and the heads in each group.
 
-    The function stays. Stable: equals keep their order.
+    The model's function stays the same. Units of equal importance keep their order.
     """
     for axis in family_of(model.config.model_type).nested:
         for layer, scores in enumerate(importance[axis.name]):
@@ -136,7 +137,7 @@ def sort_by(model: PreTrainedModel, importance: Importance) -> None:
 
 
 def _descending(scores: Tensor) -> list[Tensor]:
-    """By dimension of the grid: the order of its units, by the sum of what lies within each."""
+    """The order of units along each dimension of the grid, by the sum of all scores within a unit."""
     orders = []
     for dimension in range(scores.dim()):
         sums = scores.flatten(dimension).unflatten(-1, (scores.shape[dimension], -1)).sum(-1)
@@ -148,10 +149,10 @@ def _descending(scores: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def permute(model: PreTrainedModel, layer: int, axis: Axis, orders: Sequence[Tensor]) -> None:
-    """Reorder an axis's units in one layer. Of heads: the group that becomes number i is orders[0][i], and its query
-    head number j is the group's orders[1][i, j]."""
+    """Reorder an axis's units in one layer. For heads, group orders[0][i] becomes number i, and its query head
+    orders[1][i, j] becomes the group's number j."""
     family = family_of(model.config.model_type)
-    cells = [orders[0]]  # by dimension of the grid: which unit, of all, becomes which
+    cells = [orders[0]]  # for each dimension of the grid, the old numbers of all units in their new order
     for order in orders[1:]:
         cells.append(cells[-1][..., None] * order.shape[-1] + order)
     parameters = dict(model.named_parameters())

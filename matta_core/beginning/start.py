@@ -1,8 +1,8 @@
 """Where a TA begins: random weights, or a checkpoint of its own shape, of a Student's, or of a larger model.
 
-A checkpoint that the TA contains is put in its place, and all that is new writes nothing: the TA computes the
-checkpoint's function (Chen et al. 2016, Net2Net, for the idea; zeros as in LLaMA Pro, Wu et al. 2024). A larger one is
-sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
+A checkpoint that the TA contains is written into its place. All that is new writes nothing at first, so that the TA
+computes the checkpoint's function (the idea is Net2Net's, Chen et al. 2016, the zeros are LLaMA Pro's, Wu et al. 2024).
+A larger checkpoint is sorted by importance and cut down (Muralidharan et al. 2024, Minitron).
 """
 
 import dataclasses
@@ -35,10 +35,11 @@ def initialize(
     data: Sequences,
     device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Granularity]]:
-    """The TA as step 0 finds it, float32 on the CPU, and its sizes: which layers they keep may follow from importance.
+    """The TA before step 0, in float32 on the CPU, and its sizes. Importance may decide which layers these keep.
 
-    A function of settings, checkpoint and `data`, the train split, up to the last bits of sums, by which other
-    processors may break a near tie otherwise: see `agreed_over_ranks`; a run that is resumed has its sizes saved.
+    The result depends on the settings, the checkpoint and `data`, the train split. Sums may differ in their last bits
+    on other processors, which can decide a near tie otherwise: see `agreed_over_ranks`. A resumed run has its sizes
+    saved.
 
     Raises: UserError that names what does not fit, and what to set.
     """
@@ -49,7 +50,7 @@ def initialize(
     start = load_model(config.start_from, objective.model_class, torch.float32)
     check_finite(start, f"train.start_from = {config.start_from!r}")
     check_function(start, ta, config.start_from, tokenizer)
-    # The base Student first: where two sizes have one shape, it is the one that is served.
+    # The Student comes first: of two sizes with the same shape, it is the served one.
     inside = [granularities[config.student], *granularities.values()]
     place = place_within(config, whole(start.config, "start_from"), granularities[config.ta], inside)
     if config.start_order == "importance":
@@ -61,7 +62,7 @@ def initialize(
             order = order[: ta_config.num_hidden_layers]
             kept = sorted(order)
             granularities = resolve(ta_config, config.sizes, [kept.index(layer) for layer in order])
-            is_cut_down = place.name == config.ta  # else it grows, and has all the layers already
+            is_cut_down = place.name == config.ta  # otherwise it grows, and keeps all its layers
             place = granularities[place.name]
             if is_cut_down:
                 start = extract_student(start.cpu(), dataclasses.replace(place, layers=tuple(kept)))
@@ -75,7 +76,7 @@ def initialize(
 
 @torch.no_grad()
 def agreed_over_ranks(ta: PreTrainedModel, granularities: Mapping[str, Granularity]) -> dict[str, Granularity]:
-    """Rank 0's TA, in place, and its sizes. The TA is on the rank's device."""
+    """Give all ranks rank 0's TA, in place, and return rank 0's sizes. The TA is on the rank's device."""
     device = next(ta.parameters()).device
     numbers = range(ta.config.num_hidden_layers)
     kept = torch.tensor([[layer in size.layers for layer in numbers] for size in granularities.values()], device=device)
@@ -88,16 +89,16 @@ def agreed_over_ranks(ta: PreTrainedModel, granularities: Mapping[str, Granulari
 
 
 def calibration(config: TrainConfig, data: Sequences, device: torch.device) -> Iterator[Batch]:
-    """Batches of one sequence: `calibration_sequences` different training sequences, drawn by the seed."""
+    """`calibration_sequences` different training sequences, drawn by the seed, in batches of one."""
     number = min(config.calibration_sequences, len(data))
     for row in rows_of_step(len(data), number, 0, config.seed):
         yield data.batch(row[None], device)
 
 
 def _order_within(ta: Path) -> list[int] | None:
-    """All layers of a TA that was trained here, in the order in which its sizes kept them: its students lie there.
+    """All layers of a TA that was trained here, in the order in which its sizes kept them, where its students lie.
 
-    None where there is no nesting.json beside it.
+    None where there is no nesting.json beside the TA.
     """
     if not (ta.parent / NESTING).is_file():
         return None

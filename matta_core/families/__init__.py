@@ -1,4 +1,4 @@
-"""The families whose models can be a TA: one table each."""
+"""The families whose models can be a TA. Each is a table."""
 
 from matta_core.errors import UserError
 from matta_core.families.gemma3 import GEMMA3
@@ -25,7 +25,7 @@ def family_of(model_type: str) -> Family:
 
 
 def axes_by_setting() -> dict[str, tuple[str, Axis]]:
-    """What a recipe's size may set for some family: the key that it counts, and whose that is."""
+    """For every setting of a recipe's size, over all families: the key that it counts, and the key's axis."""
     return {
         setting: (key, axis) for family in FAMILIES.values() for axis in family.axes for setting, key in axis.settings
     }

@@ -4,7 +4,7 @@ from matta_core.families.table import Family
 
 GEMMA3 = Family(
     model_type="gemma3_text",
-    # They multiply by 1 + weight.
+    # These norms multiply by 1 + weight.
     output_norms={"post_attention_layernorm.weight": -1.0, "post_feedforward_layernorm.weight": -1.0},
     activation="hidden_activation",
     unsupported={

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and what shares their class: gated FFN, rotary positions, grouped queries. The table's default."""
+"""Llama 2 and 3, and models of the same class: gated FFN, rotary positions, grouped queries. The table's default."""
 
 from matta_core.families.table import Family
 

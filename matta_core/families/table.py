@@ -1,57 +1,58 @@
-"""What a family's table says: which axes its layers have, and where in the parameters they lie."""
+"""The tables of families: which axes the layers have, and where in the parameters these lie."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# A stretch of a parameter's dimension, as a grid of counts, the outermost first: each is a config's word.
+# A stretch of a parameter's dimension, as a grid of counts with the outermost first. Each is a word of the config.
 Segment = tuple[str, ...]
 
 NEURONS: Segment = ("intermediate_size",)
-KEYS: Segment = ("num_key_value_heads", "head_dim")  # of keys, and of values
+KEYS: Segment = ("num_key_value_heads", "head_dim")  # the segment of keys, and of values
 QUERIES: Segment = ("num_key_value_heads", "num_attention_heads", "head_dim")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Units that every layer has, and of which a student keeps the first: FFN neurons, attention heads.
+    """A kind of unit that every layer has: FFN neurons, attention heads. A student keeps the first of them.
 
-    Parameters are named by their ends, below one layer. Those that a config turns off, such as biases, are not met.
+    Parameters are named by their ends, below one layer. Some, such as biases, exist only if a config turns them on.
     """
 
     name: str
-    # What configs and recipes count, and what one is called. Of two, the second lie in equal shares within the first,
-    # as query heads within key/value heads: a student keeps the first groups, and the first of each group's heads.
+    # The words by which configs and recipes count units, and what one unit is called. If there are two, the second
+    # units lie in equal shares within the first, as query heads within key/value heads: a student keeps the first
+    # groups, and the first heads of each group.
     keys: Mapping[str, str]
-    # Where the units lie: a parameter's dimension, and the segments that this is the concatenation of.
+    # Where the units lie: in which dimension of a parameter, which is the concatenation of these segments.
     parameters: Mapping[str, tuple[int, Sequence[Segment]]]
     output: str  # the projection through which the units write into the residual stream
-    by_layer: bool = False  # a size may keep another number in each layer
-    multiple_of: int = 1  # what a size keeps
+    by_layer: bool = False  # a size may keep a different number in each layer
+    multiple_of: int = 1  # a size keeps multiples of it
     attends: bool = False  # each unit looks at all tokens of the context
-    fixed: str = ""  # why a size must keep all, where the stock class wants that
+    fixed: str = ""  # why a size must keep all units, if the stock class demands it
 
     @property
     def read(self) -> tuple[str, int, Segment]:
-        """The output projection's weight, the dimension along which it reads the units, and the grid in which."""
+        """The output projection's weight, the dimension along which it reads the units, and their grid there."""
         name = f"{self.output}.weight"
         dimension, (grid,) = self.parameters[name]
         return name, dimension, grid
 
     def shares(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Every key's count: of the first, in all; of another, within each unit of the one before."""
+        """Every key's count: the first key's in all, another key's within each unit of the key before."""
         keys = list(self.keys)
         return {key: counts[key] // counts[keys[place - 1]] if place else counts[key] for place, key in enumerate(keys)}
 
     def called(self, key: str) -> str:
-        """What `shares` counts, in words."""
+        """The name of a count of `shares`, in words."""
         names = list(self.keys)
         place = names.index(key)
         return f"{self.keys[key]}s" + (f" per {self.keys[names[place - 1]]}" if place else "")
 
     @property
     def settings(self) -> Iterator[tuple[str, str]]:
-        """What a recipe's size may set, and the key that it counts: `intermediate_sizes` has one for each layer."""
+        """A recipe's settings, each with the key that it counts. `intermediate_sizes` has a count per layer."""
         for key in self.keys:
             yield key, key
             if self.by_layer:
@@ -70,7 +71,7 @@ FFN = Axis(
     },
     output="mlp.down_proj",
     by_layer=True,
-    multiple_of=8,  # matrix units' tiles
+    multiple_of=8,  # the tiles of matrix units
 )
 HEADS = Axis(
     "attention heads",
@@ -87,7 +88,7 @@ HEADS = Axis(
     output="self_attn.o_proj",
     attends=True,
 )
-# What a config means where it says no number.
+# What a config means where it gives no number.
 UNSAID: Mapping[str, Callable[[Any], int]] = {
     "num_key_value_heads": lambda config: config.num_attention_heads,
     "head_dim": lambda config: config.hidden_size // config.num_attention_heads,
@@ -104,10 +105,10 @@ class Family:
     model_type: str
     layers: str = "model.layers"  # the module that lists the layers
     axes: tuple[Axis, ...] = (FFN, HEADS)
-    words: Mapping[str, str] = field(default_factory=dict)  # the config's, where it says a key otherwise
+    words: Mapping[str, str] = field(default_factory=dict)  # the config's word for a key, where it is another one
     unsaid: Mapping[str, Callable[[Any], int]] = field(default_factory=lambda: UNSAID)
-    # Norms after the axes' output projections, and the weight with which they write nothing. Behind a norm a projection
-    # of zeros is no gentle beginning: its first step, however small, comes out at full size.
+    # Norms after the axes' output projections, and the weight with which each writes nothing. A projection of zeros
+    # before a norm is no gentle beginning: the norm brings its first step, however small, to full size.
     output_norms: Mapping[str, float] = field(default_factory=dict)
     dropouts: tuple[str, ...] = ("attention_dropout",)
     activation: str = "hidden_act"
@@ -115,11 +116,11 @@ class Family:
     unsupported: Mapping[str, str] = field(default_factory=dict)
 
     def word(self, key: str) -> str:
-        """What the config calls it."""
+        """The config's word for a key."""
         return self.words.get(key, key)
 
     def count(self, config: Any, key: str) -> int:
-        """How many of something a model with this config has."""
+        """How many units of a key a model with this config has."""
         number = getattr(config, self.word(key), None)
         return number if number is not None else self.unsaid[key](config)
 
@@ -130,11 +131,11 @@ class Family:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What the axes count."""
+        """The keys of all axes."""
         return tuple(key for axis in self.axes for key in axis.keys)
 
     @property
     def features(self) -> set[str]:
-        """Counts that lie along an axis and stay: a head's size."""
+        """Counts along an axis that never change, such as a head's size."""
         grids = [segment for axis in self.axes for _, segments in axis.parameters.values() for segment in segments]
         return {key for grid in grids for key in grid} - set(self.keys)

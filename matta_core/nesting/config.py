@@ -11,7 +11,7 @@ from matta_core.nesting.size import Granularity
 
 
 def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> PreTrainedConfig:
-    """The ordinary config of a student; where FFN widths differ from layer to layer, with the widest for all.
+    """The ordinary config of a student. If FFN widths differ from layer to layer, it has the widest for all.
 
     Raises: UserError where the stock class refuses such a shape.
     """
@@ -25,7 +25,7 @@ def student_config(ta_config: PreTrainedConfig, granularity: Granularity) -> Pre
             setattr(config, family.word(key), number)
     for key in family.features:
         if family.count(config, key) != family.count(ta_config, key):
-            setattr(config, family.word(key), family.count(ta_config, key))  # else computed from the number of heads
+            setattr(config, family.word(key), family.count(ta_config, key))  # else it would be computed from the heads
     try:
         return type(config).from_dict(config.to_dict(), attn_implementation=ta_config._attn_implementation)
     except (StrictDataclassError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a size costs, counted from its slices: no model of it is built."""
+"""The cost of a size, counted from its slices. No model of it is built."""
 
 import math
 
@@ -11,16 +11,16 @@ from matta_core.nesting.slices import student_parameters, take
 
 
 def num_parameters(ta: PreTrainedModel, granularity: Granularity) -> int:
-    """Parameters of a student, tied ones once, from the TA's shapes and `slices` alone."""
+    """The number of a student's parameters, tied ones once, from the TA's shapes and `slices` alone."""
     return sum(math.prod(shape) for _, shape in _shapes(ta, granularity))
 
 
 def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_length: int) -> int:
     """FLOPs of a student's forward pass per token, at a full context of `sequence_length` tokens.
 
-    Two per weight of every matrix that a token is multiplied with, and 4 x sequence_length x heads x head size per
-    layer for attention scores and their weighted sum (the causal half is counted too, as kernels compute it
-    and as torch's FlopCounterMode counts it).
+    There are two per weight of every matrix that a token is multiplied with, and 4 x sequence_length x heads x head
+    size per layer for attention scores and their weighted sum. The masked half of the scores counts, too, as kernels
+    compute it and torch's FlopCounterMode counts it.
     """
     family = family_of(ta.config.model_type)
     weights, features = _head_weights(ta), 0

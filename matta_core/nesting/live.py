@@ -16,9 +16,9 @@ from matta_core.nesting.slices import Part, slices, take
 def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A stock model of the student's config whose weights are views of the TA's parameters.
 
-    The views are taken anew before each module's forward, so that gradients flow into the TA, optimizer steps
-    are seen at once, and a recomputed forward (activation checkpointing) sees the same weights. The student has
-    no parameters of its own: it is not saved or optimized, and `generate` works on the extracted copy only.
+    The views are taken anew before each module's forward. So gradients flow into the TA, optimizer steps are seen at
+    once, and a recomputed forward (activation checkpointing) sees the same weights. The student has no parameters of
+    its own: it is not saved or optimized, and `generate` works on the extracted copy only.
     """
     with torch.device("meta"):
         student = type(ta)(student_config(ta.config, granularity))
@@ -30,14 +30,14 @@ def live_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMod
             set_width(module, name, take(ta.get_parameter(sources[name][0]).detach(), sources[name][1]))
             del module._parameters[name]
         for name in [name for name, buffer in module._buffers.items() if buffer is not None]:
-            module._buffers[name] = ta.get_buffer(prefix + name)  # none lies in a layer: see `families`
+            module._buffers[name] = ta.get_buffer(prefix + name)  # no buffer lies in a layer: see docs/families.md
         if sources:
             module.register_forward_pre_hook(_view_taker(ta, sources))
     return student.train(ta.training)
 
 
 def set_width(module: nn.Module, name: str, weight: Tensor) -> None:
-    """Sizes that a module keeps beside its weight, as GPT-2's Conv1D, which reads its own, and Linear do."""
+    """Set the sizes that a module keeps beside its weight. GPT-2's Conv1D reads its own; Linear shows its own."""
     if name == "weight" and isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape
     elif name == "weight" and isinstance(module, nn.Linear):

@@ -1,7 +1,7 @@
 """Granularities: what each size keeps of the TA, and whether one contains another.
 
-Axes are the family's: a prefix of the units of each. Beside them, depth: any layers, the first and the last always,
-since one reads the embeddings and the other feeds the head.
+A size keeps the first units of each of the family's axes. In depth it keeps any layers, but always the first, which
+reads the embeddings, and the last, which feeds the head.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,24 @@ from matta_core.recipe.sizes import DEPTH, SizeConfig
 
 @dataclass(frozen=True)
 class Granularity:
-    """One size. `layers`: which of the TA's it keeps, ascending; `kept`: how much of each axis, by the axis's keys, one
-    number, or one for each of `layers` where the axis may differ by layer."""
+    """One size. `layers` are those of the TA's that it keeps, ascending. `kept` has, by the axes' keys, how many units
+    it keeps: one number, or one for each of `layers` if the axis may differ by layer."""
 
     name: str
     layers: tuple[int, ...]
     kept: Mapping[str, int | tuple[int, ...]]
 
     def counts(self, layer: int) -> dict[str, int]:
-        """What number `layer` of `layers` keeps, by key."""
+        """How many units the layer at this place in `layers` keeps, by key."""
         return {key: count[layer] if isinstance(count, tuple) else count for key, count in self.kept.items()}
 
     @property
     def by_layer(self) -> dict[str, tuple[int, ...]]:
-        """The axes that may differ by layer."""
+        """The counts of axes that may differ by layer."""
         return {key: counts for key, counts in self.kept.items() if isinstance(counts, tuple)}
 
     def keeping(self, name: str, key: str, counts: tuple[int, ...]) -> "Granularity":
-        """The same, but for one axis, and under another name."""
+        """The same size with other counts on one axis, under another name."""
         return replace(self, name=name, kept={**self.kept, key: counts})
 
     @property
@@ -46,17 +46,17 @@ class Granularity:
 
     @property
     def padded(self) -> "Granularity":
-        """What a stock checkpoint of this size is: every layer as wide as the widest."""
+        """The size of its stock checkpoint, in which every layer is as wide as the widest."""
         widest = {key: (max(counts),) * len(counts) for key, counts in self.by_layer.items()}
         return replace(self, kept={**self.kept, **widest})
 
     @property
     def in_itself(self) -> "Granularity":
-        """Where a size lies in its own checkpoint, which is padded."""
+        """Where the size lies in its own checkpoint, which is padded."""
         return replace(self, layers=tuple(range(len(self.layers))))
 
     def to_dict(self) -> Size:
-        """As nesting.json holds it; `name` is its key there."""
+        """The size in the form of nesting.json, where `name` is its key."""
         kept = {f"{key}s" if isinstance(count, tuple) else key: count for key, count in self.kept.items()}
         return cast(Size, {**kept, "layers": self.layers})
 
@@ -73,16 +73,16 @@ def whole(config: PreTrainedConfig, name: str) -> Granularity:
     family, layers = family_of(config.model_type), config.num_hidden_layers
     kept = {}
     for axis in family.axes:
-        for key in reversed(list(axis.keys)):  # the order that nesting.json has
+        for key in reversed(list(axis.keys)):  # in nesting.json's order
             number = family.count(config, key)
             kept[key] = (number,) * layers if axis.by_layer else number
     return Granularity(name, tuple(range(layers)), kept)
 
 
 def spread_out(num_layers: int) -> list[int]:
-    """All layers, in the order in which they are kept where importance is not known: the first, the last, then always
-    the one farthest from those before it. Whoever keeps n layers keeps the first n of this order, so that fewer are
-    contained in more."""
+    """All layers, in the order in which they are kept if importance is not known: the first, the last, then always the
+    one that is farthest from those before it. A size with n layers keeps the first n of this order, so that a smaller
+    size is contained in a larger one."""
     order = [0] if num_layers == 1 else [0, num_layers - 1]
     distances = {layer: min(abs(layer - kept) for kept in order) for layer in range(num_layers) if layer not in order}
     while distances:
@@ -95,8 +95,8 @@ def spread_out(num_layers: int) -> list[int]:
 def resolve(
     ta_config: PreTrainedConfig, sizes: Mapping[str, SizeConfig], layer_order: Sequence[int] | None = None
 ) -> dict[str, Granularity]:
-    """Every size in full, ascending, the TA last. `layer_order`: all layers, those to keep first before others
-    (`spread_out` by default).
+    """Every size in full, ascending, with the TA last. `layer_order` has all layers in the order in which they are kept
+    (by default that of `spread_out`).
 
     Raises: UserError with the reason where a size is not contained in the TA, or in the size after it.
     """
@@ -171,8 +171,8 @@ def _layers(size: SizeConfig, where: str, order: Sequence[int]) -> tuple[int, ..
 def _kept(
     family: Family, axis: Axis, size: SizeConfig, ta: Mapping[str, int], layers: int, where: str
 ) -> dict[str, int | tuple[int, ...]]:
-    """What a size keeps of an axis. Where it says one of two counts, the other keeps the TA's share, or, where that
-    share is what changes, the TA's number."""
+    """What a size keeps of an axis. If it sets one of two counts, the other keeps the TA's share; if it sets that
+    share, the first keeps the TA's number."""
     said = {key: size[setting] for setting, key in axis.settings if setting in size}
     if said and axis.fixed:
         others = " or ".join(key for other in family.nested for key in other.keys)

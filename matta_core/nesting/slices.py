@@ -1,7 +1,7 @@
 """Nesting: a student is a stock model whose weights are live slices of the TA's.
 
 Everything follows from `slices`: the live student, the extraction, the initialisation, the optimizer's blocks, and the
-counts of parameters and FLOPs all call it. What nests in an architecture is its family's table (`families/`).
+counts of parameters and FLOPs all call it. A family's table says what nests in an architecture (`families/`).
 Source: Devvrit et al. 2023 (MatFormer) for the nested FFN; Verma et al. 2025 (MatTA) for its use as TA.
 """
 
@@ -19,14 +19,14 @@ from matta_core.nesting.size import Granularity, whole
 
 
 class Grid(NamedTuple):
-    """A segment of a dimension, seen as a grid of `blocks`: the first `kept` along each of the grid's axes."""
+    """A segment of a dimension, seen as a grid of `blocks`, of which the first `kept` are taken along each axis."""
 
     blocks: tuple[int, ...]
     kept: tuple[int, ...]
 
 
 class Part(NamedTuple):
-    """What is kept of one dimension, which is the concatenation of `grids`."""
+    """The part of one dimension that is kept. The dimension is the concatenation of `grids`."""
 
     dimension: int
     grids: tuple[Grid, ...]
@@ -44,7 +44,7 @@ def slices(ta_config: PreTrainedConfig, parameter_name: str, granularity: Granul
 
 
 def _along_axes(ta_config: PreTrainedConfig, rest: str, granularity: Granularity, layer: int) -> Iterator[Part]:
-    """The dimensions of a layer's parameter that lie along an axis, be all of it kept or less."""
+    """The dimensions of a layer's parameter that lie along an axis, whether all of it is kept or less."""
     family, ta = family_of(ta_config.model_type), whole(ta_config, "")
     for axis in family.axes:
         if rest in axis.parameters:
@@ -57,8 +57,8 @@ def _along_axes(ta_config: PreTrainedConfig, rest: str, granularity: Granularity
 
 
 def take(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
-    """What is kept, in the student's shape: a view where memory allows one, else a copy that gradients flow through."""
-    tensor = tensor.view_as(tensor)  # never the parameter itself: a module would take that for its own
+    """The kept part, in the student's shape: a view if memory allows it, else a copy through which gradients flow."""
+    tensor = tensor.view_as(tensor)  # never the parameter itself, which a module would take for its own
     for part in parts:
         last = [part.dimension + len(grid.kept) - 1 for grid in part.grids]
         kept = [region.flatten(part.dimension, end) for region, end in zip(_regions(tensor, part), last, strict=True)]
@@ -71,14 +71,14 @@ def put(tensor: Tensor, parts: Sequence[Part], values: Tensor) -> None:
     if not parts:
         tensor.copy_(values)
         return
-    *before, part = sorted(parts)  # the last dimension is spread out first: those before it keep their number
+    *before, part = sorted(parts)  # the last dimension is spread out first, so that the others keep their numbers
     pieces = values.split([math.prod(grid.kept) for grid in part.grids], part.dimension)
     for region, grid, piece in zip(_regions(tensor, part), part.grids, pieces, strict=True):
         put(region, before, piece.unflatten(part.dimension, grid.kept))
 
 
 def _regions(tensor: Tensor, part: Part) -> Iterator[Tensor]:
-    """Of each segment a view of what is kept, spread out into its grid."""
+    """For each segment a view of the kept part, spread out into its grid."""
     start = 0
     for grid in part.grids:
         length = math.prod(grid.blocks)
@@ -90,7 +90,7 @@ def _regions(tensor: Tensor, part: Part) -> Iterator[Tensor]:
 
 
 def student_parameters(ta: PreTrainedModel, granularity: Granularity) -> Iterator[tuple[str, str, tuple[Part, ...]]]:
-    """Of every parameter of a student: its name, the TA's name, and the parts. Tied ones once."""
+    """For every parameter of a student: its name, its name in the TA, and the kept parts. Tied ones appear once."""
     prefix = family_of(ta.config.model_type).layers
     for ta_name, _ in ta.named_parameters():
         layer, rest = _layer_and_rest(prefix, ta_name)
@@ -104,8 +104,8 @@ def student_parameters(ta: PreTrainedModel, granularity: Granularity) -> Iterato
 def cuts(ta: PreTrainedModel, granularities: Iterable[Granularity]) -> dict[str, dict[int, list[int]]]:
     """Where the sizes' boundaries lie: parameter name -> dimension -> ascending offsets inside it.
 
-    Matrices that lie side by side in one parameter (GPT-2's c_attn) are cut apart as well. For optimizers whose
-    preconditioner must not mix neurons that are trained in every step with those that rarely are.
+    Matrices that lie side by side in one parameter (GPT-2's c_attn) are cut apart, too. The cuts are for optimizers
+    whose preconditioner must not mix neurons that are trained in every step with those that rarely are.
     """
     prefix = family_of(ta.config.model_type).layers
     offsets: dict[str, dict[int, set[int]]] = {}
@@ -120,7 +120,7 @@ def cuts(ta: PreTrainedModel, granularities: Iterable[Granularity]) -> dict[str,
 
 
 def _edges(part: Part) -> Iterator[int]:
-    """Where segments begin, and where in them what is kept begins and ends; 0, where the dimension begins, is none."""
+    """The places where segments begin, and where their kept parts begin and end, without the dimension's own 0."""
     first = 0
     for grid in part.grids:
         length = math.prod(grid.blocks)

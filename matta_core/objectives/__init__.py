@@ -1,4 +1,4 @@
-"""What models learn. OBJECTIVE is the one for which the steps train, score, certify and evaluate."""
+"""What models learn. The steps train, score, certify and evaluate for OBJECTIVE."""
 
 from matta_core.objectives.next_token import NextToken
 from matta_core.objectives.objective import Objective

@@ -1,8 +1,8 @@
 """All terms of the next-token loss on one chunk of tokens, and their gradient, without autograd.
 
-The gradient of every term with respect to the logits is the model's probabilities times something, minus targets. So
-one log-softmax serves all terms, and its array becomes the gradient in place. `divergences` states the same losses as
-plain functions; the tests hold the two against each other.
+The gradient of every term with respect to the logits is the model's probabilities times a factor, minus targets. So one
+log-softmax serves all terms, and its array becomes the gradient in place. `divergences` states the same losses as plain
+functions; the tests compare the two.
 """
 
 import math
@@ -49,14 +49,14 @@ def closed_form_loss(
     teacher: TeacherTargets | None = None,
     ta: Target | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, from which to go backward once, and each term's own sum; see `loss_and_gradient`."""
+    """The weighted sum, for one backward pass, and each term's own sum; see `loss_and_gradient`."""
     sums, gradient = loss_and_gradient(logits.detach(), labels, mask, weights, loss, teacher=teacher, ta=ta)
     total = sum(weights[term] * value for term, value in sums.items())
     return _WithGradient.apply(logits, total, gradient), sums
 
 
 class _WithGradient(torch.autograd.Function):
-    """A value whose gradient is known already."""
+    """A value whose gradient is already known."""
 
     @staticmethod
     def forward(ctx: Any, _logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -79,16 +79,16 @@ def loss_and_gradient(
     teacher: TeacherTargets | None = None,
     ta: Target | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The sums over valid tokens by term, unweighted, and the gradient of the weighted sum to the logits.
+    """The unweighted sums over valid tokens by term, and the gradient of the weighted sum with respect to the logits.
 
     logits (tokens, vocabulary) in float32; labels, mask (tokens,). `weights` holds "cross_entropy", and
-    "teacher_divergence" and "ta_divergence" where these terms are asked for.
+    "teacher_divergence" and "ta_divergence" if these terms are wanted.
     """
     log_probs = F.log_softmax(logits, dim=-1)
     labels = labels.masked_fill(~mask, 0)[:, None]
     valid = mask.to(log_probs.dtype)
     sums = {"cross_entropy": -torch.dot(log_probs.gather(-1, labels).squeeze(-1), valid)}
-    per_token = weights["cross_entropy"] * valid  # what a token's probabilities are multiplied by
+    per_token = weights["cross_entropy"] * valid  # the factor of a token's probabilities
 
     from_ta = None
     if ta is not None and "ta_divergence" in weights:
@@ -112,7 +112,7 @@ def loss_and_gradient(
         sums["teacher_divergence"] = torch.dot(value, valid)
         slopes.mul_(of_teacher[:, None])
         per_token = per_token - slopes.sum(-1)
-        # The top k and the rest apart: of a tiny rest, what it multiplies its probabilities by is huge.
+        # The top k and the rest are separate: if the rest is tiny, the factor of its probabilities is huge.
         of_rest = 0.0 if rest is None else slopes[:, -1] / rest
         gradient = probs.mul_((per_token + of_rest)[:, None])
         k = at_top_k.shape[-1]
@@ -132,10 +132,10 @@ def _tempered(logits: Tensor, temperature: float) -> Tensor:
 def _against_target(
     log_probs: Tensor, target: Target, loss: LossConfig, *, keep_log_probs: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """By token the divergence from the TA over the vocabulary, and its gradient to the logits of these log_probs.
+    """For each token the divergence from the TA over the vocabulary, and its gradient with respect to the logits.
 
-    With q the model's probabilities, p the TA's: of a sum of f(q), q (f' - its mean under q). Of forward KL q - p:
-    None, where q is needed for other terms, too.
+    Let q be the model's probabilities and p the TA's. The gradient of a sum of f(q) is q (f' - its mean under q). That
+    of forward KL is q - p; it is None where other terms need q, too.
     """
     if loss.ta_divergence == "forward_kl":
         value = target.negative_entropy - torch.linalg.vecdot(target.probs, log_probs)
@@ -157,13 +157,13 @@ def _against_target(
 def _against_top_k(
     probs: Tensor, teacher: TeacherTargets, loss: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """By token the divergence over the Teacher's top k and the rest (tokens,), its derivatives with respect to the
-    model's log-probabilities of these outcomes (tokens, k or k + 1), its probabilities of the top k (tokens, k), and
-    of the rest (tokens,), None where there is none. `probs` may be altered at the top k."""
+    """For each token the divergence over the Teacher's top k and the rest (tokens,), its derivatives with respect to
+    the model's log-probabilities of these outcomes (tokens, k or k + 1), and the model's probabilities of the top k
+    (tokens, k) and of the rest (tokens,), or None where there is no rest. `probs` may be altered at the top k."""
     at_top_k = probs.gather(-1, teacher.top_k_ids)
     outcomes, rest = at_top_k, None
     if teacher.top_k_ids.shape[-1] < probs.shape[-1]:
-        # The rest's own sum, not 1 - sum: that would lose all digits where the top k hold nearly all.
+        # The rest is summed itself: 1 - sum would lose all digits where the top k hold nearly all.
         rest = probs.scatter_(-1, teacher.top_k_ids, 0.0).sum(-1).clamp_(min=_SMALLEST)
         outcomes = torch.cat([at_top_k, rest[:, None]], dim=-1)
     log_outcomes = outcomes.clamp(min=_SMALLEST).log_().requires_grad_()

@@ -1,10 +1,11 @@
 """Losses: plain functions that return sums over valid tokens, in nats. The loop divides once.
 
-Shapes, throughout: logits (tokens, vocab), aligned with the labels by `align`; mask (tokens,), true where valid.
+Shapes are the same throughout: logits (tokens, vocab), aligned with the labels by `align`; mask (tokens,), true where
+valid.
 
-Divergences come apart from what they are taken over. `forward_kl`, `reverse_kl` and `jensen_shannon` compare two
-distributions over any set of outcomes; `vocabulary_divergence` takes one over all tokens, `top_k_divergence` over the
-Teacher's top k and the rest as one outcome.
+A divergence does not know its outcomes. `forward_kl`, `reverse_kl` and `jensen_shannon` compare two distributions over
+any set of outcomes. `vocabulary_divergence` takes one of them over all tokens, `top_k_divergence` over the Teacher's
+top k and the rest as one outcome.
 """
 
 import math
@@ -17,18 +18,18 @@ from torch import Tensor
 
 IGNORED = -100  # the label of a token that is not predicted
 
-# (student log-probabilities, target log-probabilities), both (tokens, outcomes), to (tokens,)
+# From (student log-probabilities, target log-probabilities), both (tokens, outcomes), to (tokens,).
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
-# The cache holds the tail's mass in float16, whose steps near 0 are so wide: 0 there means "less than about this".
-# Taken as 0 it would make reverse KL infinite wherever the student leaves the tail anything at all.
+# The cache holds the tail's mass in float16, whose steps near 0 are this wide: 0 there means "less than about this". An
+# exact 0 would make reverse KL infinite wherever the student leaves the tail anything at all.
 _SMALLEST_TAIL_MASS = 2.0**-24
-# exp() of less is 0 in float32: only a -inf, from a Teacher that forbids a token, is changed by this.
+# In float32 exp() of anything less is 0. So this bound changes only a -inf, from a Teacher that forbids a token.
 _LOWEST_LOG_PROB = math.log(torch.finfo(torch.float32).tiny)
 
 
 def align(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Put each position beside the token that it predicts. The only shift in the project.
+    """Put each position beside the token that it predicts. This is the only shift in the project.
 
     hidden_states (batch, length, hidden), labels (batch, length), equal to input_ids or IGNORED. Returns
     hidden states (tokens, hidden), labels (tokens,) and mask (tokens,), tokens = batch x (length - 1).
@@ -44,20 +45,21 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def forward_kl(student_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
-    """KL(P || Q), P the target, Q the student: it costs the student most to leave out what the target does."""
+    """KL(P || Q) for target P and student Q. It costs the student most to leave out what the target does."""
     return F.kl_div(student_log_probs, target_log_probs, log_target=True, reduction="none").sum(-1)
 
 
 def reverse_kl(student_log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
-    """KL(Q || P), P the target, Q the student: it costs the student most to do what the target does not."""
+    """KL(Q || P) for target P and student Q. It costs the student most to do what the target does not."""
     return forward_kl(target_log_probs, student_log_probs)
 
 
 def jensen_shannon(student_log_probs: Tensor, target_log_probs: Tensor, *, beta: float) -> Tensor:
-    """beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q, P the target, Q the student, 0 < beta < 1.
+    """beta KL(P || M) + (1 - beta) KL(Q || M) for target P, student Q, M = beta P + (1 - beta) Q, and 0 < beta < 1.
 
-    At most the entropy of (beta, 1 - beta); over beta it nears forward KL as beta nears 0, and over 1 - beta reverse
-    KL as beta nears 1. Source: Agarwal et al. 2024, "On-policy distillation of language models", section 2.
+    It is at most the entropy of (beta, 1 - beta). Divided by beta, it nears forward KL as beta nears 0; divided by
+    1 - beta, it nears reverse KL as beta nears 1. Source: Agarwal et al. 2024, "On-policy distillation of language
+    models", section 2.
     """
     mixture = torch.logaddexp(target_log_probs + math.log(beta), student_log_probs + math.log1p(-beta))
     return beta * forward_kl(mixture, target_log_probs) + (1.0 - beta) * forward_kl(mixture, student_log_probs)
@@ -83,8 +85,8 @@ def vocabulary_divergence(
 ) -> Tensor:
     """Sum over valid tokens of the divergence over the whole vocabulary, times loss_temperature**2.
 
-    Dividing both logits by T shows the student the target's small probabilities, but shrinks the gradients by about
-    1/T^2; the factor keeps their scale, so that T can be chosen apart from the weight.
+    Both logits are divided by T. This shows the student the target's small probabilities, but shrinks the gradients by
+    about 1/T^2. The factor restores their scale, so that T can be chosen apart from the weight.
 
     Raises: ValueError if the logits' shapes differ.
     Source: Hinton et al. 2015, section 2.
@@ -109,16 +111,17 @@ def top_k_divergence(
 ) -> Tensor:
     """Sum over valid tokens of the divergence over k + 1 outcomes: the Teacher's top k, and all the rest.
 
-    top_k_ids, top_k_log_probs (tokens, k): the Teacher's largest; tail_mass (tokens,): the probability of the rest of
-    its vocabulary. The student's rest is that of its own, so that a padded output, wider than the tokenizer, pays for
-    mass on ids that no text holds. A lower bound of the full divergence (merging outcomes never raises one), equal to
-    it when k is the vocabulary. At loss temperature 1, since the tail's tempered mass cannot be told from the cache.
+    top_k_ids and top_k_log_probs (tokens, k) are the Teacher's largest; tail_mass (tokens,) is the probability of the
+    rest of its vocabulary. The student's rest is that of its own vocabulary, so that a padded output, wider than the
+    tokenizer, pays for mass on ids that no text holds. The result is a lower bound of the full divergence, because
+    merging outcomes never raises it, and equals it if k is the vocabulary. The loss temperature is 1, because the cache
+    does not tell the tail's mass at another one.
     """
     normaliser = student_logits.logsumexp(dim=-1, keepdim=True)
     student_log_probs = student_logits.gather(-1, top_k_ids) - normaliser
     has_rest = top_k_ids.shape[-1] < student_logits.shape[-1]
     if has_rest:
-        # The rest's own log-sum, not log(1 - sum): that would lose all digits where the top k hold nearly all.
+        # The rest is summed itself: log(1 - sum) would lose all digits where the top k hold nearly all.
         rest = student_logits.scatter(-1, top_k_ids, float("-inf")).logsumexp(dim=-1, keepdim=True)
         student_log_probs = torch.cat([student_log_probs, rest - normaliser], dim=-1)
     target_log_probs = teacher_outcomes(top_k_log_probs, tail_mass, has_rest=has_rest)
@@ -127,7 +130,7 @@ def top_k_divergence(
 
 
 def teacher_outcomes(top_k_log_probs: Tensor, tail_mass: Tensor, *, has_rest: bool) -> Tensor:
-    """The Teacher's log-probabilities (tokens, k), or (tokens, k + 1) with the rest's, all finite."""
+    """The Teacher's log-probabilities, all finite: (tokens, k), or (tokens, k + 1) with that of the rest."""
     log_probs = top_k_log_probs.clamp(min=_LOWEST_LOG_PROB)
     if not has_rest:
         return log_probs

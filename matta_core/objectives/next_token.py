@@ -1,4 +1,4 @@
-"""The next token: cross-entropy with the text, and the distributions of Teacher and TA over the vocabulary."""
+"""The objective of next tokens: cross-entropy with the text, and the distributions of Teacher and TA."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ REFERENCE_TOKENS = 16
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The tokens to predict: labels and mask (tokens,), and what the Teacher says of each."""
+    """The tokens to predict: labels and mask (tokens,), and the Teacher's scores of each."""
 
     labels: Tensor
     mask: Tensor
@@ -43,7 +43,7 @@ class NextTokens:
 
 
 class NextToken:
-    """See `Objective`. A batch: input_ids (sequences, length), and the Teacher's `top_k` columns."""
+    """See `Objective`. A batch has input_ids (sequences, length), and the Teacher's `top_k` columns."""
 
     model_class = "AutoModelForCausalLM"
     columns: tuple[str, ...] = ("input_ids",)
@@ -85,7 +85,7 @@ class NextToken:
         return {"cross_entropy": mean, "perplexity": math.exp(min(mean, 700.0))}
 
     def answers(self, model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
-        """Logits at every position, a piece at a time: all of them at once would take more memory than the models."""
+        """Logits at every position, piece by piece: all of them at once would take more memory than the models."""
         for sequence in batch["input_ids"].split(1):
             states = model.base_model(input_ids=sequence, use_cache=False).last_hidden_state
             for piece in states.split(_TOKENS_AT_A_TIME, dim=1):

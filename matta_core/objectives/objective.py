@@ -1,4 +1,4 @@
-"""What a model learns, and how that is told: all that the training loop, the Teacher and the certificate ask of it."""
+"""What a model learns: all that the training loop, the Teacher and the certificate need to know of it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Sums = dict[str, Tensor]  # term -> unweighted sum over targets, a detached scal
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model gives for a chunk of targets: states (targets, hidden), and its head's outputs, made when asked."""
+    """A model's answer to a chunk of targets: states (targets, hidden), and its head's outputs, made when needed."""
 
     states: Tensor
     head: Callable[[Tensor], Tensor]
@@ -28,42 +28,42 @@ class Answer:
 
 
 class Targets(Protocol):
-    """What is to be answered, target by target."""
+    """The targets that a model must answer."""
 
     def __getitem__(self, chunk: slice) -> "Targets": ...
 
 
 class Objective(Protocol):
-    """One objective, without state: a module of this room defines it, and `matta_core.objectives` picks it.
+    """One objective, without state. A module of this room defines it, and `matta_core.objectives` picks it.
 
-    A batch holds sequences, and a sequence one target or several. The loss is a sum over targets, so that chunks of
-    them, micro-batches and ranks add up; the loop divides once, by the number of targets in the whole step. `targets`
-    are those that `states` gave, or a chunk of them.
+    A batch holds sequences, and a sequence has one target or several. The loss is a sum over targets, so that chunks,
+    micro-batches and ranks add up; the loop divides once, by the number of targets in the whole step. `targets` are
+    those that `states` returned, or a chunk of them.
     """
 
     model_class: str  # the stock class in transformers that builds and loads its models
-    columns: tuple[str, ...]  # of the dataset, in a batch
-    teacher_columns: tuple[str, ...]  # of the Teacher's scores, in a batch where there are some
-    figure: str  # the term of the labels: it is always computed, and validation tells it; less is better
-    own_terms: Mapping[str, str]  # term of TA and students -> the weight of LossConfig that it takes
-    ta_terms: Mapping[str, str]  # the same of terms that teach students what the TA says
-    tasks: tuple[str, ...]  # what evaluation asks without being told
+    columns: tuple[str, ...]  # the dataset's columns in a batch
+    teacher_columns: tuple[str, ...]  # the columns of the Teacher's scores, in a batch that has them
+    figure: str  # the labels' term, always computed and shown by validation; less is better
+    own_terms: Mapping[str, str]  # a term of TA and students -> its weight in LossConfig
+    ta_terms: Mapping[str, str]  # the same for terms by which students learn from the TA
+    tasks: tuple[str, ...]  # evaluated even if no recipe names them
 
     def num_targets(self, sequences: int, sequence_length: int) -> int:
-        """How many targets so many sequences of the dataset have."""
+        """How many targets this number of the dataset's sequences has."""
 
     def states(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Targets]:
-        """One forward pass through the trunk: states (targets, hidden) before the head, and the targets beside them."""
+        """One forward pass through the trunk: states (targets, hidden) before the head, and their targets."""
 
     def outputs(self, model: PreTrainedModel, states: Tensor) -> Tensor:
-        """The head over some of the states, in float32."""
+        """The head's outputs for some of the states, in float32."""
 
     def loss(
         self, own: Answer, ta: Answer | None, targets: Any, weights: Mapping[str, float], config: LossConfig
     ) -> tuple[Tensor, Sums]:
-        """The weighted sum of a chunk's terms, to go backward from, and each term's own sum.
+        """The weighted sum of a chunk's terms, for the backward pass, and each term's own sum.
 
-        Terms are those that `weights` names and that have what they need: the Teacher's scores in `targets`, or `ta`,
+        The terms are those that `weights` names, if their inputs are there: the Teacher's scores in `targets`, or `ta`,
         detached.
         """
 
@@ -71,16 +71,16 @@ class Objective(Protocol):
         """The sum of `figure` over a chunk."""
 
     def figures(self, mean: float) -> dict[str, float]:
-        """What validation tells of a mean error, by name: `figure` itself first."""
+        """What validation shows for a mean error, by name. `figure` itself comes first."""
 
     def answers(self, model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
-        """Everything that the model answers to a batch, a piece at a time: the certificate compares it bit by bit."""
+        """All answers of the model to a batch, piece by piece. The certificate compares them bit by bit."""
 
     def reference(self, model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
-        """A question from the batch and the model's answer, for whoever loads the model elsewhere to compare with."""
+        """A question from the batch and the model's answer, to compare with where the model is loaded elsewhere."""
 
     def check_model(self, model: PreTrainedModel, name_or_path: Any) -> None:
-        """Raises: UserError where the model's answers are not `outputs` of its `states`."""
+        """Check a model. Raises: UserError where its answers are not the `outputs` of its `states`."""
 
     def check_teacher(
         self,
@@ -90,10 +90,10 @@ class Objective(Protocol):
         tokenizer: PreTrainedTokenizerBase,
         sequence_length: int,
     ) -> None:
-        """Raises: UserError where the Teacher's scores would mean something else to a student."""
+        """Check a Teacher. Raises: UserError where its scores would mean something else to a student."""
 
     def score_schema(self, config: ScoreTeacherConfig, sequence_length: int) -> pa.Schema:
-        """The Teacher's columns: one list of fixed length per sequence each."""
+        """The schema of the Teacher's columns. Each has one list of fixed length per sequence."""
 
     def scores(self, own: Answer, config: ScoreTeacherConfig, num_ids: int) -> dict[str, Tensor]:
-        """The Teacher's scores of a chunk, by column. `num_ids`: of the dataset's tokenizer."""
+        """The Teacher's scores of a chunk, by column. `num_ids` is that of the dataset's tokenizer."""

@@ -1,4 +1,4 @@
-"""Whether a model's logits are its output head applied to its final hidden states."""
+"""Checks that a model's logits are its output head applied to its final hidden states."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from matta_core.errors import UserError
 
 @torch.no_grad()
 def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
-    """That logits are the output head applied to the final hidden states, from which they are rebuilt here.
+    """Check that logits are the output head applied to the final hidden states: that is how they are rebuilt here.
 
     Raises: UserError where they are capped, scaled or otherwise changed (Gemma 2, Granite, Cohere).
     """
@@ -21,7 +21,7 @@ def check_plain_head(model: PreTrainedModel, name_or_path: str | Path) -> None:
     states = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     ours = model.get_output_embeddings()(states).float()
     model.train(was_training)
-    # The same operations on the same numbers: a few last bits at most.
+    # These are the same operations on the same numbers: they differ in a few last bits at most.
     allowed = 4 * torch.finfo(states.dtype).eps * ours.abs().max()
     if (difference := (theirs - ours).abs().max()) > allowed:
         raise UserError(

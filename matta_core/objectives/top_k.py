@@ -28,7 +28,7 @@ class TeacherTargets:
 
 
 def teacher_targets(batch: Mapping[str, Tensor], num_tokens: int) -> TeacherTargets | None:
-    """Those of a batch's columns; None where it has none."""
+    """The Teacher's scores in a batch's columns; None where it has none."""
     if COLUMNS[0] not in batch:
         return None
     ids, log_probs, tail_mass = (batch[name].reshape(num_tokens, -1) for name in COLUMNS)
@@ -38,15 +38,15 @@ def teacher_targets(batch: Mapping[str, Tensor], num_tokens: int) -> TeacherTarg
 def top_k_scores(logits: Tensor, top_k: int, num_ids: int) -> TeacherTargets:
     """The top-k log-probabilities of logits (tokens, vocabulary), and the mass of the rest.
 
-    Over the first `num_ids` ids alone, normalised anew: an output that is padded for the hardware's sake (Qwen:
-    151,936 or 152,064 rows for 151,665 tokens) leaves some mass on ids that mean nothing to the student.
+    Only the first `num_ids` ids count, normalised anew. An output that is padded for the hardware (Qwen: 151,936 or
+    152,064 rows for 151,665 tokens) leaves some mass on ids that mean nothing to the student.
     """
     values, ids = logits[:, :num_ids].log_softmax(dim=-1).topk(top_k, dim=-1)
     return TeacherTargets(ids, values, (1.0 - values.exp().sum(-1)).clamp(min=0.0))
 
 
 def schema(top_k: int, predicted: int) -> pa.Schema:
-    """Columns of sequences that predict so many tokens each."""
+    """The columns of sequences that predict `predicted` tokens each."""
     types = (
         pa.list_(pa.int32(), predicted * top_k),
         pa.list_(pa.float16(), predicted * top_k),
@@ -56,7 +56,7 @@ def schema(top_k: int, predicted: int) -> pa.Schema:
 
 
 def check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The Teacher must mean the same by each of the dataset's token ids; ids above them, tokens or padding, are cut.
+    """Check that each of the dataset's token ids means the same to the Teacher. Its further ids are cut off.
 
     Raises: UserError where a token has another id or none, or the Teacher's output is too narrow.
     """
@@ -80,7 +80,7 @@ def check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: Pre
 
 
 def check_length(model: PreTrainedModel, teacher: str | Path, sequence_length: int) -> None:
-    """Raises: UserError where the Teacher reads fewer tokens than a sequence has."""
+    """Check the Teacher's context. Raises: UserError where it is shorter than a sequence."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", sequence_length)
     if longest < sequence_length:
         raise UserError(

@@ -41,8 +41,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe(Section):
-    """All that a run is made of. `train_teacher` is left out where the Teacher is a checkpoint that exists, `retrain`
-    where the data is named by prepare_data.source."""
+    """All settings of a run. `train_teacher` is left out if the Teacher exists as a checkpoint, `retrain` if
+    prepare_data.source names the data."""
 
     name: str
     train: TrainConfig
@@ -65,7 +65,7 @@ class Recipe(Section):
                 "prepare_data.tokenizer must be set where retrain is: one trained anew on each span would give other "
                 "token ids than those of the model that is served, got None"
             )
-        # It becomes part of a pipeline's name and of Kubernetes resources' names.
+        # The name becomes part of a pipeline's name and of Kubernetes resources' names.
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?", self.name):
             raise ValueError(
                 f"name must be letters, digits, - and _, got {self.name!r}: at most 63 of A to Z, a to z, 0 to 9, - "
@@ -97,7 +97,7 @@ class Recipe(Section):
             )
 
     def _check_tasks(self) -> None:
-        """That the gate asks only of tasks that are evaluated: better told now than after the training."""
+        """Check now, and not after the training, that the gate asks only for tasks that are evaluated."""
         known = (*BUILT_IN_TASKS, *self.evaluate.tasks)
         asked = {"gate.monotone_task": [self.gate.monotone_task] if self.gate.monotone_tolerance is not None else []}
         policies = {"gate.policy": self.gate.policy}

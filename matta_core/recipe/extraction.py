@@ -9,7 +9,7 @@ from matta_core.recipe.settings import Section, setting
 
 @dataclass(frozen=True)
 class MixConfig(Section):
-    """The budget of one mixed student (Mix'n'Match): exactly one of these."""
+    """The budget of one mixed student (Mix'n'Match). Exactly one of these is set."""
 
     parameters: int | None = setting(None, low=1)
     bytes: int | None = setting(None, low=1, unit="bytes of float32 weights")
@@ -27,7 +27,7 @@ class MixConfig(Section):
 
     @property
     def budget(self) -> tuple[str, float]:
-        """What is limited, and to how much."""
+        """The name of the limited cost, and its limit."""
         return next((name, value) for name, value in vars(self).items() if value is not None)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matta_core.recipe.settings import Section, setting
 
-BUILT_IN_TASKS = ("matta_bits_per_byte", "matta_last_token")  # made of the held-out documents
+BUILT_IN_TASKS = ("matta_bits_per_byte", "matta_last_token")  # they are made of the held-out documents
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EvaluateConfig(Section):
 
 @dataclass(frozen=True)
 class GatePolicy(Section):
-    """What a student must keep to be blessed. None: not asked. Tasks by their names in the evaluation."""
+    """What a student must keep to be blessed. None asks for nothing. Tasks have their names in the evaluation."""
 
     minimum: dict[str, float] | None = setting(None, help="by task: the least figure, where higher is better")
     maximum: dict[str, float] | None = setting(None, help="by task: the largest figure, where lower is better")

@@ -1,4 +1,4 @@
-"""The training loss: what a model is compared with, by which divergence, and how much each term weighs when."""
+"""The training loss: what a model is compared with, by which divergence, and the weight of each term over time."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ class Schedule(Section):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | float, where: str = "") -> Self:
-        """A number or a mapping. Raises: UserError with the field's path, starting at `where`."""
+        """Parse a number or a mapping. Raises: UserError with the field's path, starting at `where`."""
         if isinstance(values, Mapping):
             return super().from_dict(values, where)
         try:
@@ -50,7 +50,7 @@ class Schedule(Section):
         return cls.constant(value)
 
     def at(self, step: int) -> float:
-        """The value in optimizer step `step`, from 0."""
+        """The value in optimizer step `step`, counted from 0."""
         if step >= self.first_step + self.num_steps:
             return self.end
         progress = max(0, step - self.first_step) / self.num_steps if self.num_steps else 0.0
@@ -78,19 +78,20 @@ def _weight(value: float, help: str) -> Any:  # noqa: A002 - argparse's word
 
 @dataclass(frozen=True)
 class LossConfig(Section):
-    """The loss of one optimizer step t; every term is a mean over the tokens that are predicted:
+    """The loss of one optimizer step t. Every term is a mean over the predicted tokens:
 
     L(t) = w(t) [a(t) CE(ta) + b(t) D(teacher, ta)]
          + mean over students s of [a(t) CE(s) + b(t) D(teacher, s)
                                     + d(t) T^2 D'(sg(ta) / T, s / T) + h(t) MSE(sg(ta), s)]
 
-    CE is the cross-entropy with the labels, D = `teacher_divergence` over the Teacher's top k and the rest, at
-    temperature 1, D' = `ta_divergence` over the whole vocabulary with both logits divided by T, MSE the mean squared
-    difference of the final hidden states, and sg stops the gradient: no student's error moves the TA's answer.
+    CE is the cross-entropy with the labels. D is `teacher_divergence` over the Teacher's top k and the rest, at
+    temperature 1. D' is `ta_divergence` over the whole vocabulary, with both logits divided by T. MSE is the mean
+    squared difference of the final hidden states. sg stops the gradient: no student's error moves the TA's answer.
 
-    Divergences of a target P and the model's Q (nats per token): forward_kl KL(P || Q) covers all that the target
-    does; reverse_kl KL(Q || P) keeps to what the target does most; jensen_shannon, with M = beta P + (1 - beta) Q, is
-    beta KL(P || M) + (1 - beta) KL(Q || M), and bounded (Agarwal et al. 2024, "On-policy distillation", section 2).
+    The divergences compare a target P with the model's Q, in nats per token. forward_kl, KL(P || Q), covers all that
+    the target does. reverse_kl, KL(Q || P), keeps to what the target does most. jensen_shannon is beta KL(P || M) + (1
+    - beta) KL(Q || M) with M = beta P + (1 - beta) Q, and bounded (Agarwal et al. 2024, "On-policy distillation",
+    section 2).
     """
 
     ta_weight: Schedule = _weight(

@@ -1,4 +1,4 @@
-"""Which optimizer trains, and what each of the four is told."""
+"""Which of the four optimizers trains, and its settings."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ PRECONDITIONED = ("shampoo", "soap")
 class OptimizerConfig(Section):
     """AdamW for all parameters; or Shampoo, SOAP or Muon for the hidden matrices and AdamW for the rest.
 
-    learning_rate means the same for all four: the size of AdamW's update. Shampoo takes its size per block from RMSProp
-    with momentum, SOAP is Adam in another basis, and Muon's update is scaled to AdamW's RMS.
+    learning_rate means the same for all four: the size of AdamW's update. Shampoo takes the size of each block's update
+    from RMSProp with momentum, SOAP is Adam in another basis, and Muon's update is scaled to AdamW's RMS.
     """
 
     name: str = setting("adamw", choices=("adamw", "shampoo", "soap", "muon"))
@@ -55,7 +55,7 @@ class OptimizerConfig(Section):
 
     @property
     def momentum(self) -> float:
-        """beta1, or the usual one of the optimizer."""
+        """beta1, or the optimizer's usual value."""
         if self.beta1 is not None:
             return self.beta1
         return 0.9 if self.name in ("adamw", "shampoo") else 0.95

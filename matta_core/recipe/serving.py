@@ -44,11 +44,11 @@ class ServingConfig(Section):
             raise ValueError(f"min_replicas must be <= max_replicas = {self.max_replicas}, got {self.min_replicas}")
 
     def service_name(self, size: str) -> str:
-        """As Kubernetes wants names: lower-case letters, digits and -."""
+        """The name of a size's service, as Kubernetes demands: lower-case letters, digits and -."""
         return f"{self.name}-{size.lower().replace('_', '-').strip('-')}"
 
     def check_sizes(self, sizes: Iterable[str]) -> None:
-        """Raises: UserError where two sizes would be served under one name (S and s), or a name is too long."""
+        """Check the services' names. Raises: UserError where two sizes share one (S and s), or one is too long."""
         names: dict[str, str] = {}
         for size in sizes:
             name = self.service_name(size)

@@ -1,4 +1,4 @@
-"""Settings that check themselves: frozen dataclasses whose fields carry their unit and their bounds."""
+"""Settings that check themselves: frozen dataclasses whose fields have their units and bounds beside them."""
 
 import contextlib
 import dataclasses
@@ -15,11 +15,11 @@ from typing import Any, Self
 from matta_core.artifacts.json_files import each_key_once
 from matta_core.errors import UserError
 
-WHOLE_NUMBERS = range(-(2**63), 2**63)  # what JSON's readers and torch take
+WHOLE_NUMBERS = range(-(2**63), 2**63)  # the whole numbers that JSON's readers and torch accept
 _MAX_NAME_BYTES = 255  # of a file, on every file system in use
-_MAX_TEXT = 4095  # bytes; a path has no more
+_MAX_TEXT = 4095  # bytes; no path has more
 _MAX_DEPTH = 32  # of values whose type is left open
-# kfp.local, Argo and Kubernetes put values of their own in place of these, wherever they stand in a step's arguments.
+# kfp.local, Argo and Kubernetes replace these by values of their own, wherever they stand in a step's arguments.
 _PLACEHOLDERS = ("{{", "$(")
 
 
@@ -37,7 +37,7 @@ def setting(
 ) -> Any:
     """A field with `low <= value <= high`, or `value > above`, or one of `choices`.
 
-    `changes_result=False` marks what only changes how fast or how loud a step runs: no part of its key.
+    `changes_result=False` marks a setting that only changes how fast or how loud a step runs. It is no part of its key.
     """
     metadata = {
         "low": low,
@@ -130,16 +130,16 @@ def errors_of_section(name: str) -> Iterator[None]:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: `repr`, cut in the middle where it is long."""
+    """A value for a message: its `repr`, cut in the middle if it is long."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, or levels within levels
+    except (ValueError, RecursionError):  # a number with thousands of digits, or too many nested levels
         return f"a {type(value).__name__} too large to show"
     return text if len(text) <= 160 else f"{text[:100]} … {text[-40:]}"
 
 
 def shown_key(key: Any) -> str:
-    """A key in a message: as it is written where it is a name."""
+    """A key for a message: as it is written if it is a name."""
     return key if isinstance(key, str) and len(key) <= 100 and key.isprintable() else shown(key)
 
 
@@ -153,7 +153,7 @@ def _without_sections(value: Any) -> Any:
 
 def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
     choices = bounds.get("choices")
-    if choices and value is not None and value not in choices:  # None: not set, where the type allows it
+    if choices and value is not None and value not in choices:  # None means not set, if the type allows it
         return f"must be one of {spelled(choices)}, got {shown(value)}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -168,12 +168,12 @@ def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 
 
 def spelled(choices: tuple[str | bool, ...]) -> str:
-    """A list of choices as a recipe spells them."""
+    """The choices as a recipe spells them."""
     return ", ".join(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
 
 
 def parse_value(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against a type hint: scalars, sections, tuple[X, ...], dict[str, X], and any of them or None."""
+    """Check a value against a type hint: a scalar, a section, tuple[X, ...], dict[str, X], or one of these or None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -208,7 +208,7 @@ def parse_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A value of no certain type: what JSON can hold, and nothing else. Raises: UserError."""
+    """Check a value of any type: it must be one that JSON can hold. Raises: UserError."""
     if depth > _MAX_DEPTH:
         raise UserError(f"{where} has more than {_MAX_DEPTH} levels within one another")
     if isinstance(value, Mapping):
@@ -231,7 +231,7 @@ def _checked_key(key: Any, where: str) -> str:
 
 
 def _checked_scalar(value: Any, where: str) -> Any:
-    """The value. Raises: UserError where a step, a file system or a cluster would trip over it, or put another."""
+    """The value. Raises: UserError where a step, a file system or a cluster could not take it, or would replace it."""
     problem = None
     if isinstance(value, str):
         problem = _problem_of_text(value)
@@ -243,17 +243,17 @@ def _checked_scalar(value: Any, where: str) -> Any:
 
 
 def _finite(value: Any, where: str) -> Any:
-    """The value. Raises: UserError where it is infinite or no number; a setting's own bounds say it of a field."""
+    """The value. Raises: UserError where it is infinite or NaN. Fields are checked by their own bounds."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} must be finite, got {value}")
     return value
 
 
 def problem_of_path(text: str) -> str | None:
-    """Why a path, or any other name, is refused wherever one is given: in a recipe, a profile, an option; or None.
+    """Why a path, or any other name, is refused in a recipe, a profile or an option; None where it is accepted.
 
-    `~` is nowhere the home: what a shell makes of it depends on where it stands, and a pod has another home. Nor is
-    `$HOME` a variable.
+    `~` never means the home: a shell expands it only in some places, and a pod has another home. `$HOME` is not
+    expanded either.
     """
     if not text:
         return "must not be empty: leave it out, or give it a value"
@@ -269,12 +269,12 @@ def problem_of_path(text: str) -> str | None:
 
 
 def has_scheme(text: str) -> bool:
-    """Whether it begins as a URL does; `gs:/bucket` and `s3:x` begin so, too, and are no paths either."""
+    """Whether a text begins as a URL does. `gs:/bucket` and `s3:x` do, too, and are no paths either."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) is not None
 
 
 def is_in_bucket(text: str) -> bool:
-    """Whether it is gs://bucket or gs://bucket/path."""
+    """Whether a text is gs://bucket or gs://bucket/path."""
     return re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]*(/.*)?", text) is not None
 
 

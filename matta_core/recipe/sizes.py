@@ -1,4 +1,4 @@
-"""A size, as a recipe writes it."""
+"""A size as a recipe writes it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -23,7 +23,7 @@ class SizeConfig(dict[str, Any]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | int, where: str = "") -> Self:
-        """As for every section; a whole number is {intermediate_size: number}."""
+        """Parse as any section. A whole number is {intermediate_size: number}."""
         if not isinstance(values, Mapping):
             if not isinstance(values, int) or isinstance(values, bool):
                 raise UserError(
@@ -66,10 +66,10 @@ class SizeConfig(dict[str, Any]):
 
     @property
     def intermediate_size(self) -> int:
-        """The one FFN width of all layers, of a size that says one."""
+        """The one FFN width of all layers, if the size sets one."""
         return self["intermediate_size"]
 
     @property
     def is_width_alone(self) -> bool:
-        """Whether it says one FFN width, and no more."""
+        """Whether the size sets one FFN width and nothing else."""
         return list(self) == ["intermediate_size"]

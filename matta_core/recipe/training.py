@@ -1,4 +1,4 @@
-"""From documents to students: what each step up to the extraction is told."""
+"""The settings of the steps from documents to the trained TA, and of scheduled retraining."""
 
 import re
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
 from matta_core.recipe.sizes import DEPTH, SizeConfig
 
-PUSHED = "pushed"  # start_from: the Student that is served now
+PUSHED = "pushed"  # a value of start_from: the Student that is served now
 
 
 def must_be_model(name: str, value: str | None) -> None:
-    """Raises: ValueError where it is a URL, which transformers does not load from."""
+    """Check the name of a model. Raises: ValueError where it is a URL, from which transformers does not load."""
     if value is not None and has_scheme(value):
         raise ValueError(f"{name} must be a folder or a name on the hub, got {value!r}: copy it first")
 
@@ -56,7 +56,7 @@ class PrepareDataConfig(Section):
 
 @dataclass(frozen=True)
 class TrainConfig(Section):
-    """One training run of a TA with its nested students. With a single size: plain training."""
+    """One training run of a TA with its nested students. With a single size it is plain training."""
 
     model: dict[str, Any] = setting(
         help="the TA's config in Hugging Face's words, without the width that nests: model_type, hidden_size, …"
@@ -112,7 +112,7 @@ class TrainConfig(Section):
     seed: int = setting(0, low=0)
 
     def __post_init__(self) -> None:
-        # A plain number is a width in Python as in a recipe.
+        # A plain number is a width, in Python as in a recipe.
         sizes = {
             name: size if isinstance(size, SizeConfig) else SizeConfig(intermediate_size=size)
             for name, size in self.sizes.items()
@@ -177,7 +177,7 @@ class ScoreTeacherConfig(Section):
 
 @dataclass(frozen=True)
 class RetrainConfig(Section):
-    """Scheduled retraining: which data is new, and that runs of one name do not overlap."""
+    """Scheduled retraining: where new data is found, and how runs of one name are kept from overlapping."""
 
     prefix: str = setting(
         help="a directory or gs://bucket/path that holds the spans: folders named span=2026-11-24 (or "

@@ -1,4 +1,4 @@
-"""What a saved student is held against: the live one, bit for bit; and what push will hold it against."""
+"""Compares a saved student with the live one, bit for bit, and records answers for push to compare with."""
 
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from matta_core.training.data import arrays, as_batch
 def certify(
     objective: Objective, ta: PreTrainedModel, granularity: Granularity, folder: Path, batch: Batch
 ) -> Certificate:
-    """Compare the checkpoint as it lies on disk, loaded by stock transformers, with the live student.
+    """Compare the checkpoint on disk, loaded by stock transformers, with the live student, on the CPU in fp32.
 
-    CPU, fp32. "bitwise_equal" is true where every number of their answers (every logit) has the same bits.
-    "padded_equal", of widths that differ by layer: the saved weights have the slices' bits and zeros beyond them, and
-    no answer differs by more than sums in another order do (1e-4 of the largest).
+    "bitwise_equal" is true if every number of their answers (every logit) has the same bits. "padded_equal" is for
+    widths that differ by layer. It is true if the saved weights have the slices' bits and zeros beyond them, and no
+    answer differs by more than sums in another order do (1e-4 of the largest).
     """
     model = load_model(folder, objective.model_class, torch.float32).eval()
     found = compare_answers(objective, live_student(ta, granularity).eval(), model, batch)
@@ -56,10 +56,10 @@ def _is_padded(model: PreTrainedModel, ta: PreTrainedModel, granularity: Granula
 def record_reference(
     objective: Objective, ta: PreTrainedModel, granularity: Granularity, batch: Batch, path: Path
 ) -> None:
-    """A question and what the live student answers, for push to hold a pushed model against wherever it is loaded.
+    """Write a question and the live student's answer, with which push compares a pushed model wherever it is loaded.
 
-    The file, in safetensors, on CPU, holds what `Objective.reference` gives: of next tokens input_ids (1, n) int64 and
-    logits (n, vocabulary) float32.
+    The file, in safetensors, holds what `Objective.reference` gives: for next tokens, input_ids (1, n) int64 and logits
+    (n, vocabulary) float32.
     """
     recorded = objective.reference(live_student(ta, granularity).eval(), batch)
     for name, tensor in recorded.items():

@@ -1,7 +1,8 @@
 """Students whose FFN width differs from layer to layer, without padding: stock modules at their own widths.
 
-Stock configs cannot say it, so that such a checkpoint carries a small class of its own, which transformers loads only
-where its user says trust_remote_code=True. Nothing of ours says so; the padded stock checkpoint is what is served.
+Stock configs cannot express such widths. So the checkpoint carries a small class of its own, which transformers loads
+only if its user says trust_remote_code=True. Our own code never does; the padded stock checkpoint is the one that is
+served.
 """
 
 import copy
@@ -62,7 +63,7 @@ class $name($stock):
 
 @torch.no_grad()
 def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
-    """A model with its own memory and each layer at its own width, for inference here. Tied heads stay tied."""
+    """A model with its own memory, each layer at its own width, for inference in this process. Tied heads stay tied."""
     student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     if ta.can_generate():
         student.generation_config = copy.deepcopy(ta.generation_config)
@@ -70,7 +71,7 @@ def compact_model(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedMo
         path, _, kind = name.rpartition(".")
         module, kept = student.get_submodule(path), take(ta.get_parameter(ta_name), parts).clone()
         if getattr(module, kind).shape == kept.shape:
-            getattr(module, kind).copy_(kept)  # in place: what is tied to it stays so
+            getattr(module, kind).copy_(kept)  # in place, so that tied parameters stay tied
         else:
             setattr(module, kind, nn.Parameter(kept))
             set_width(module, kind, kept)
@@ -86,10 +87,10 @@ def export_compact(
     folder: Path,
     batch: Batch,
 ) -> Certificate:
-    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, all that
-    it answers to the batch has the live student's bits.
+    """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, its
+    answers to the batch must have the live student's bits.
 
-    Raises: AssertionError where it has not: a bug of ours.
+    Raises: AssertionError where they have not, which is a bug of ours.
     """
     student, family = compact_model(ta, granularity), family_of(ta.config.model_type)
     ((key, widths),) = granularity.by_layer.items()
@@ -116,7 +117,7 @@ def export_compact(
 
 
 def _load(folder: Path) -> PreTrainedModel:
-    """By the class that was just written here, without transformers' way for code of others."""
+    """Load a checkpoint by the class that was just written here, without transformers' way for foreign code."""
     name = f"{_MODULE}_{abs(hash(folder))}"
     spec = importlib.util.spec_from_file_location(name, folder / f"{_MODULE}.py")
     assert spec is not None, "of a file that was just written"

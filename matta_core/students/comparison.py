@@ -1,4 +1,4 @@
-"""The answers of two models, side by side."""
+"""Compares the answers of two models."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from matta_core.objectives.objective import Batch, Objective
 
 
 class Comparison(NamedTuple):
-    """Of all numbers: whether they have the same bits, by how much they differ at most, and the largest one's size."""
+    """Whether all numbers have the same bits, their largest difference, and the size of the largest number."""
 
     bitwise_equal: bool
     max_abs_difference: float
@@ -18,7 +18,7 @@ class Comparison(NamedTuple):
 
 @torch.no_grad()
 def compare_answers(objective: Objective, live: PreTrainedModel, saved: PreTrainedModel, batch: Batch) -> Comparison:
-    """All that the two answer to a batch, a piece at a time."""
+    """Compare all answers of two models to a batch, piece by piece."""
     equal, difference, largest = True, 0.0, 0.0
     for ours, theirs in zip(objective.answers(live, batch), objective.answers(saved, batch), strict=True):
         equal = equal and torch.equal(ours, theirs)

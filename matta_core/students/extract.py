@@ -32,8 +32,9 @@ from matta_core.tokens import bos_token_id
 def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
     """A stock model with its own memory, holding copies of the student's slices of the TA. Tied heads stay tied.
 
-    Stock configs know one FFN width: where widths differ, each layer is padded with zeros to the widest. A neuron
-    whose weights and biases are zero adds nothing, so that the function stays, but so does the widest layer's cost.
+    Stock configs know one FFN width. If widths differ, each layer is padded with zeros to the widest. A neuron whose
+    weights and biases are zero adds nothing, so the function stays the same; but every layer costs as much as the
+    widest.
     """
     student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
     if ta.can_generate():
@@ -56,7 +57,7 @@ def extract_students(
     """Write one Hugging Face checkpoint and one reference (see `record_reference`) per size and mix, and `family.json`.
 
     Raises: UserError where a size was not trained, a mix's budget is out of reach, or a weight or a student's answer is
-    not finite. AssertionError where a certificate fails: a bug of ours, and nothing is sealed.
+    not finite. AssertionError where a certificate fails, which is a bug of ours; then nothing is sealed.
     """
     nesting = read_nesting(checkpoint.path)
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
@@ -124,7 +125,7 @@ def _mixed(
     student: str,
     dataset: Artifact,
 ) -> dict[str, Mix]:
-    """On the GPU, where there is one. All budgets are looked at before the first search."""
+    """The mixes, searched on the GPU, if there is one. All budgets are checked before the first search."""
     device = pick_device()
     sequences = {name: rows.to(device) for name, rows in sample(objective, dataset, config.mix_sequences).items()}
     moved(ta, device)
@@ -138,7 +139,7 @@ def _mixed(
 
 
 def _as_found(found: Mix, config: MixConfig) -> FoundMix:
-    """The search, for family.json."""
+    """A mix's search in the form of family.json."""
     kind, limit = config.budget
     return {
         "budget": {kind: limit},

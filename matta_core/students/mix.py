@@ -1,6 +1,6 @@
-"""Mix'n'Match: the best FFN widths, layer by layer, for a budget, among those that the trained sizes have.
+"""Mix'n'Match: for a budget, the best FFN width of each layer among those of the trained sizes.
 
-Source: Devvrit et al. 2023 (MatFormer), section 3.3, where layers of different trained widths make models that were
+Source: Devvrit et al. 2023 (MatFormer), section 3.3. There, layers of different trained widths make models that were
 never trained, at no cost. They choose by a rule of thumb; here mixtures are scored on held-out text.
 """
 
@@ -31,10 +31,10 @@ _HEAD_CHUNK_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Space:
-    """What a mix can be: mixtures of the widths of `uniform`, trained sizes, that cost at most `limit`.
+    """The possible mixes: mixtures of the widths of `uniform`, trained sizes, that cost at most `limit`.
 
-    Widths are counts of `axis`, a key: that which may differ by layer.
-    `cost` is in the budget's unit, `kind`; `sample`: held-out sequences, on the device of the search.
+    Widths are counts of `axis`, the key that may differ by layer. `cost` is in the budget's unit, `kind`. `sample` has
+    held-out sequences, on the device of the search.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Mix:
-    """What a search found. Losses are the objective's, per target of its sample; `cost` is in the budget's unit."""
+    """The result of a search. Losses are the objective's, per target of the sample; `cost` is in the budget's unit."""
 
     granularity: Granularity
     loss: float
@@ -78,8 +78,8 @@ def space_of(
     config: MixConfig,
     sample: Batch,
 ) -> Space:
-    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in it. All else
-    is the TA's, so that only sizes that keep it are mixed.
+    """The mixtures for a budget. Each layer has a width that a trained size, from the Student up, has in that layer.
+    All else is the TA's, so only sizes that keep all else are mixed.
 
     Raises: UserError where there is nothing to mix, or the budget is out of reach.
     """
@@ -115,9 +115,9 @@ def mix(
     evaluations: int,
     advance: Callable[[], object] = lambda: None,
 ) -> Mix:
-    """The best mixture found. `advance` is called after each that was scored, at most `evaluations` times.
+    """The best mixture found. `advance` is called after each one that was scored, at most `evaluations` times.
 
-    Raises: UserError where what was estimated to take the budget's seconds takes more, again and again.
+    Raises: UserError where mixtures again and again take more than the seconds that were estimated.
     """
     settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, ta.device)), space.sample
     sequences, length = sample["input_ids"].shape
@@ -166,9 +166,9 @@ def mix(
 def _cost(
     ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Batch
 ) -> Callable[[Widths], float]:
-    """What a mixture costs: what the smallest size does, and what the width of each layer adds to that.
+    """The cost of a mixture: that of the smallest size, and what the width of each layer adds to it.
 
-    Exact for counts, which add up. Seconds are estimated: a layer adds its share of what the size of its width adds.
+    Counts add up, so they are exact. Seconds are estimated: a layer adds its share of what the size of its width adds.
     """
     smallest = uniform[0]
     count = {
@@ -179,7 +179,7 @@ def _cost(
     added: dict[tuple[int, int], float] = {}
     if count is None:
         base = prefill_seconds(ta, smallest, sample)
-        for size in reversed(uniform):  # a width that several sizes have costs what it does in the smallest of them
+        for size in reversed(uniform):  # if several sizes have a width, its cost is that in the smallest of them
             more = max(0.0, prefill_seconds(ta, size, sample) - base) if size is not smallest else 0.0
             added |= {step: more / len(size.layers) for step in enumerate(size.by_layer[axis])}
     else:

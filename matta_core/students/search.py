@@ -1,4 +1,4 @@
-"""The search for the best FFN width of each layer within a budget. It knows no model: losses are asked for."""
+"""Searches the best FFN width of each layer within a budget. It knows no model, but asks for losses."""
 
 import itertools
 import math
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from matta_core.errors import UserError
 
 Widths = tuple[int, ...]
-Worth = Mapping[tuple[int, int], float]  # (layer, width) -> by how much the loss falls
+Worth = Mapping[tuple[int, int], float]  # (layer, width) -> the fall of the loss
 
 
 @dataclass(frozen=True)
 class Found:
-    """`evaluated`: all that were ever scored; `uniform`: the losses of the sizes within the budget, by their place."""
+    """`evaluated` counts all mixtures ever scored; `uniform` has the losses of the sizes within the budget."""
 
     widths: Widths
     loss: float
@@ -25,10 +25,10 @@ class Found:
 
 @dataclass
 class WidthSearch:
-    """The lowest score at a limited cost, of all mixtures of `sizes` or of as many as `evaluations` allows.
+    """Finds the lowest score at a limited cost, among all mixtures of `sizes` or as many as `evaluations` allows.
 
-    `sizes`: widths by layer of each trained size, ascending. What was scored is kept, so that a second search, with
-    another limit, goes on from it.
+    `sizes` has the widths by layer of each trained size, ascending. Scores are kept, so that a second search with
+    another limit can use them.
     """
 
     sizes: Sequence[Widths]
@@ -39,7 +39,7 @@ class WidthSearch:
 
     @property
     def levels(self) -> list[list[int]]:
-        """By layer: the widths that any size has in it, ascending."""
+        """For each layer, the widths that any size has in it, ascending."""
         return [sorted(set(widths)) for widths in zip(*self.sizes, strict=True)]
 
     @property
@@ -47,11 +47,11 @@ class WidthSearch:
         return math.prod(len(level) for level in self.levels)
 
     def within(self, limit: float, where: str = "mix") -> Found:
-        """The best mixture that costs at most `limit`; the first size does.
+        """The best mixture that costs at most `limit`, within which the first size must be.
 
-        All mixtures are scored where they are few enough. Else: what each single step up is worth is measured from the
-        smallest size; the budget is filled by worth per cost; then, as long as evaluations last, one layer goes up and
-        another down wherever that is better. The sizes that fit are always among those compared.
+        If the mixtures are few enough, all are scored. Otherwise the worth of each single step up from the smallest
+        size is measured, and the budget is filled by worth per cost. Then, as long as evaluations last, one layer goes
+        up and another down wherever that is better. The sizes within the budget are always compared, too.
 
         Raises: UserError where `evaluations` does not suffice for the single steps.
         """
@@ -88,7 +88,7 @@ class WidthSearch:
         return min(fitting, key=lambda widths: (self.scores[widths], self.cost(widths)))
 
     def _worth(self) -> Worth:
-        """How much the loss of the smallest size falls where one layer alone has another width."""
+        """How much the loss of the smallest size falls if one layer alone gets another width."""
         smallest = self.sizes[0]
         return {
             (layer, width): self._scored(smallest) - self._scored(_with(smallest, layer, width))
@@ -97,7 +97,7 @@ class WidthSearch:
         }
 
     def _filled(self, worth: Worth, limit: float) -> Widths:
-        """From the smallest up: always the step that is worth most per cost and still fits."""
+        """The budget filled from the smallest size up, always by the step of most worth per cost that still fits."""
         widths = self.sizes[0]
         while True:
             steps = []
@@ -111,7 +111,7 @@ class WidthSearch:
             widths = max(steps)[1]
 
     def _exchange(self, worth: Worth, limit: float) -> str:
-        """Local search from the best: neighbours by what they should be worth, and the first better one is taken."""
+        """Search locally from the best mixture. Of its neighbours, by expected worth, the first better one is taken."""
         widths = self._best(limit)
         while True:
             neighbours = {

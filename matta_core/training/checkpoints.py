@@ -1,4 +1,4 @@
-"""The checkpoints of one run, over all of its ranks: what it goes on from, and what it saves."""
+"""The checkpoints of one run, over all its ranks: it resumes from them and saves them."""
 
 import logging
 from pathlib import Path
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Those below a folder. `step`: so many steps are in the newest good one; 0 where there is none."""
+    """The checkpoints below a folder. `step` is the number of steps in the newest good one; 0 without one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,9 +39,9 @@ class Checkpoints:
     def resume(
         self, config: TrainConfig, model_config: PreTrainedConfig, model_class: str, device: torch.device
     ) -> tuple[PreTrainedModel, ModelOptimizer, dict[str, Granularity]] | None:
-        """TA, optimizer and sizes of the newest one that is whole and this run's; None where there is none yet.
+        """TA, optimizer and sizes of the newest checkpoint that is whole and this run's; None where there is none yet.
 
-        Raises: UserError where there are some, and all are damaged.
+        Raises: UserError where there are checkpoints and all are damaged.
         """
         problems = []
         for folder in state_folders(self._folder):
@@ -58,7 +58,7 @@ class Checkpoints:
                 continue
             self.step = state.step
             break
-        # A volume may show the ranks different files for a while.
+        # For a while, a volume may show different files to the ranks.
         leaders = torch.tensor(self.step, device=device)
         distributed.copy_from_leader([leaders])
         if leaders.item() != self.step:
@@ -76,7 +76,8 @@ class Checkpoints:
         return None
 
     def save(self, step: int, training: Training) -> None:
-        """In all ranks: rank 0 writes the state after `step` steps, unless that is what was resumed from or saved last.
+        """Save the state after `step` steps, unless it is the resumed or last saved one. All ranks call it; rank 0
+        writes.
 
         Raises: TrainingDivergedError, in every rank, where a step's loss or gradient, a weight or the optimizer's state
         is not finite.
@@ -96,9 +97,9 @@ class Checkpoints:
         self.step = step
 
     def save_and_end(self, step: int, training: Training) -> NoReturn:
-        """In all ranks, after one was told to end. Raises: ToldToEndError, once the state is saved."""
+        """Save and end, in all ranks, after one was told to end. Raises: ToldToEndError once the state is saved."""
         self.save(step, training)
-        distributed.wait_for_all()  # torchrun ends the others when the first one does
+        distributed.wait_for_all()  # when the first rank ends, torchrun ends the others
         distributed.stop()
         saved = f"is saved in {state_folder(self._folder, step)}" if step else "is the beginning"
         raise ToldToEndError(
@@ -106,7 +107,7 @@ class Checkpoints:
         )
 
     def last_good(self) -> str:
-        """In words, for who must go back to it."""
+        """The last good checkpoint in words, for a message."""
         if not self.step:
             return "no checkpoint was written before it"
         return f"the last good checkpoint is kept in {state_folder(self._folder, self.step)}"

@@ -1,4 +1,4 @@
-"""Reading sequences, and the Teacher's scores beside them, memory-mapped, in a reproducible order."""
+"""Reads sequences, and the Teacher's scores beside them, memory-mapped and in a reproducible order."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -18,9 +18,9 @@ from matta_core.recipe import TrainConfig
 
 
 class Sequences:
-    """One split of a TokenizedDataset, with TeacherScores beside it or not: the objective's columns.
+    """The objective's columns of one split of a TokenizedDataset, with or without TeacherScores beside it.
 
-    Arrow files are memory-mapped through `datasets`: `cache` holds them while the step runs.
+    `datasets` memory-maps Arrow files, which lie in `cache` while the step runs.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Sequences:
 
 
 def as_batch(columns: Mapping[str, np.ndarray], device: torch.device) -> Batch:
-    """Columns (sequences, ...) as tensors: int64 or float32. A GPU need not be waited for."""
+    """Columns (sequences, ...) as tensors of int64 or float32. The copy to a GPU does not block."""
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         kind = np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32
@@ -57,7 +57,7 @@ def as_batch(columns: Mapping[str, np.ndarray], device: torch.device) -> Batch:
 
 
 def arrays(rows: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
-    """Columns of lists, each of a fixed length, as (rows, length)."""
+    """Columns of lists of fixed length as arrays (rows, length)."""
     columns = zip(rows.schema.names, rows.columns, strict=True)
     chunks = {
         name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for name, column in columns
@@ -66,7 +66,7 @@ def arrays(rows: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
 
 
 def batches_of_step(config: TrainConfig, data: Sequences, step: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's share of a step's sequences, in passes of at most micro_batch_size. Read as they are asked for."""
+    """This rank's share of a step's sequences, in passes of at most micro_batch_size, each read when it is needed."""
     rows = rows_of_step(len(data), config.batch_size, step, config.seed)
     mine = rows[distributed.rank() :: distributed.world_size()]
     size = config.micro_batch_size or len(mine)
@@ -75,9 +75,9 @@ def batches_of_step(config: TrainConfig, data: Sequences, step: int, device: tor
 
 
 def rows_of_step(num_rows: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """The rows of optimizer step `step` (from 0): each epoch is a new permutation, a function of seed and epoch.
+    """The rows of optimizer step `step` (from 0). Each epoch is a new permutation, which depends on seed and epoch.
 
-    Nothing is remembered from step to step, so a resumed run reads what the uninterrupted one would have read.
+    Nothing is remembered from step to step, so a resumed run reads what an uninterrupted one would have read.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, num_rows)

@@ -10,8 +10,8 @@ from matta_core.recipe import TrainConfig
 def sizes_of_step(config: TrainConfig, step: int) -> list[str]:
     """The sizes trained in a step beside the TA, ascending, as `sizes_per_step` says.
 
-    A function of seed and step, so that all ranks agree and a resumed run repeats. The sandwich (Yu & Huang 2019) is
-    our choice: the largest and the base in every step, those between by lot.
+    They depend on seed and step alone, so that all ranks agree and a resumed run repeats them. The sandwich (Yu & Huang
+    2019) is our choice: the largest and the base size are in every step, the others are drawn by lot.
     """
     others = [name for name in config.sizes if name not in (config.ta, config.student)]
     if config.sizes_per_step == "sandwich":

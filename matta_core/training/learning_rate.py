@@ -1,4 +1,4 @@
-"""Warm-up, then a cosine."""
+"""The learning rate: a warm-up, then a cosine."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training metrics: JSON Lines and TensorBoard, without repeats over a resume.
+"""Training metrics in JSON Lines and TensorBoard. A resumed run repeats none.
 
 The first line after a resume averages over the steps since the checkpoint.
 """
@@ -13,13 +13,13 @@ from matta_core.artifacts.kinds.checkpoint import METRICS
 
 
 class MetricsLog:
-    """`metrics.jsonl` (one object a line: step and values) and `tensorboard/` below a folder."""
+    """Writes `metrics.jsonl` (one object per line: step and values) and `tensorboard/` below a folder."""
 
     def __init__(self, folder: Path, steps_done: int) -> None:
         path = folder / METRICS
         self._evaluated: set[int] = set()
         if path.exists():
-            # Lines from after the checkpoint that is resumed from will be written again.
+            # Lines after the resumed checkpoint will be written again.
             lines = path.read_text().splitlines(keepends=True) if steps_done else []
             whole = [line for line in lines if line.endswith("\n")]
             kept = [line for line in whole if json.loads(line)["step"] <= steps_done]
@@ -36,7 +36,7 @@ class MetricsLog:
             self._writer.add_scalar(name, value, step)
 
     def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Unless the run that is resumed wrote it: a run that was ended in the middle of it did not."""
+        """Write an evaluation's figures, unless the resumed run has written them already."""
         if step not in self._evaluated:
             self.write(step, values)
 

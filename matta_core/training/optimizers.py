@@ -2,13 +2,13 @@
 
 A nested student is a prefix of neurons or heads. A preconditioner that spans several sizes mixes the statistics of
 neurons that get gradients in every step with those of neurons that get them rarely. So Shampoo, SOAP and Muon see each
-hidden matrix in blocks, cut at the sizes' boundaries. AdamW works elementwise: for it a cut changes nothing.
+hidden matrix in blocks, cut at the sizes' boundaries. AdamW works elementwise, so a cut would change nothing for it.
 
-Shampoo and SOAP come from pytorch_optimizer (Apache-2.0; needs torch and numpy only). heavyball compiles its steps, for
-which the images lack a compiler; Meta's distributed_shampoo is not on PyPI; NVIDIA's emerging_optimizers needs Python
-3.12. Muon is torch's own.
+Shampoo and SOAP come from pytorch_optimizer (Apache-2.0; it needs only torch and numpy). heavyball compiles its steps,
+for which the images lack a compiler; Meta's distributed_shampoo is not on PyPI; NVIDIA's emerging_optimizers needs
+Python 3.12. Muon is torch's own.
 
-Data parallel: all ranks have the same gradients and compute the same update. So each rank repeats the work of the
+Ranks are data parallel: all have the same gradients and compute the same update. So each rank repeats the work of the
 roots, the eigenbases and Muon's iterations, and keeps the whole state.
 """
 
@@ -28,19 +28,19 @@ from matta_core.families import family_of
 from matta_core.recipe import OptimizerConfig, TrainConfig
 from matta_core.recipe.optimizer import PRECONDITIONED
 
-Slot = tuple[dict[Any, Any] | list[Any], Any]  # of a tensor: what holds it, and its key there
+Slot = tuple[dict[Any, Any] | list[Any], Any]  # where a tensor is kept: its container, and its key there
 
-Cuts = Mapping[str, Mapping[int, Sequence[int]]]  # parameter's name -> dimension -> ascending inner offsets
+Cuts = Mapping[str, Mapping[int, Sequence[int]]]  # a parameter's name -> dimension -> ascending inner offsets
 
 
 def make_optimizer(model: PreTrainedModel, config: TrainConfig, cuts: Cuts | None = None) -> "ModelOptimizer":
     """The recipe's optimizer, with decoupled weight decay on matrices and none on biases and norms.
 
-    `cuts` says where hidden matrices are cut into blocks; a matrix that it leaves out stays whole. It also parts
-    matrices that are fused, such as GPT-2's c_attn.
+    `cuts` says where hidden matrices are cut into blocks; a matrix that it leaves out stays whole. It also separates
+    fused matrices, such as GPT-2's c_attn.
 
-    Embeddings and the output head are AdamW's in any case: a preconditioner of the vocabulary's side would have
-    vocab_size**2 entries, and a token that is absent has no gradient (so too Jordan et al. 2024, for Muon).
+    AdamW always trains embeddings and the output head: a preconditioner for the vocabulary's side would have
+    vocab_size**2 entries, and an absent token has no gradient (Jordan et al. 2024 do the same for Muon).
 
     Sources: Loshchilov & Hutter 2019 (AdamW; betas as in GPT-3, Brown et al. 2020, appendix B); Gupta et al. 2018 and
     Anil et al. 2020 (Shampoo, grafting); Vyas et al. 2024 (SOAP); Jordan et al. 2024 and Liu et al. 2025 (Muon).
@@ -72,7 +72,7 @@ def make_optimizer(model: PreTrainedModel, config: TrainConfig, cuts: Cuts | Non
 
 
 def hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The trained 2-D parameters of the layers, by name: neither embeddings nor the head."""
+    """The trained 2-D parameters of the layers, by name, without embeddings and head."""
     layers = f"{family_of(model.config.model_type).layers}."
     return {
         name: parameter
@@ -84,7 +84,7 @@ def hidden_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 def block_indices(
     shape: Sequence[int], cuts: Mapping[int, Sequence[int]], longest: int | None = None
 ) -> list[tuple[slice, ...]]:
-    """Where the blocks of a tensor lie: cut at `cuts`, then into equal pieces where a side is above `longest`."""
+    """Where the blocks of a tensor lie. It is cut at `cuts`, then into equal pieces where a side exceeds `longest`."""
     sides = []
     for dimension, size in enumerate(shape):
         edges = [0, *cuts.get(dimension, ()), size]
@@ -99,7 +99,7 @@ def block_indices(
 
 
 class Block:
-    """A part of a matrix as a parameter of its own, in the same memory: what updates it updates the model."""
+    """A part of a matrix as a parameter of its own, in the same memory: its updates update the model."""
 
     def __init__(self, name: str, matrix: nn.Parameter, index: tuple[slice, ...]) -> None:
         self.name = f"{name}[{', '.join(f'{side.start}:{side.stop}' for side in index)}]"
@@ -111,7 +111,7 @@ class Block:
 
 
 class ModelOptimizer:
-    """One optimizer to the loop: AdamW, and beside it the one that works on blocks."""
+    """One optimizer for the loop: AdamW, and beside it the one that works on blocks."""
 
     def __init__(
         self, parts: Sequence[torch.optim.Optimizer], whole: Mapping[str, nn.Parameter], blocks: Sequence[Block]
@@ -125,8 +125,9 @@ class ModelOptimizer:
     def step(self) -> None:
         for block in self._blocks:
             block.take_gradient()
-        # Shampoo's roots begin with a power iteration from a random vector: always the same one, else neither a run
-        # that is resumed nor the other ranks would repeat it. fork_rng: it is nobody else's state either.
+        # Shampoo's roots begin with a power iteration from a random vector. It must always be the same one, or a
+        # resumed run and the other ranks would not repeat it. fork_rng keeps the draw from changing anybody else's
+        # state.
         devices = {p.device.index for p in self._parameters().values() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
@@ -140,9 +141,9 @@ class ModelOptimizer:
             parameter.grad = None
 
     def fill_state(self) -> None:
-        """Make all of the state as the first step does it, with no gradient: for values that are loaded into it.
+        """Create the whole state by a first step without gradients, so that values can be loaded into it.
 
-        The weights decay in it: load them afterwards.
+        This step decays the weights: load them afterwards.
         """
         for parameter in (*self._whole.values(), *(block.matrix for block in self._blocks)):
             parameter.grad = torch.zeros_like(parameter)
@@ -150,7 +151,7 @@ class ModelOptimizer:
         self.zero_grad()
 
     def state_slots(self) -> dict[str, Slot]:
-        """Where the state's tensors are kept, by parameter or block and entry."""
+        """The places of the state's tensors, by parameter or block and entry."""
         return {
             f"{name}|{path}": slot
             for name, parameter in self._parameters().items()
@@ -170,7 +171,7 @@ def _of_blocks(
             blocks, lr=rate, weight_decay=decay, momentum=settings.momentum, adjust_lr_fn="match_rms_adamw"
         )
     if settings.name == "soap":
-        # The first step only sets the eigenbases and moves no block, as in the authors' own code.
+        # As in the authors' own code, the first step only sets the eigenbases and moves no block.
         return SOAP(
             blocks,
             lr=rate,
@@ -189,19 +190,19 @@ def _of_blocks(
         nesterov=False,
         weight_decay=decay,
         decoupled_weight_decay=True,
-        start_preconditioning_step=every,  # before the first roots, its direction is the plain gradient's
+        start_preconditioning_step=every,  # before the first roots, the direction is that of the plain gradient
         preconditioning_compute_steps=every,
         block_size=settings.max_block_size,
         no_preconditioning_for_layers_with_dim_gt=settings.max_block_size,
-        shape_interpretation=False,  # it would merge a small block's sides into one vector, and leave that as it is
+        shape_interpretation=False,  # it would merge a small block's sides into one vector, without preconditioner
         graft_type=LayerWiseGrafting.RMSPROP,  # with the moving average: Adam's size of update
         diagonal_eps=settings.epsilon,
-        # Not use_svd: it has no ridge, and a direction without gradients would get an infinite root.
+        # use_svd is off: it has no ridge, and a direction without gradients would get an infinite root.
     )
 
 
 def _slots(container: dict[Any, Any] | list[Any]) -> Iterator[tuple[str, Slot]]:
-    """All tensors in a parameter's state. The rest of it is settings; steps are counted in a tensor or in the group."""
+    """All tensors in a parameter's state. The rest is settings; steps are counted in a tensor or in the group."""
     for key, value in container.items() if isinstance(container, dict) else enumerate(container):
         if isinstance(value, Tensor):
             yield str(key), (container, key)

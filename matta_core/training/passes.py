@@ -1,10 +1,9 @@
 """Forward and backward passes of one batch, one model after the other, a chunk of targets at a time.
 
-The joint loss of TA and students is never in one graph. The TA goes forward and backward first; of it only the
-final hidden states stay, detached: the students are matched with them, and with the outputs that are rebuilt from them
-chunk by chunk.
-The gradients are those of the joint loss; peak memory is that of the largest pass, and the full outputs, of a
-vocabulary (tokens x vocab), never exist.
+The joint loss of TA and students is never in one graph. The TA goes forward and backward first. Only its final hidden
+states stay, detached: students are compared with them, and with the outputs that are rebuilt from them chunk by chunk.
+The gradients are those of the joint loss, peak memory is that of the largest pass, and the full outputs (for tokens,
+tokens x vocabulary) never exist.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from matta_core.recipe import LossConfig, ScoreTeacherConfig
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How passes are computed: targets that head and loss see at a time, and the autocast type, None for fp32."""
+    """How passes are computed: how many targets head and loss see at a time, and the autocast type (None for fp32)."""
 
     head_chunk_tokens: int = 4096
     autocast_dtype: torch.dtype | None = None
@@ -48,8 +47,8 @@ def joint_backward(
 ) -> Sums:
     """Add the gradients of one micro-batch's joint loss, as LossConfig states it, to the TA's parameters, sequentially.
 
-    `step` is the optimizer step, from 0, whose weights are taken; `num_targets` the number of targets of the whole
-    step, over all micro-batches and ranks: every sum is divided by it, so that their split does not matter. The
+    `step` is the optimizer step, from 0, whose weights are taken. `num_targets` is the number of targets of the whole
+    step, over all micro-batches and ranks. Every sum is divided by it, so that their split does not matter. The
     students' terms are averaged over the students.
     Returns the unweighted sums by term and size, such as "cross_entropy/s".
     """
@@ -73,7 +72,7 @@ def joint_backward(
 
 @torch.no_grad()
 def error_sum(objective: Objective, model: PreTrainedModel, batch: Batch, settings: PassSettings) -> Tensor:
-    """Sum over a batch's targets of the objective's `figure`, without gradients."""
+    """The sum of the objective's `figure` over a batch's targets, without gradients."""
     first, *others = (objective.error(*answered) for answered in _answers(objective, model, batch, settings))
     return sum(others, first)
 
@@ -102,7 +101,7 @@ def _head_backward(
     loss: LossConfig,
     settings: PassSettings,
 ) -> Sums:
-    """Backward through head and loss chunk by chunk, then once through the trunk. Terms are those of `weights`."""
+    """Go backward through head and loss chunk by chunk, then once through the trunk. `weights` names the terms."""
     leaf = states.detach().requires_grad_()
     sums: Sums = {}
     for chunk in _chunks(len(states), settings.head_chunk_tokens):
@@ -126,7 +125,7 @@ def _answers(
 
 
 def _scaled(objective: Objective, weights: Mapping[str, float], factor: float) -> dict[str, float]:
-    """Weights times factor, without the terms that then weigh nothing; the labels' stays, to be logged."""
+    """The weights times factor, without terms that weigh nothing. The labels' term stays, because it is logged."""
     return {term: value * factor for term, value in weights.items() if value * factor > 0 or term == objective.figure}
 
 
@@ -144,7 +143,7 @@ def _states(
 def _answer(
     objective: Objective, model: PreTrainedModel, states: Tensor, settings: PassSettings, *, gradient: bool = True
 ) -> Answer:
-    """The head runs under autocast; losses are computed in full precision."""
+    """The answer to a chunk of states. The head runs under autocast; losses are computed in full precision."""
 
     def head(states: Tensor) -> Tensor:
         with _autocast(states.device, settings), torch.set_grad_enabled(gradient and torch.is_grad_enabled()):

@@ -1,12 +1,12 @@
-"""Where bf16 pays."""
+"""Decides where bf16 pays."""
 
 import torch
 from transformers import PreTrainedModel
 
 from matta_core.families import family_of
 
-# On CPU, bf16 products beat the casts around them from about this FFN width: a step of the demo's Teacher and of its
-# TA (both 768 wide) takes 1.4 times as long in fp32, on two cores with AVX-512 BF16.
+# On a CPU, bf16 products are worth the casts around them from about this FFN width: on two cores with AVX-512 BF16, a
+# step of the demo's Teacher and of its TA (both 768 wide) takes 1.4 times as long in fp32.
 _BF16_PAYS_FROM_WIDTH = 512
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: whole or absent, safetensors and JSON only, and believed only as they were written.
+"""Checkpoints to resume from. They are whole or absent, safetensors and JSON only, and refused if altered.
 
 step-00000100/  model.safetensors  optimizer.safetensors  state.json, which holds the sha256 of the others and its own
 """
@@ -18,18 +18,18 @@ from matta_core.artifacts import digest_of, file_digest, flush_to_disk, write_js
 from matta_core.nesting.size import Granularity
 from matta_core.training.optimizers import ModelOptimizer
 
-_KEPT = 2  # the newest, and one before it
+_KEPT = 2  # the newest, and the one before it
 _STATE = "state.json"
 _TENSORS = ("model.safetensors", "optimizer.safetensors")
 
 
 class DamagedStateError(Exception):
-    """A checkpoint is not as it was written, or not of this training: the message names it and says why."""
+    """A checkpoint was altered, or is not of this training. The message names it and says why."""
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """What a whole checkpoint says of itself: steps done, and the sizes, whose layers may have been measured."""
+    """A whole checkpoint: the steps done, and the sizes, whose layers importance may have chosen."""
 
     path: Path
     step: int
@@ -41,9 +41,9 @@ class SavedState:
 def save_state(
     folder: Path, step: int, model: PreTrainedModel, optimizer: ModelOptimizer, sizes: Mapping[str, Granularity]
 ) -> Path:
-    """Write the state after `step` optimizer steps and rename it into place; then drop all but it and the one before.
+    """Write the state after `step` optimizer steps and rename it into place. Then delete all but it and the one before.
 
-    `sizes` are in it, since which layers they keep may have been measured: another machine could measure otherwise.
+    It holds `sizes`, because importance may have chosen their layers, and another machine could measure otherwise.
     """
     final = state_folder(folder, step)
     temporary = folder / f".{final.name}.tmp"
@@ -56,7 +56,7 @@ def save_state(
         "step": step,
         "sizes": {name: size.to_dict() for name, size in sizes.items()},
         "group_steps": [group.get("step") for group in optimizer.param_groups],
-        # A matrix that LAPACK wrote lies column by column. Read back row by row, it gives other last bits in products.
+        # LAPACK writes a matrix column by column. If it were read back row by row, products would have other last bits.
         "strides": {key: tensor.stride() for key, tensor in tensors.items()},
         "files": {name: file_digest(temporary / name) for name in _TENSORS},
     }
@@ -65,19 +65,20 @@ def save_state(
         flush_to_disk(file)
     _remove(final)
     temporary.rename(final)
-    later = [path for path in state_folders(folder) if path.name > final.name]  # refused, else this one came after them
+    # Later ones were refused, or this training would have resumed from them.
+    later = [path for path in state_folders(folder) if path.name > final.name]
     for old in [*later, *state_folders(folder)[len(later) + _KEPT :]]:
         _remove(old)
     return final
 
 
 def state_folder(folder: Path, step: int) -> Path:
-    """Where the state after so many steps lies."""
+    """The folder of the state after `step` steps."""
     return folder / f"step-{step:08d}"
 
 
 def state_folders(folder: Path) -> list[Path]:
-    """Checkpoints, newest first, as they lie there: `read_state` says whether one is to be believed."""
+    """The folders of checkpoints, newest first. `read_state` tells whether one can be trusted."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 
@@ -101,7 +102,7 @@ def read_state(path: Path) -> SavedState:
 
 @torch.no_grad()
 def load_state(state: SavedState, model: PreTrainedModel, optimizer: ModelOptimizer) -> None:
-    """Put a whole checkpoint into model and optimizer. Raises: DamagedStateError where it is of others."""
+    """Load a whole checkpoint into model and optimizer. Raises: DamagedStateError where it belongs to others."""
     weights, moments = (load_file(state.path / name) for name in _TENSORS)
     parameters = dict(model.named_parameters())
     if _outline(weights) != _outline(parameters):
@@ -111,7 +112,7 @@ def load_state(state: SavedState, model: PreTrainedModel, optimizer: ModelOptimi
     if _outline(moments) != _outline(tensors_of(optimizer)) or len(state.group_steps) != len(optimizer.param_groups):
         raise DamagedStateError(f"{state.path} was written with another optimizer or other blocks than the recipe's")
     for key, (holder, place) in slots.items():
-        # A copy in any case: a tensor of the file's lies where the file has it, and products depend on alignment too.
+        # Always copy: a file's tensor has the file's alignment in memory, on which last bits of products depend.
         fresh = torch.empty_strided(
             moments[key].shape, state.strides[key], dtype=moments[key].dtype, device=holder[place].device
         )

@@ -1,4 +1,4 @@
-"""One optimizer step over all ranks. Nothing in it waits for a GPU: what it gave is read when it is asked for."""
+"""One optimizer step over all ranks. Nothing in it waits for a GPU: its figures are read when they are needed."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ from matta_core.training.stopping import StopSignal
 
 
 class Figures:
-    """What the steps gave since the last `take`: on the device until it is looked at, since that waits for it."""
+    """The figures of the steps since the last `take`. They stay on the device, because reading them waits for it."""
 
     def __init__(self) -> None:
         self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []
@@ -35,8 +35,8 @@ class Figures:
         self._unread.append((step, tuple(sums), torch.stack([*sums.values(), grad_norm])))
 
     def check(self) -> None:
-        """Look at all steps so far. Raises: TrainingDivergedError that names the first whose loss or gradient was not
-        finite. All ranks have the same figures, so that all raise it."""
+        """Check all steps so far. Raises: TrainingDivergedError that names the first whose loss or gradient was not
+        finite. All ranks have the same figures, so all of them raise it."""
         unread, self._unread = self._unread, []
         values = iter(torch.cat([figures for *_, figures in unread]).tolist() if unread else ())
         for step, names, _ in unread:
@@ -49,7 +49,8 @@ class Figures:
             self._read.append(sums)
 
     def take(self, num_targets: int) -> dict[str, float]:
-        """Means per target and the last step's gradient norm; starts anew. A size counts only in steps that trained it.
+        """The means per target and the last step's gradient norm, then start anew. A size counts only in steps that
+        trained it.
 
         Raises: as `check` does.
         """
@@ -63,9 +64,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Training:
-    """The state that steps change, and what they need for it: the TA, the students in it and what moves them.
+    """The state that steps change, and what they need for it: the TA, the students in it, the optimizer.
 
-    `num_targets`: of a whole step, over all ranks.
+    `num_targets` is that of a whole step, over all ranks.
     """
 
     config: TrainConfig
@@ -88,7 +89,7 @@ def training_of(
     optimizer: ModelOptimizer,
     sequence_length: int,
 ) -> Training:
-    """The students live in the TA, which is on its device; all as the settings say."""
+    """A training by the settings, of a TA that is on its device, with the students that live in it."""
     students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
     if config.activation_checkpointing:
         for model in (ta, *students.values()):
@@ -99,11 +100,11 @@ def training_of(
 
 
 def train_step(training: Training, step: int, batches: Iterable[Batch], stop: StopSignal | None = None) -> Sums | None:
-    """Optimizer step `step`, from 0, over this rank's micro-batches; the sums of its terms over all ranks.
+    """Do optimizer step `step`, from 0, over this rank's micro-batches. Returns the sums of its terms over all ranks.
 
-    None, with weights and optimizer as before, where a rank was told to end, which is seen between micro-batches.
-    Whether all is finite says `training.figures`: once something is not, the weights are lost, and nothing may be
-    saved until that was asked.
+    If a rank is told to end, which is noticed between micro-batches, it returns None and leaves weights and optimizer
+    as before. `training.figures` tells whether all is finite: if something is not, the weights are lost. Nothing may be
+    saved before that is checked.
     """
     config, ta, optimizer, stop = training.config, training.ta, training.optimizer, stop or StopSignal()
     for group in optimizer.param_groups:
@@ -136,7 +137,7 @@ def train_step(training: Training, step: int, batches: Iterable[Batch], stop: St
     try:
         optimizer.step()
     except torch.linalg.LinAlgError:
-        training.figures.check()  # what is not finite has no eigenvalues
+        training.figures.check()  # a matrix with NaN has no eigenvalues
         raise
     optimizer.zero_grad()
     return sums

@@ -1,4 +1,4 @@
-"""SIGTERM to a training: it ends where it can go on from, with its ranks, and saves that first."""
+"""Ends a training on SIGTERM: the ranks end together at a step, and save it first."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ from matta_core.errors import ToldToEndError
 
 
 class StopSignal:
-    """Whether this process was told to end. Where that is not awaited (`awaited`), the signal ends it at once."""
+    """Whether this process was told to end. Outside of `awaited`, the signal ends it at once."""
 
     def __init__(self) -> None:
         self.is_given = False
@@ -18,7 +18,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def awaited(self) -> Iterator[None]:
-        """Inside, the signal only sets `is_given`, for the code to look at; what it did not see ends it at the end."""
+        """In the body, the signal only sets `is_given`, which the code there checks; after it, the process ends."""
         self._is_awaited = True
         try:
             yield
@@ -28,7 +28,7 @@ class StopSignal:
             self._end()
 
     def receive(self, _number: int, _frame: FrameType | None) -> None:
-        """As a handler of signals."""
+        """Handle the signal."""
         self.is_given = True
         if not self._is_awaited:
             self._end()
@@ -41,7 +41,7 @@ class StopSignal:
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[StopSignal]:
-    """A StopSignal that SIGTERM gives while inside; in another thread than the main one, nothing does."""
+    """A StopSignal that SIGTERM gives while the body runs. Outside of the main thread, nothing gives it."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""The held-out error of every size."""
+"""Measures the held-out error of every size."""
 
 import math
 
@@ -15,16 +15,16 @@ from matta_core.training.stopping import StopSignal
 
 @torch.no_grad()
 def validate(training: Training, data: Sequences, step: int, stop: StopSignal) -> dict[str, float] | None:
-    """The objective's figures of every size (cross-entropy in nats per token, and perplexity), after `step` steps, on
-    the first sequences of the validation split; None where a rank was told to end.
+    """The objective's figures of every size (cross-entropy in nats per token, and perplexity) after `step` steps, on
+    the first sequences of the validation split. None if a rank was told to end.
 
-    Raises: TrainingDivergedError, in every rank, where one is not finite.
+    Raises: TrainingDivergedError, in every rank, where a figure is not finite.
     """
     config, objective = training.config, training.objective
     number = min(config.eval_sequences, len(data))
     mine = np.arange(distributed.rank(), number, distributed.world_size())
     models = {name: training.students.get(name, training.ta) for name in config.sizes}
-    totals = torch.zeros(len(models) + 1, device=training.device)  # the last: how many ranks were told
+    totals = torch.zeros(len(models) + 1, device=training.device)  # the last one counts ranks that were told to end
     for model in models.values():
         model.eval()
     for rows in np.array_split(mine, max(1, math.ceil(len(mine) / (config.micro_batch_size or config.batch_size)))):

@@ -1,6 +1,6 @@
 """What artifacts hold: the names of their files, and the content of those that one step writes and another reads.
 
-A module for each kind. Who writes a file builds its TypedDict. Who reads one calls its `read_...`, which refuses a file
-that is missing, damaged or of another shape with its path and the remedy. A key that is NotRequired does not apply
-everywhere, or artifacts lack it that were made before it was recorded.
+Each kind has a module. A writer of a file builds its TypedDict. A reader calls its `read_...`, which refuses a missing
+or damaged file, or one of another shape, and names its path and the remedy. A NotRequired key does not apply
+everywhere, or older artifacts lack it.
 """

@@ -6,12 +6,12 @@ from typing import TypedDict
 from matta_core.artifacts.json_files import read_json
 
 NESTING = "nesting.json"
-METRICS = "metrics.jsonl"  # an object a line: the step and its values
-SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: names of folders and, in part, of services
+METRICS = "metrics.jsonl"  # one object per line: the step and its values
+SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: folders, parts of services' names
 
 
 class Size(TypedDict, total=False):
-    """What a size keeps of the TA, on each axis. A family with other axes has other keys beside `layers`."""
+    """What a size keeps of the TA on each axis. A family with other axes has other keys beside `layers`."""
 
     intermediate_sizes: tuple[int, ...]
     num_attention_heads: int
@@ -29,5 +29,5 @@ class Nesting(TypedDict):
 
 
 def read_nesting(checkpoint: Path) -> Nesting:
-    """Raises: UserError where it is none."""
+    """The nesting of a checkpoint. Raises: UserError where the file is missing or damaged."""
     return read_json(checkpoint / NESTING, Nesting, remedy="train it again")

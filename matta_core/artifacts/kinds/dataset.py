@@ -18,7 +18,7 @@ class SplitStats(TypedDict):
 
 
 class Stats(TypedDict):
-    """`bos_token` stands before every document, where there is one."""
+    """`bos_token` stands before every document; it is None where nothing does."""
 
     files: int
     documents_read: int

@@ -9,7 +9,7 @@ DECISION = "decision.json"
 
 
 class Check(TypedDict):
-    """One check of the gate; a NaN among its numbers is the text "nan"."""
+    """One check of the gate. A NaN among its numbers is the text "nan"."""
 
     check: str
     task: NotRequired[str | None]
@@ -21,12 +21,12 @@ class Check(TypedDict):
 
 
 class Comparison(TypedDict):
-    """A student against what is served; a positive difference is better for the student."""
+    """A comparison of a student with what is served. A positive difference means that the student is better."""
 
     task: str
     slice: str | None
     difference: float
-    interval: list[float]  # its ends
+    interval: list[float]  # its two ends
     p_value: float
     p_adjusted: float
     verdict: Literal["better", "worse", "noise"]
@@ -36,7 +36,7 @@ class Comparison(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What the gate says of a student."""
+    """The gate's verdict on a student."""
 
     blessed: bool
     baseline: str | None
@@ -61,7 +61,7 @@ class Decision(TypedDict):
 
 
 def read_decision(artifact: Path) -> Decision:
-    """Raises: UserError where it is none. `contradiction` says whether it may be followed."""
+    """Read a decision. Raises: UserError where it is none. `contradiction` tells whether it may be followed."""
     return read_json(artifact / DECISION, Decision, remedy="run the gate again", check=_check_intervals)
 
 
@@ -72,7 +72,7 @@ def _check_intervals(decision: Decision) -> None:
 
 
 def contradiction(decision: Decision) -> str | None:
-    """Where a decision does not follow from its own checks; None: nowhere."""
+    """Where a decision does not follow from its own checks; None where it does."""
     blessed = [name for name, verdict in decision["students"].items() if verdict["blessed"]]
     if sorted(decision["blessed"]) != sorted(blessed):
         return f"blessed names {', '.join(decision['blessed'])}, but students bless {', '.join(blessed)}"

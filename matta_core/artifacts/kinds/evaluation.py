@@ -25,12 +25,12 @@ class Question(TypedDict):
 
 
 class Task(TypedDict):
-    """A task, as it was asked."""
+    """A task as it was asked."""
 
     metric: str
     higher_is_better: bool
     unit: str
-    version: Any  # as lm-eval has it
+    version: Any  # in lm-eval's own form
     digest: NotRequired[str]
     questions: NotRequired[int]
     documents: NotRequired[int]
@@ -38,7 +38,7 @@ class Task(TypedDict):
 
 
 class Figure(TypedDict):
-    """None is what is no finite number."""
+    """A figure. None stands for a number that is not finite."""
 
     value: float | None
     standard_error: float | None
@@ -47,7 +47,7 @@ class Figure(TypedDict):
 
 
 class TaskFigure(Figure):
-    """`slices`: by kind and name."""
+    """A task's figure, with those of its slices by kind and name."""
 
     slices: NotRequired[dict[str, dict[str, Figure]]]
 
@@ -60,14 +60,14 @@ class Prefill(TypedDict):
 
 
 class Decode(TypedDict):
-    """Token after token that follow them."""
+    """The tokens after the prompts, written one by one."""
 
     seconds_per_token: float
     tokens_per_second: float
 
 
 class Latency(TypedDict, total=False):
-    """By the batch's size."""
+    """Latencies by batch size."""
 
     prefill: dict[str, Prefill]
     decode: dict[str, Decode]
@@ -113,5 +113,6 @@ class Results(TypedDict):
 
 
 def read_results(artifact: Path) -> Results:
-    """Raises: UserError where it is none. The gate has a reader of its own: there a bad figure is a "no"."""
+    """Read results. Raises: UserError where there are none. The gate reads them itself: there a bad figure is a
+    "no"."""
     return read_json(artifact / RESULTS, Results, remedy="evaluate again")

@@ -12,7 +12,7 @@ FAMILY = "family.json"
 
 
 class Certificate(TypedDict):
-    """How a saved student compares with the live one; `padded_equal` is of widths that differ by layer."""
+    """How a saved student compares with the live one. `padded_equal` is for widths that differ by layer."""
 
     bitwise_equal: bool
     padded_equal: NotRequired[bool]
@@ -23,7 +23,7 @@ class Certificate(TypedDict):
 
 
 class Compact(TypedDict):
-    """A size without padding; `path`, `bytes` and `certificate` where it was written as well."""
+    """A size without padding. If it was written, it has `path`, `bytes` and `certificate`."""
 
     parameters: int
     flops_per_token: float
@@ -46,7 +46,7 @@ class FoundMix(TypedDict):
 
 
 class Member(Size):
-    """One student; the checkpoint is at `path`. Where widths differ by layer it is padded, and its costs are so too."""
+    """One student, with its checkpoint at `path`. If widths differ by layer, checkpoint and costs are padded."""
 
     path: str
     reference: NotRequired[str]
@@ -59,7 +59,7 @@ class Member(Size):
 
 
 class Family(TypedDict):
-    """`bos_token` is what a text begins with where a student is served; None: nothing."""
+    """A family of students. Where these are served, every text begins with `bos_token`; None means nothing."""
 
     student: NotRequired[str]
     ta: str
@@ -68,13 +68,13 @@ class Family(TypedDict):
 
 
 def read_family(artifact: Path) -> Family:
-    """Raises: UserError where it is none, a student's files would lie outside of it, or its name makes no folder."""
+    """Read a family. Raises: UserError where it is none, or a student's files or name would lead out of the folder."""
     return read_json(artifact / FAMILY, Family, remedy="run extract_students again", check=_check_family)
 
 
 def _check_family(family: Family) -> None:
     for size, member in family["students"].items():
-        if not re.fullmatch(SIZE_NAME, size):  # folders below push.target are named by it
+        if not re.fullmatch(SIZE_NAME, size):  # it becomes the name of a folder below push.target
             raise ValueError(f"no size is named {size[:60]!r}")
         for name in (member["path"], member.get("reference", member["path"])):
             check_relative_name(name, FAMILY)

@@ -9,7 +9,7 @@ PUSH = "push.json"
 
 
 class Pushed(TypedDict):
-    """What became of a student; but for the first two, `before` and `after`, None where it was not pushed."""
+    """What push did with a student. If it was not pushed, all but the first two, `before` and `after` are None."""
 
     pushed: bool
     why: str
@@ -32,5 +32,5 @@ class PushRecord(TypedDict):
 
 
 def read_push_record(artifact: Path) -> PushRecord:
-    """Raises: UserError where it is none."""
+    """Read a record. Raises: UserError where it is none."""
     return read_json(artifact / PUSH, PushRecord, remedy="push again")

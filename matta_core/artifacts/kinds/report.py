@@ -13,7 +13,7 @@ Numbers = dict[str, float | None]
 
 
 class MeasuredSummary(TypedDict):
-    """What evaluate measured of a model. `tasks`: {"value", "standard_error", "questions", "documents"} of each."""
+    """What evaluate measured of a model. `tasks` has {"value", "standard_error", "questions", "documents"} of each."""
 
     tasks: dict[str, Numbers]
     prefill: dict[str, Prefill] | None
@@ -49,13 +49,13 @@ class ModelSummary(MeasuredSummary):
 
 
 class TaSummary(ModelSummary):
-    """The TA, which is a student as well: its size is named."""
+    """The TA, with the name of its size: it is also a student."""
 
     size: str
 
 
 class Summary(TypedDict):
-    """`components.report.summary.summarise` says what each figure is. `wall_seconds` is what a local run took."""
+    """See `components.report.summary.summarise` for each figure. `wall_seconds` is the time that a local run took."""
 
     name: str
     student: str
@@ -73,5 +73,5 @@ class Summary(TypedDict):
 
 
 def read_summary(report: Path) -> Summary:
-    """Raises: UserError where it is none."""
+    """Read a summary. Raises: UserError where it is none."""
     return read_json(report / SUMMARY, Summary, remedy="make the report again")
