@@ -27,10 +27,14 @@ _NO_SHAPE = PreTrainedConfig().to_dict().keys() - {"model_type"} | {"add_cross_a
 
 
 def build_config(
-    model: Mapping[str, Any], intermediate_size: int, tokenizer: PreTrainedTokenizerBase | None, sequence_length: int
+    model: Mapping[str, Any],
+    intermediate_size: int | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    sequence_length: int,
 ) -> PreTrainedConfig:
     """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
 
+    `intermediate_size`: the TA's, where `train.sizes` sets it; None where `train.model` has the whole shape.
     Without a tokenizer, `vocab_size` is that of `train.model`, or 1: then only the shape is checked. Dropout is off
     (our choice): the Teacher's distribution regularises, and students see the TA's exact features. `train.model` may
     set a `vocab_size` that is padded beyond the tokenizer's.
@@ -40,13 +44,14 @@ def build_config(
     if not isinstance(model.get("model_type"), str):
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {shown(dict(model))}")
     family = family_of(model["model_type"])
-    wanted = _checked(model, family)
+    width = {} if intermediate_size is None else {family.word("intermediate_size"): intermediate_size}
+    wanted = _checked(model, family, {*family.dropouts, *width, *(["intermediate_size"] if width else [])})
     values: dict[str, Any] = {
         **dict.fromkeys(family.dropouts, 0.0),
         "max_position_embeddings": sequence_length,
         "vocab_size": num_token_ids(tokenizer) if tokenizer else 1,
         **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        family.word("intermediate_size"): intermediate_size,
+        **width,
     }
     try:
         with _rotary_warnings_raised():
@@ -115,14 +120,13 @@ def _check_rotary(parameters: Any, where: str) -> None:
             raise UserError(f"{where}.{key} must be one of {', '.join(types)}, got {shown(value)}")
 
 
-def _checked(model: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def _checked(model: Mapping[str, Any], family: Family, ours: Collection[str]) -> dict[str, Any]:
     """The recipe's settings, checked: each has the type of the architecture's default, and counts are above zero."""
     default = AutoConfig.for_model(family.model_type)
     # Only the common words are known (hidden_size, not n_embd): of two words for one thing, one would be ignored.
     known = (default.to_dict().keys() - set(default.attribute_map.values())) | default.attribute_map.keys()
     known -= _NO_SHAPE
     counts = {family.word(key) for key in (*family.keys, *family.features)}
-    ours = {family.word("intermediate_size"), "intermediate_size", *family.dropouts}
     checked = {}
     for key, value in model.items():
         where = f"train.model.{key}"

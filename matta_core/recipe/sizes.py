@@ -65,9 +65,9 @@ class SizeConfig(dict[str, Any]):
             raise ValueError(f"layers must be ascending and different, got {list(self['layers'])}")
 
     @property
-    def intermediate_size(self) -> int:
+    def intermediate_size(self) -> int | None:
         """The one FFN width of all layers, if the size sets one."""
-        return self["intermediate_size"]
+        return self.get("intermediate_size")
 
     @property
     def is_width_alone(self) -> bool:

@@ -123,13 +123,13 @@ class TrainConfig(Section):
     def check(self) -> None:
         if not self.sizes:
             raise ValueError("sizes must name at least one size")
-        widths = [size.intermediate_size for size in self.sizes.values() if size.is_width_alone]
+        widths = [size["intermediate_size"] for size in self.sizes.values() if size.is_width_alone]
         if widths != sorted(set(widths)):
             raise ValueError(f"sizes must be ascending and different, got {widths}")
-        if not self.sizes[self.ta].is_width_alone:
+        if self.sizes[self.ta] and not self.sizes[self.ta].is_width_alone:
             raise ValueError(
                 f"sizes: the last is the TA itself, whole: its layers and heads are train.model's; give "
-                f"{self.ta} its intermediate_size alone"
+                f"{self.ta} its intermediate_size alone, or {{}} where train.model has all its shape"
             )
         for name in self.sizes:
             if not re.fullmatch(SIZE_NAME, name) or (

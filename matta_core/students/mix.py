@@ -86,6 +86,11 @@ def space_of(
     kind, limit = config.budget
     ta_size = list(granularities.values())[-1]
     from_student = list(granularities.values())[list(granularities).index(student) :]
+    if not ta_size.by_layer:
+        raise UserError(
+            f"extract_students.mixes.{name}: widths are mixed by layer, and no axis of {ta.config.model_type} "
+            f"may differ by layer: take the mixes out"
+        )
     (axis,) = ta_size.by_layer
     uniform = [size for size in from_student if size.keeping(ta_size.name, axis, ta_size.by_layer[axis]) == ta_size]
     space = Space(name, kind, limit, axis, uniform, _cost(ta, kind, axis, uniform, sample), sample)

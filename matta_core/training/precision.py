@@ -18,5 +18,6 @@ def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device)
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     cpu = torch.cpu.get_capabilities()
     has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    width = family_of(model.config.model_type).count(model.config, "intermediate_size")
-    return torch.bfloat16 if has_bf16 and width >= _BF16_PAYS_FROM_WIDTH else None
+    family = family_of(model.config.model_type)
+    widest = max(family.count(model.config, key) for key in family.keys)  # the FFN's neurons, where there is one
+    return torch.bfloat16 if has_bf16 and widest >= _BF16_PAYS_FROM_WIDTH else None

@@ -4,14 +4,17 @@ The model is Llama's, with a mixer in place of the FFN. Its heads lie in `in_pro
 that all heads share, as a state-space model's do: values, gates, state.
 """
 
+import dataclasses
 import json
 
 import pytest
 import torch
-from support import tiny_model
+from support import TRAINING, tiny_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from components.extract_students.step import extract_students
+from components.train.step import train
 from matta_core.beginning.grow import grow
 from matta_core.beginning.importance import measure, permute, sort_by
 from matta_core.checkpoints import build_model
@@ -24,7 +27,7 @@ from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve
 from matta_core.nesting.slices import cuts, student_parameters, take
 from matta_core.objectives import OBJECTIVE
-from matta_core.recipe import SizeConfig
+from matta_core.recipe import ExtractStudentsConfig, LossConfig, MixConfig, SizeConfig, TrainConfig
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
 
@@ -145,3 +148,29 @@ def test_sorting_by_importance_keeps_the_function_whatever_the_order_was(ta):
 
 def test_cuts_part_segments_and_sizes(ta, small):
     assert cuts(ta, [small])["model.layers.0.mlp.in_proj.weight"] == {0: [6, 12, 17, 23]}
+
+
+@pytest.fixture
+def checkpoint(ta, dataset, tmp_path):
+    """Of a recipe whose TA sets no width: train.model has all its shape."""
+    shape = {"model_type": "toy_mixer", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    recipe = {"model": shape | {"mixers": 4}, "sizes": {"s": {"mixers": 2}, "xl": {}}, "student": "s"}
+    settings = dataclasses.asdict(dataclasses.replace(TRAINING, loss=LossConfig(teacher_weight=0.0), steps=4))
+    config = TrainConfig.from_dict(
+        recipe | {name: settings[name] for name in ("steps", "warmup_steps", "batch_size", "eval_sequences")}, "train"
+    )
+    config = dataclasses.replace(config, loss=LossConfig(teacher_weight=0.0))
+    return train(config, dataset.path, None, output=tmp_path / "checkpoint")
+
+
+def test_a_recipe_trains_and_cuts_out_what_has_no_ffn(checkpoint, dataset, tmp_path):
+    family = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
+    students = json.loads((family.path / "family.json").read_text())["students"]
+    assert all(student["certificate"]["bitwise_equal"] for student in students.values())
+    assert students["s"]["parameters"] < students["xl"]["parameters"]
+
+
+def test_where_no_axis_differs_by_layer_nothing_can_be_mixed(checkpoint, dataset, tmp_path):
+    config = ExtractStudentsConfig(mixes={"mid": MixConfig(parameters=10_000)})
+    with pytest.raises(UserError, match=r"extract_students\.mixes\.mid: .* no axis of toy_mixer may differ by layer"):
+        extract_students(config, checkpoint.path, dataset.path, output=tmp_path / "students")
