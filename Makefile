@@ -13,7 +13,7 @@ REGISTRY ?=
 REVISION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size clean
+.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size bench-train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 19
@@ -66,6 +66,9 @@ bench: setup ## measure what the README claims
 
 bench-paper-size: setup ## time and memory at the full size of a recipe, on random weights (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.paper_size $(ARGS)
+
+bench-train: setup ## the joint step's time beside a plain one, at GPT-2's vocabulary; a minute (ARGS=… goes to it)
+	$(BIN)/python -m benchmarks.joint_step $(ARGS)
 
 clean: ## remove .venv and runs/
 	rm -rf $(VENV) runs *.egg-info
