@@ -44,7 +44,7 @@ image-data-worker: setup ## Beam's worker for Dataflow, on the entrypoint of Bea
 	$(BUILD) $(if $(BEAM_IMAGE),--beam-image $(BEAM_IMAGE)) data-worker
 
 # A test's models are tiny: a process for each core, and in it one thread.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: setup ## every test that this machine can run (ARGS=… goes to pytest)
 	$(PYTEST) $(ARGS)

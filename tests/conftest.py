@@ -14,6 +14,12 @@ from matta_core.artifacts import Artifact
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: workers take files in this order, and a long one must not be the last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("docker")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def own_print():
     """kfp.local takes print's place while a step runs, and two steps at once leave theirs behind."""

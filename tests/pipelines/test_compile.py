@@ -54,6 +54,7 @@ def test_what_reads_or_changes_what_is_served_is_never_cached_and_the_rest_is(tm
     assert cached == {name: name not in ("evaluate", "gate", "push", "report") for name in steps}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "uncached"),
     [
@@ -80,6 +81,7 @@ def test_train_is_told_where_the_pushed_student_lies_only_where_it_begins_with_i
     assert ("push_config" in spec.root.dag.tasks["train"].inputs.parameters) == told
 
 
+@pytest.mark.slow
 def test_with_a_store_nothing_is_cached_as_its_folders_may_be_deleted():
     cluster = load_cluster("pipelines/clusters/one_gpu.yaml")
     spec = build_pipeline(load_recipe(DEFAULT_RECIPE), cluster).pipeline_spec.root.dag.tasks

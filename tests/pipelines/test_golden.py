@@ -13,6 +13,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.common.launching.config import LaunchConfig
 from pipelines.cluster import load_cluster
 
+pytestmark = pytest.mark.slow
+
 # backend/src/crd/kubernetes/v2beta1 of kubeflow/pipelines: an API server prunes or refuses other fields.
 PIPELINE_FIELDS = {"displayName", "description"}
 PIPELINE_VERSION_FIELDS = {

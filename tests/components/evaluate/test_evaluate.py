@@ -195,6 +195,7 @@ def test_a_killed_evaluation_goes_on_with_the_next_model(
         assert (tmp_path / "report" / "documents" / file).read_text() == whole
 
 
+@pytest.mark.slow
 def test_answers_to_questions_that_the_hub_has_changed_meanwhile_are_not_kept(
     tmp_path, make_artifacts, config, monkeypatch, unmeasured
 ):

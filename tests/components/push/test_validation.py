@@ -153,6 +153,7 @@ def test_the_peak_of_a_process_is_read_while_it_runs_and_not_its_parents():
     assert validation._peak_memory_bytes(2**22 + 1) == 0
 
 
+@pytest.mark.slow
 def test_a_failed_validation_moves_no_pointer_and_the_version_stays_for_the_next_push(
     target, made, push_to, tmp_path, monkeypatch
 ):
@@ -170,6 +171,7 @@ def passed():
     return {"generated": "x", "max_difference": 0.0, "tolerance": 1.0, "peak_memory_bytes": 1, "seconds": 0.1}
 
 
+@pytest.mark.slow
 def test_the_process_gets_the_files_of_the_target_and_the_logits_recorded_at_extraction(
     target, made, push_to, tmp_path, monkeypatch
 ):

@@ -59,6 +59,7 @@ def test_the_page_is_one_sound_file_that_asks_for_nothing_else(tmp_path, make_ru
     assert not re.search(r"url\((?!#)|@import|https?:", text)
 
 
+@pytest.mark.slow
 def test_twenty_sizes_with_twelve_tasks_and_hundreds_of_slices_stay_below_two_megabytes(tmp_path, make_run):
     sizes = {f"size-{number}": 10**6 * (number + 1) for number in range(19)} | {"xl": 10**8}
     bits = {size: 3 - number / 50 for number, size in enumerate(sizes)} | {"teacher": 2.0}

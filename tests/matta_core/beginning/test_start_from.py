@@ -67,6 +67,7 @@ def test_a_resumed_run_goes_on_from_its_own_weights_and_not_from_the_checkpoint_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_ta_whose_layers_were_chosen_by_importance_goes_on_with_these(dataset, tmp_path):
     """Its Student lies in them, wherever layers would go by default."""
     deep = {"model": CONFIG.model | {"num_hidden_layers": 4}}

@@ -238,6 +238,7 @@ def test_settings_of_another_optimizer_are_told():
                 TrainConfig.from_dict(TRAINING.to_dict() | {"optimizer": {"name": name, setting: 5}}, where="train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_learns_at_adamws_rate(dataset, tmp_path, name):
     config = dataclasses.replace(training(name, **every(name, 5)), steps=60, eval_every_steps=60)

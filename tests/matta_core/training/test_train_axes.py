@@ -26,6 +26,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", MODELS)
 def test_each_size_of_each_family_learns_and_is_certified(model_type, dataset, tmp_path):
     config = dataclasses.replace(

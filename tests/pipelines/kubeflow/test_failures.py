@@ -6,6 +6,8 @@ from kfp_server.runs import WORKFLOW, node_id
 
 from pipelines.kubeflow.failures import failures
 
+pytestmark = pytest.mark.slow
+
 LOG = "".join(f"line {number} [é]\n" for number in range(100))
 EXECUTOR = f"{WORKFLOW}(0).root(0).train(0).executor"
 STEPS = ["prepare-data", "train", "evaluate", "gate", "push"]

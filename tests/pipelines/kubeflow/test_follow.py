@@ -18,6 +18,8 @@ from pipelines.kubeflow.client import connect
 from pipelines.kubeflow.follow import follow
 from pipelines.kubeflow.submit import start_run, upload
 
+pytestmark = pytest.mark.slow
+
 PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 
 

@@ -9,6 +9,8 @@ import yaml
 from golden_files import FILES, compile_golden
 from step_pods import check, pods_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

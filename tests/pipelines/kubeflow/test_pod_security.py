@@ -14,6 +14,8 @@ from components.common.launching.manifest import trainjob_manifest
 from pipelines.cluster import load_cluster
 from pipelines.placement import launch_config
 
+pytestmark = pytest.mark.slow
+
 RESTRICTED = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
     "containers": [

@@ -14,6 +14,8 @@ from pipelines.kubeflow.errors import KubeflowError, errors_explained
 from pipelines.kubeflow.schedule import Timing, put_schedule
 from pipelines.kubeflow.submit import experiment_id, upload
 
+pytestmark = pytest.mark.slow
+
 PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 NIGHTLY, WEEKLY = Timing("0 0 3 * * *"), Timing("0 0 3 * * 0")
 

@@ -9,6 +9,8 @@ from kfp_server import KubeflowServer, serving
 import pipelines.kubeflow.follow
 import pipelines.kubeflow.submit
 
+pytestmark = pytest.mark.slow
+
 PROFILE = Path(pipelines.__file__).parent / "clusters" / "cpu.yaml"
 
 

@@ -79,6 +79,7 @@ def test_the_nightly_recipe_is_an_example_of_scheduled_retraining():
     assert recipe.retrain.lease_seconds < 24 * 3600
 
 
+@pytest.mark.slow
 def test_on_a_cluster_all_but_find_data_waits_for_new_data_and_push_for_the_lease(tmp_path):
     recipe = load_recipe(RECIPES / "nightly.yaml")
     Compiler().compile(build_pipeline(recipe, load_cluster(Path("pipelines/clusters/cpu.yaml"))), f"{tmp_path}/a.yaml")
