@@ -64,7 +64,7 @@ class TrainConfig(Section):
     )
     sizes: dict[str, SizeConfig] = setting(
         help="what each size keeps of the TA, by name, ascending, each contained in the next; the last is the TA. "
-        "A number is an intermediate_size, or what the family names; else a mapping of some of the family's axes and of "
+        "A number is an intermediate_size, or what the family names; else a mapping of some of its axes and of "
         "depth: " + ", ".join((*axes_by_setting(), *DEPTH))
     )
     student: str = setting(help="the name of the size that is served today")
