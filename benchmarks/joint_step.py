@@ -64,7 +64,7 @@ def main() -> None:
 
 def measure(vocabulary: int, repeats: int, chunk: int) -> dict[str, dict[str, float] | int]:
     """Medians of seconds, their ratio, and the relative difference of the gradients."""
-    config = build_config(MODEL | {"vocab_size": vocabulary}, SIZES["xl"], None, LENGTH)
+    config = build_config(MODEL | {"vocab_size": vocabulary}, {"intermediate_size": SIZES["xl"]}, None, LENGTH)
     ta = build_model(config, seed=0, model_class=OBJECTIVE.model_class)
     sizes = resolve(config, {name: SizeConfig(intermediate_size=width) for name, width in SIZES.items()})
     students = {name: live_student(ta, sizes[name]) for name in ("s", "m")}

@@ -85,7 +85,7 @@ def main() -> None:
     config, top_k = recipe.train, min(recipe.score_teacher.top_k, recipe.train.model["vocab_size"])
     with phases("build the TA"):
         length = recipe.prepare_data.sequence_length
-        ta_config = build_config(config.model, config.sizes[config.ta].intermediate_size, None, length)
+        ta_config = build_config(config.model, config.sizes[config.ta], None, length)
         granularities = resolve(ta_config, config.sizes)
         ta = build_model(ta_config, config.seed, OBJECTIVE.model_class)
     take_steps(ta, granularities, config, args, top_k, phases)

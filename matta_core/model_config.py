@@ -28,13 +28,13 @@ _NO_SHAPE = PreTrainedConfig().to_dict().keys() - {"model_type"} | {"add_cross_a
 
 def build_config(
     model: Mapping[str, Any],
-    intermediate_size: int | None,
+    ta_size: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase | None,
     sequence_length: int,
 ) -> PreTrainedConfig:
     """A stock config from the recipe's `train.model`, for this tokenizer and sequence length.
 
-    `intermediate_size`: the TA's, where `train.sizes` sets it; None where `train.model` has the whole shape.
+    `ta_size`: the TA's counts that `train.sizes` sets, by the axes' keys; none where `train.model` has the whole shape.
     Without a tokenizer, `vocab_size` is that of `train.model`, or 1: then only the shape is checked. Dropout is off
     (our choice): the Teacher's distribution regularises, and students see the TA's exact features. `train.model` may
     set a `vocab_size` that is padded beyond the tokenizer's.
@@ -44,14 +44,14 @@ def build_config(
     if not isinstance(model.get("model_type"), str):
         raise UserError(f"train.model.model_type is required, for instance gpt2; got {shown(dict(model))}")
     family = family_of(model["model_type"])
-    width = {} if intermediate_size is None else {family.word("intermediate_size"): intermediate_size}
-    wanted = _checked(model, family, {*family.dropouts, *width, *(["intermediate_size"] if width else [])})
+    counts = {family.word(key): count for key, count in ta_size.items()}
+    wanted = _checked(model, family, {*family.dropouts, *counts, *ta_size})
     values: dict[str, Any] = {
         **dict.fromkeys(family.dropouts, 0.0),
         "max_position_embeddings": sequence_length,
         "vocab_size": num_token_ids(tokenizer) if tokenizer else 1,
         **{key: getattr(tokenizer, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        **width,
+        **counts,
     }
     try:
         with _rotary_warnings_raised():
@@ -133,7 +133,7 @@ def _checked(model: Mapping[str, Any], family: Family, ours: Collection[str]) ->
         if key in _NO_SHAPE:
             raise UserError(f"{where} is not set there: it is no part of a shape, and what runs needs its default")
         if key in ours:
-            raise UserError(f"{where} is not set there: widths are sizes, and there is no dropout")
+            raise UserError(f"{where} is not set there: train.sizes sets the TA's, and there is no dropout")
         if key in family.unsupported and value != getattr(default, key):
             raise UserError(f"{where} must be {getattr(default, key)}, got {shown(value)}: {family.unsupported[key]}")
         if key not in known:

@@ -53,8 +53,7 @@ def train(
     _check(config, dataset, scores)
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     sequence_length = dataset.metadata["sequence_length"]
-    width = config.sizes[config.ta].intermediate_size
-    model_config = build_config(config.model, width, tokenizer, sequence_length)
+    model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
     cache = work / f"arrow-{distributed.rank()}"
     training_data = Sequences(objective, dataset, "train", cache, scores)
     validation_data = Sequences(objective, dataset, "validation", cache)

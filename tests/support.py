@@ -63,7 +63,8 @@ def tiny_model(model_type, seed=0, **overrides):
         "tie_word_embeddings": True,
     }
     family = family_of(model_type)
-    values |= {family.word("intermediate_size"): 32} | dict.fromkeys(family.dropouts, 0.0)
+    values |= dict.fromkeys(family.dropouts, 0.0)
+    values |= {family.word("intermediate_size"): 32} if "intermediate_size" in family.keys else {}
     values |= {} if model_type == "gpt2" else {"num_key_value_heads": 2, "head_dim": 4}
     if model_type == "gemma3_text":
         values |= {"sliding_window": 6, "layer_types": None, "sliding_window_pattern": 2, "query_pre_attn_scalar": 4}

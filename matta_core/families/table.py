@@ -112,6 +112,7 @@ class Family:
     output_norms: Mapping[str, float] = field(default_factory=dict)
     dropouts: tuple[str, ...] = ("attention_dropout",)
     activation: str = "hidden_act"
+    number: str = "intermediate_size"  # the axis's key that a plain number in a recipe's sizes counts
     # Settings that must keep their default, and why.
     unsupported: Mapping[str, str] = field(default_factory=dict)
 

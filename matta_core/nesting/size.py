@@ -106,8 +106,8 @@ def resolve(
     ta = whole(ta_config, names[-1])
     if granularities[ta.name] != ta:
         raise UserError(
-            f"train.sizes.{ta.name}: the last size is the TA itself, whole: its layers and heads are those of "
-            f"train.model; give its intermediate_size alone, or {{}} where train.model has all its shape"
+            f"train.sizes.{ta.name}: the last size is the TA itself, whole: its counts are those of "
+            f"train.model; give it only those that train.model leaves out"
         )
     for inner, outer in pairwise(names):
         reason = why_not_nested(family_of(ta_config.model_type), granularities[inner], granularities[outer])

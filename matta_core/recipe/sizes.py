@@ -12,25 +12,20 @@ DEPTH = ("num_hidden_layers", "layers")
 
 
 class SizeConfig(dict[str, Any]):
-    """What a student keeps of the TA. A setting names an axis of any family, or depth. What is not named is kept whole.
-
-    A number alone is the intermediate_size.
-    """
+    """What a student keeps of the TA. A setting names an axis of any family, or depth. All else is kept whole."""
 
     def __init__(self, settings: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), /, **named: Any) -> None:
         super().__init__({key: value for key, value in dict(settings, **named).items() if value is not None})
         self._check()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any] | int, where: str = "") -> Self:
-        """Parse as any section. A whole number is {intermediate_size: number}."""
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """Parse as any section."""
         if not isinstance(values, Mapping):
-            if not isinstance(values, int) or isinstance(values, bool):
-                raise UserError(
-                    f"{where} must be an intermediate_size, a whole number, or a mapping of what the size keeps, got "
-                    f"{shown(values)}"
-                )
-            values = {"intermediate_size": values}
+            raise UserError(
+                f"{where} must be an intermediate_size, a whole number, or a mapping of what the size keeps, got "
+                f"{shown(values)}"
+            )
         known, parsed = axes_by_setting(), {}
         for key, value in values.items():
             if key not in known and key not in DEPTH:
@@ -63,13 +58,3 @@ class SizeConfig(dict[str, Any]):
             raise ValueError(f"num_hidden_layers must be >= 1, got {self['num_hidden_layers']}")
         if "layers" in self and (list(self["layers"]) != sorted(set(self["layers"])) or not self["layers"]):
             raise ValueError(f"layers must be ascending and different, got {list(self['layers'])}")
-
-    @property
-    def intermediate_size(self) -> int | None:
-        """The one FFN width of all layers, if the size sets one."""
-        return self.get("intermediate_size")
-
-    @property
-    def is_width_alone(self) -> bool:
-        """Whether the size sets one FFN width and nothing else."""
-        return list(self) == ["intermediate_size"]

@@ -1,11 +1,12 @@
 """The settings of the steps from documents to the trained TA, and of scheduled retraining."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from matta_core.artifacts.kinds.checkpoint import SIZE_NAME
-from matta_core.families import axes_by_setting
+from matta_core.families import FAMILIES, Family, axes_by_setting
 from matta_core.recipe.loss import LossConfig
 from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
@@ -59,12 +60,12 @@ class TrainConfig(Section):
     """One training run of a TA with its nested students. With a single size it is plain training."""
 
     model: dict[str, Any] = setting(
-        help="the TA's config in Hugging Face's words, without the width that nests: model_type, hidden_size, …"
+        help="the TA's config in Hugging Face's words, without what the TA's size sets: model_type, hidden_size, …"
     )
     sizes: dict[str, SizeConfig] = setting(
         help="what each size keeps of the TA, by name, ascending, each contained in the next; the last is the TA. "
-        "A number is an intermediate_size; else a mapping of some of the family's axes and of depth: "
-        + ", ".join((*axes_by_setting(), *DEPTH))
+        "A number is an intermediate_size, or what the family names; else a mapping of some of its axes and of "
+        "depth: " + ", ".join((*axes_by_setting(), *DEPTH))
     )
     student: str = setting(help="the name of the size that is served today")
     steps: int = setting(low=1, unit="optimizer steps")
@@ -112,24 +113,29 @@ class TrainConfig(Section):
     seed: int = setting(0, low=0)
 
     def __post_init__(self) -> None:
-        # A plain number is a width, in Python as in a recipe.
-        sizes = {
-            name: size if isinstance(size, SizeConfig) else SizeConfig(intermediate_size=size)
-            for name, size in self.sizes.items()
-        }
-        object.__setattr__(self, "sizes", sizes)
+        sizes = _numbers_named(self.sizes, self.model)  # in Python as in a recipe
+        object.__setattr__(self, "sizes", {name: SizeConfig(size) for name, size in sizes.items()})
         super().__post_init__()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Self:
+        """Parse as any section. A plain number in `sizes` counts what the family says."""
+        if isinstance(values, Mapping) and isinstance(values.get("sizes"), Mapping):
+            values = {**values, "sizes": _numbers_named(values["sizes"], values.get("model"))}
+        return super().from_dict(values, where)
 
     def check(self) -> None:
         if not self.sizes:
             raise ValueError("sizes must name at least one size")
-        widths = [size["intermediate_size"] for size in self.sizes.values() if size.is_width_alone]
-        if widths != sorted(set(widths)):
-            raise ValueError(f"sizes must be ascending and different, got {widths}")
-        if self.sizes[self.ta] and not self.sizes[self.ta].is_width_alone:
+        key = _number_of(self.model)
+        numbers = [size[key] for size in self.sizes.values() if list(size) == [key]]
+        if numbers != sorted(set(numbers)):
+            raise ValueError(f"sizes must be ascending and different, got {numbers}")
+        known = axes_by_setting()
+        if beyond := [name for name in self.sizes[self.ta] if name in DEPTH or known[name][0] != name]:
             raise ValueError(
-                f"sizes: the last is the TA itself, whole: its layers and heads are train.model's; give "
-                f"{self.ta} its intermediate_size alone, or {{}} where train.model has all its shape"
+                f"sizes: the last is the TA itself, whole: its layers are train.model's, and all alike; give "
+                f"{self.ta} one number for each axis that train.model leaves out, without {beyond[0]}"
             )
         for name in self.sizes:
             if not re.fullmatch(SIZE_NAME, name) or (
@@ -158,6 +164,19 @@ class TrainConfig(Section):
     def ta(self) -> str:
         """The name of the largest size."""
         return list(self.sizes)[-1]
+
+
+def _number_of(model: Any) -> str:
+    """The key that a plain number counts. `build_config` refuses a model of no known family."""
+    model_type = model.get("model_type") if isinstance(model, Mapping) else None
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    return family.number if family else Family.number
+
+
+def _numbers_named(sizes: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The sizes, with {key: number} for a plain number."""
+    key = _number_of(model)
+    return {name: {key: size} if type(size) is int else size for name, size in sizes.items()}
 
 
 @dataclass(frozen=True)

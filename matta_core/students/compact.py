@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from matta_core.artifacts import file_digest
 from matta_core.artifacts.kinds.family import Certificate
 from matta_core.checkpoints import save_model
+from matta_core.errors import UserError
 from matta_core.families import family_of
 from matta_core.nesting.config import student_config
 from matta_core.nesting.live import live_student, set_width
@@ -90,8 +91,13 @@ def export_compact(
     """Write a checkpoint without padding, with the class that loads it, and certify it: loaded by that class, its
     answers to the batch must have the live student's bits.
 
-    Raises: AssertionError where they have not, which is a bug of ours.
+    Raises: UserError where no axis may differ by layer. AssertionError where the bits differ, which is a bug of ours.
     """
+    if not granularity.by_layer:
+        raise UserError(
+            f"{granularity.name} cannot be written without padding: no axis of {ta.config.model_type} may differ by "
+            f"layer, and its stock checkpoint has none; set extract_students.compact to false"
+        )
     student, family = compact_model(ta, granularity), family_of(ta.config.model_type)
     ((key, widths),) = granularity.by_layer.items()
     (axis,) = (axis for axis in family.axes if axis.by_layer)

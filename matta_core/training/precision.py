@@ -1,9 +1,9 @@
 """Decides where bf16 pays."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
-
-from matta_core.families import family_of
+from transformers.pytorch_utils import Conv1D
 
 # On a CPU, bf16 products are worth the casts around them from about this FFN width: on two cores with AVX-512 BF16, a
 # step of the demo's Teacher and of its TA (both 768 wide) takes 1.4 times as long in fp32.
@@ -18,6 +18,13 @@ def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device)
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     cpu = torch.cpu.get_capabilities()
     has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    family = family_of(model.config.model_type)
-    widest = max(family.count(model.config, key) for key in family.keys)  # the FFN's neurons, where there is one
-    return torch.bfloat16 if has_bf16 and widest >= _BF16_PAYS_FROM_WIDTH else None
+    return torch.bfloat16 if has_bf16 and _widest_product(model) >= _BF16_PAYS_FROM_WIDTH else None
+
+
+def _widest_product(model: PreTrainedModel) -> int:
+    """The most features that one product sums over: the FFN's width, where there is one.
+
+    Outputs do not count: some classes lay several projections into one matrix, and the head has the vocabulary's.
+    """
+    widths = [module.in_features for module in model.modules() if isinstance(module, nn.Linear)]
+    return max(widths + [module.nx for module in model.modules() if isinstance(module, Conv1D)])

@@ -77,8 +77,7 @@ def _shape(
     from matta_core.nesting.config import student_config
     from matta_core.nesting.size import resolve
 
-    width = train.sizes[train.ta].intermediate_size
-    config = build_config(train.model, width, None, sequence_length)
+    config = build_config(train.model, train.sizes[train.ta], None, sequence_length)
     if vocabulary is not None:
         if train.model.get("vocab_size", vocabulary) < vocabulary:
             raise UserError(

@@ -48,9 +48,7 @@ SHAPE = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "max
 def test_a_recipes_student_is_the_checkpoint_that_it_starts_from(name, checkpoint, parameters):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     config = recipe.train
-    ta_config = build_config(
-        config.model, config.sizes[config.ta].intermediate_size, None, recipe.prepare_data.sequence_length
-    )
+    ta_config = build_config(config.model, config.sizes[config.ta], None, recipe.prepare_data.sequence_length)
     student = resolve(ta_config, config.sizes)[config.student]
     with torch.device("meta"):
         ta = build_model(ta_config, 0, OBJECTIVE.model_class)

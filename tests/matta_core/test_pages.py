@@ -58,7 +58,7 @@ def test_the_page_lists_every_family():
 def test_the_sizes_that_the_page_about_recipes_shows_are_a_recipes():
     (shown,) = [block for block in blocks(DOCS / "recipes.md", "yaml") if block.startswith("train:")]
     config = TrainConfig.from_dict(yaml.safe_load(shown)["train"], "train")
-    ta_config = build_config(config.model, config.sizes[config.ta].intermediate_size, None, 128)
+    ta_config = build_config(config.model, config.sizes[config.ta], None, 128)
     sizes = resolve(ta_config, config.sizes)
     assert sizes["xs"].kept["num_attention_heads"] == 12
     assert len(sizes["xs"].layers) == 24

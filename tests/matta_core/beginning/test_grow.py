@@ -123,8 +123,7 @@ def data(tmp_path):
 
 
 def ta_config_of(config):
-    width = config.sizes[config.ta].intermediate_size
-    return build_config(config.model, width, byte_tokenizer(), SEQUENCE_LENGTH)
+    return build_config(config.model, config.sizes[config.ta], byte_tokenizer(), SEQUENCE_LENGTH)
 
 
 def begin(config, data):

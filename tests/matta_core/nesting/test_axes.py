@@ -4,14 +4,15 @@ The model is Llama's, with a mixer in place of the FFN. Its heads lie in `in_pro
 that all heads share, as a state-space model's do: values, gates, state.
 """
 
-import dataclasses
 import json
+from unittest import mock
 
 import pytest
 import torch
-from support import TRAINING, tiny_model
+from support import byte_tokenizer, tiny_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedConfig
+from transformers.models.llama import modeling_llama
 
 from components.extract_students.step import extract_students
 from components.train.step import train
@@ -27,9 +28,11 @@ from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity, resolve
 from matta_core.nesting.slices import cuts, student_parameters, take
 from matta_core.objectives import OBJECTIVE
-from matta_core.recipe import ExtractStudentsConfig, LossConfig, MixConfig, SizeConfig, TrainConfig
+from matta_core.recipe import ExtractStudentsConfig, MixConfig, SizeConfig, TrainConfig
 from matta_core.students.certify import certify
+from matta_core.students.compact import export_compact
 from matta_core.students.extract import extract_student
+from matta_core.training.precision import autocast_dtype
 
 INPUT_IDS = torch.arange(32).reshape(2, 16)
 CHANNELS = ("mixers", "mixer_size")
@@ -46,8 +49,28 @@ MIXERS = Axis(
 )
 
 
-class MixerConfig(LlamaConfig):
+class MixerConfig(PreTrainedConfig):
+    """Llama's, but for the FFN: there is no `intermediate_size`."""
+
     model_type = "toy_mixer"
+    vocab_size: int = 50
+    hidden_size: int = 16
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 4
+    max_position_embeddings: int = 16
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    hidden_act: str = "silu"
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    tie_word_embeddings: bool = False
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
     mixers: int = 4
     mixer_size: int = 3
     state_size: int = 5
@@ -72,10 +95,8 @@ class MixerForCausalLM(LlamaForCausalLM):
     config_class = MixerConfig
 
     def __init__(self, config):
-        super().__init__(config)
-        for layer in self.model.layers:
-            layer.mlp = Mixer(config)
-        self.post_init()
+        with mock.patch.object(modeling_llama, "LlamaMLP", Mixer):
+            super().__init__(config)
 
 
 AutoConfig.register("toy_mixer", MixerConfig)
@@ -150,27 +171,68 @@ def test_cuts_part_segments_and_sizes(ta, small):
     assert cuts(ta, [small])["model.layers.0.mlp.in_proj.weight"] == {0: [6, 12, 17, 23]}
 
 
-@pytest.fixture
-def checkpoint(ta, dataset, tmp_path):
-    """Of a recipe whose TA sets no width: train.model has all its shape."""
-    shape = {"model_type": "toy_mixer", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    recipe = {"model": shape | {"mixers": 4}, "sizes": {"s": {"mixers": 2}, "xl": {}}, "student": "s"}
-    settings = dataclasses.asdict(dataclasses.replace(TRAINING, loss=LossConfig(teacher_weight=0.0), steps=4))
-    config = TrainConfig.from_dict(
-        recipe | {name: settings[name] for name in ("steps", "warmup_steps", "batch_size", "eval_sequences")}, "train"
-    )
-    config = dataclasses.replace(config, loss=LossConfig(teacher_weight=0.0))
-    return train(config, dataset.path, None, output=tmp_path / "checkpoint")
+SHAPE = {"model_type": "toy_mixer", "hidden_size": 16, "num_hidden_layers": 2}
+HEADED = SHAPE | {"num_attention_heads": 2}
 
 
-def test_a_recipe_trains_and_cuts_out_what_has_no_ffn(checkpoint, dataset, tmp_path):
+def recipe(model, sizes):
+    """What a recipe's `train` says of four steps."""
+    loss = {"teacher_weight": 0.0}
+    short = {"steps": 4, "warmup_steps": 1, "batch_size": 8, "eval_sequences": 6, "loss": loss}
+    return TrainConfig.from_dict({"model": model, "sizes": sizes, "student": "s", **short}, "train")
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "number"),
+    [
+        (HEADED | {"mixers": 4}, {"s": {"mixers": 2}, "xl": {}}, "intermediate_size"),
+        (HEADED, {"s": {"mixers": 2}, "xl": {"mixers": 4}}, "intermediate_size"),
+        (SHAPE, {"s": {"mixers": 2}, "xl": {"mixers": 4, "num_attention_heads": 2}}, "intermediate_size"),
+        (HEADED, {"s": 2, "xl": 4}, "mixers"),
+    ],
+)
+def test_a_recipe_trains_and_cuts_out_what_has_no_ffn(model, sizes, number, ta, dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "toy_mixer", Family("toy_mixer", axes=(HEADS, MIXERS), number=number))
+    checkpoint = train(recipe(model, sizes), dataset.path, None, output=tmp_path / "checkpoint")
     family = extract_students(ExtractStudentsConfig(), checkpoint.path, dataset.path, output=tmp_path / "students")
     students = json.loads((family.path / "family.json").read_text())["students"]
-    assert all(student["certificate"]["bitwise_equal"] for student in students.values())
-    assert students["s"]["parameters"] < students["xl"]["parameters"]
+    assert [student["certificate"]["bitwise_equal"] for student in students.values()] == [True, True]
+    configs = [json.loads((family.path / name / "config.json").read_text()) for name in ("s", "xl")]
+    assert [(config["mixers"], config["num_attention_heads"]) for config in configs] == [(2, 2), (4, 2)]
+    assert not any("intermediate_size" in config for config in configs)
 
 
-def test_where_no_axis_differs_by_layer_nothing_can_be_mixed(checkpoint, dataset, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "sizes", "message"),
+    [
+        (HEADED | {"mixers": 4}, {"s": 8, "xl": {}}, r"train.sizes.s.intermediate_size: toy_mixer has none; its axes"),
+        (HEADED | {"mixers": 4}, {"s": {"mixers": 2}, "xl": {"mixers": 4}}, r"train.model.mixers is not set there"),
+        (HEADED, {"s": {"mixers": 2}, "xl": {"num_hidden_layers": 2}}, r"give xl one number .* without num_hidden_la"),
+    ],
+)
+def test_a_ta_says_each_count_once(model, sizes, message, ta, dataset, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(recipe(model, sizes), dataset.path, None, output=tmp_path / "checkpoint")
+
+
+def test_where_no_axis_differs_by_layer_nothing_is_mixed_or_compact(ta, small, dataset, tmp_path):
+    trained = recipe(HEADED, {"s": {"mixers": 2}, "xl": {"mixers": 4}})
+    checkpoint = train(trained, dataset.path, None, output=tmp_path / "checkpoint")
     config = ExtractStudentsConfig(mixes={"mid": MixConfig(parameters=10_000)})
     with pytest.raises(UserError, match=r"extract_students\.mixes\.mid: .* no axis of toy_mixer may differ by layer"):
         extract_students(config, checkpoint.path, dataset.path, output=tmp_path / "students")
+    with pytest.raises(UserError, match=r"no axis of toy_mixer .*; set extract_students.compact to false"):
+        export_compact(OBJECTIVE, ta, small, byte_tokenizer(), tmp_path, {"input_ids": INPUT_IDS})
+
+
+def test_bf16_pays_by_what_products_sum_over_in_any_model(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    cpu = torch.device("cpu")
+    for model_type in ("llama", "phi3", "gpt2"):
+        word = "n_inner" if model_type == "gpt2" else "intermediate_size"
+        chosen = [autocast_dtype("auto", tiny_model(model_type, **{word: width}), cpu) for width in (504, 512)]
+        assert chosen == [None, torch.bfloat16], model_type
+    assert "toy_mixer" not in FAMILIES
+    wide = MixerForCausalLM(MixerConfig(mixers=128, mixer_size=4))
+    assert autocast_dtype("auto", wide, cpu) == torch.bfloat16
+    assert autocast_dtype("auto", MixerForCausalLM(MixerConfig(vocab_size=1024)), cpu) is None

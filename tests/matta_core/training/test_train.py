@@ -83,7 +83,7 @@ def test_every_size_learns_and_is_logged(dataset, scores, tmp_path):
     assert (tmp_path / "run" / "tensorboard").is_dir()
     assert not (tmp_path / "run" / IN_PROGRESS).exists()
     ta = json.loads((trained.path / "ta" / "config.json").read_text())
-    hidden, layers, inner = ta["n_embd"], ta["n_layer"], config.sizes["xl"].intermediate_size
+    hidden, layers, inner = ta["n_embd"], ta["n_layer"], config.sizes["xl"]["intermediate_size"]
     weights_used = layers * (4 * hidden * hidden + 2 * hidden * inner) + ta["vocab_size"] * hidden
     length = dataset.metadata["sequence_length"]
     assert trained.metadata["figure"] == "cross_entropy"
@@ -318,7 +318,7 @@ def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
         ),
         ({"model": MODEL | {"activation_function": "foo"}}, r"activation_function must be one of .* got 'foo'"),
         ({"model": MODEL | {"resid_pdrop": 0.1}}, r"resid_pdrop is not set there: .*no dropout"),
-        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: widths are sizes"),
+        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: train.sizes sets the TA's"),
         ({"model": MODEL | {"model_type": "bert"}}, r"'bert' is not a known family: known are gpt2"),
         ({"model": MODEL | {"max_position_embeddings": 8}}, r"at least the dataset's sequence_length = 16, got 8"),
     ],
