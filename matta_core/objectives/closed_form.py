@@ -39,20 +39,9 @@ class Target:
         return cls(log_probs, probs, torch.linalg.vecdot(probs, log_probs))
 
 
-def closed_form_loss(
-    logits: Tensor,
-    labels: Tensor,
-    mask: Tensor,
-    weights: Mapping[str, float],
-    loss: LossConfig,
-    *,
-    teacher: TeacherTargets | None = None,
-    ta: Target | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, for one backward pass, and each term's own sum; see `loss_and_gradient`."""
-    sums, gradient = loss_and_gradient(logits.detach(), labels, mask, weights, loss, teacher=teacher, ta=ta)
-    total = sum(weights[term] * value for term, value in sums.items())
-    return _WithGradient.apply(logits, total, gradient), sums
+def with_gradient(logits: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """The value, for one backward pass: its gradient with respect to the logits is known already."""
+    return _WithGradient.apply(logits, value, gradient)
 
 
 class _WithGradient(torch.autograd.Function):

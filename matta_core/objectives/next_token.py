@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.errors import UserError
-from matta_core.objectives.closed_form import Target, closed_form_loss
+from matta_core.objectives.closed_form import Target, loss_and_gradient, with_gradient
 from matta_core.objectives.divergences import align, cross_entropy, hidden_state_mse
 from matta_core.objectives.objective import Answer, Batch, Sums
 from matta_core.objectives.plain_head import check_plain_head
@@ -70,9 +70,12 @@ class NextToken:
         target = None
         if ta is not None and "ta_divergence" in weights:
             target = Target.of_logits(ta.outputs, config.loss_temperature)
-        total, sums = closed_form_loss(
-            own.outputs, targets.labels, targets.mask, weights, config, teacher=targets.teacher, ta=target
+        logits = own.outputs
+        sums, gradient = loss_and_gradient(
+            logits.detach(), targets.labels, targets.mask, weights, config, teacher=targets.teacher, ta=target
         )
+        first, *others = (weights[term] * value for term, value in sums.items())
+        total = with_gradient(logits, sum(others, first), gradient)
         if ta is not None and "hidden_state_mse" in weights:
             mse = hidden_state_mse(own.states, ta.states, targets.mask)
             total, sums["hidden_state_mse"] = total + weights["hidden_state_mse"] * mse, mse.detach()
