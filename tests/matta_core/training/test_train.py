@@ -10,36 +10,16 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import TRAINING, make_dataset
+from training_support import CONFIG, MODEL, TEACHER
 
-from components.score_teacher.step import score_teacher
 from components.train.step import train, train_teacher
 from matta_core.artifacts import IN_PROGRESS
 from matta_core.errors import TrainingDivergedError, UserError
-from matta_core.recipe import LossConfig, OptimizerConfig, Schedule, ScoreTeacherConfig, SizeConfig
-from matta_core.training.data import rows_of_step
-from matta_core.training.draw import sizes_of_step
-from matta_core.training.learning_rate import learning_rate
+from matta_core.recipe import LossConfig, OptimizerConfig, SizeConfig
 from matta_core.training.step import train_step
-
-MODEL = TRAINING.model
-CONFIG = dataclasses.replace(
-    TRAINING,
-    sizes={"s": 8, "m": 16, "l": 24, "xl": 32},
-    log_every_steps=3,
-    loss=LossConfig(distillation_weight=Schedule(start=0.0, end=0.5, num_steps=4)),
-)
-TEACHER = dataclasses.replace(CONFIG, sizes={"teacher": 64}, student="teacher", loss=LossConfig(teacher_weight=0.0))
-
-
-@pytest.fixture
-def scores(dataset, tmp_path):
-    teacher = train_teacher(TEACHER, dataset.path, output=tmp_path / "teacher")
-    return score_teacher(ScoreTeacherConfig(top_k=8), dataset.path, teacher.path, output=tmp_path / "scores")
 
 
 def weights(artifact_path):
@@ -301,80 +281,6 @@ def test_a_truly_diverging_run_is_stopped(dataset, tmp_path):
         train_teacher(wild, dataset.path, output=tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"batch_size": 25}, r"train.batch_size must be at most the dataset's 24 sequences, got 25"),
-        ({"model": MODEL | {"num_attention_heads": 3}}, r"hidden_size must be divisible by num_attention_heads = 3"),
-        ({"model": MODEL | {"hiden_size": 3}}, r"unknown setting train.model.hiden_size: gpt2 has no such field"),
-        ({"model": MODEL | {"n_embd": 32}}, r"unknown setting train.model.n_embd"),
-        (
-            {"model": MODEL | {"num_hidden_layers": -1}},
-            r"num_hidden_layers must be a whole number >= 1 and <= 1024, got -1",
-        ),
-        (
-            {"model": MODEL | {"hidden_size": "abc"}},
-            r"hidden_size must be a whole number >= 1 and <= 2147483647, got 'abc'",
-        ),
-        ({"model": MODEL | {"activation_function": "foo"}}, r"activation_function must be one of .* got 'foo'"),
-        ({"model": MODEL | {"resid_pdrop": 0.1}}, r"resid_pdrop is not set there: .*no dropout"),
-        ({"model": MODEL | {"n_inner": 3}}, r"train.model.n_inner is not set there: train.sizes sets the TA's"),
-        ({"model": MODEL | {"model_type": "bert"}}, r"'bert' is not a known family: known are gpt2"),
-        ({"model": MODEL | {"max_position_embeddings": 8}}, r"at least the dataset's sequence_length = 16, got 8"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(dataset, scores, tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
-        train(dataclasses.replace(CONFIG, **change), dataset.path, scores.path, output=tmp_path / "run")
-
-
-def test_distillation_without_scores_is_refused(dataset, tmp_path):
-    with pytest.raises(UserError, match=r"teacher_weight is 0.5, but no teacher scores are given"):
-        train(CONFIG, dataset.path, None, output=tmp_path / "run")
-
-
-def test_scores_of_another_dataset_are_refused(scores, tmp_path):
-    from support import make_dataset
-
-    other = make_dataset(tmp_path / "other", train_rows=32)
-    with pytest.raises(UserError, match=r"holds scores of another dataset than .*run score_teacher on this one"):
-        train(CONFIG, other.path, scores.path, output=tmp_path / "run")
-
-
-def test_the_sandwich_trains_the_student_always_and_samples_each_other_size():
-    seen = [sizes_of_step(CONFIG, step) for step in range(200)]
-    assert all(names[0] == "s" and len(names) == 2 and "xl" not in names for names in seen)
-    counts = {name: sum(name in names for names in seen) for name in ("m", "l")}
-    assert min(counts.values()) > 70  # 100 expected of each, standard deviation 7
-    assert seen == [sizes_of_step(CONFIG, step) for step in range(200)]
-
-
-def test_a_student_in_the_middle_is_trained_in_every_step_and_smaller_sizes_are_sampled():
-    config = dataclasses.replace(CONFIG, student="m")
-    seen = [sizes_of_step(config, step) for step in range(50)]
-    assert all("m" in names for names in seen)
-    assert any("s" in names for names in seen)
-
-
-def test_all_sizes_or_a_fixed_list_train_in_every_step():
-    for wanted, expected in (("all", ["s", "m", "l"]), (("m",), ["m"]), (("l", "s"), ["s", "l"]), ((), [])):
-        config = dataclasses.replace(CONFIG, sizes_per_step=wanted)
-        assert [sizes_of_step(config, step) for step in range(3)] == [expected] * 3
-
-
-def test_an_epoch_sees_every_row_once_and_the_next_in_another_order():
-    rows = np.concatenate([rows_of_step(24, 8, step, seed=0) for step in range(6)])
-    assert sorted(rows[:24]) == sorted(rows[24:]) == list(range(24))
-    assert list(rows[:24]) != list(rows[24:])
-    assert list(rows_of_step(24, 8, 1, seed=1)) != list(rows[8:16])
-
-
-def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
-    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0)
-    assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert learning_rate(config, 99) == pytest.approx(0.1)
-
-
 def killed_after(steps, config, dataset, scores, output, monkeypatch):
     real, left = torch.optim.AdamW.step, iter(range(steps))
 
@@ -417,14 +323,3 @@ def test_a_resumed_run_has_the_sizes_of_its_checkpoint_and_measures_nothing(data
     assert json.loads((resumed.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 2, 3]
     fresh = train(config, dataset.path, scores.path, output=tmp_path / "fresh")
     assert json.loads((fresh.path / "nesting.json").read_text())["sizes"]["s"]["layers"] == [0, 1, 3]
-
-
-def test_a_model_has_room_for_the_largest_id_of_a_tokenizer_with_holes(tmp_path):
-    dataset = make_dataset(tmp_path / "holed", hole=50)
-    trained = train(dataclasses.replace(TRAINING, steps=3), dataset.path, None, output=tmp_path / "run")
-    assert json.loads((trained.path / "ta" / "config.json").read_text())["vocab_size"] == 307
-    narrow = dataclasses.replace(TRAINING, model=MODEL | {"vocab_size": 257})
-    with pytest.raises(
-        UserError, match=r"vocab_size must be at least the tokenizer's 307, its largest token id plus one"
-    ):
-        train(narrow, dataset.path, None, output=tmp_path / "narrow")
