@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.artifacts.kinds.checkpoint import read_nesting
-from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, FoundMix, Member
+from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, Member
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
@@ -21,7 +21,7 @@ from matta_core.nesting.slices import put, slices, student_parameters, take
 from matta_core.objectives import OBJECTIVE, Objective
 from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
-from matta_core.recipe import ExtractStudentsConfig, MixConfig
+from matta_core.recipe import ExtractStudentsConfig
 from matta_core.students.certify import certify, record_reference, sample
 from matta_core.students.compact import export_compact
 from matta_core.students.mix import Mix, mix, space_of
@@ -102,7 +102,7 @@ def extract_students(
                     compact["bytes"] = (folder / "model.safetensors").stat().st_size
                 students[name]["compact"] = compact
             if name in mixed:
-                students[name]["mix"] = _as_found(mixed[name], config.mixes[name])
+                students[name]["mix"] = mixed[name].found
             bar.update()
     family: Family = {
         "student": nesting["student"],
@@ -136,21 +136,6 @@ def _mixed(
             found[space.name] = mix(objective, ta, space, config.mix_evaluations, bar.update)
     moved(ta, torch.device("cpu"))
     return found
-
-
-def _as_found(found: Mix, config: MixConfig) -> FoundMix:
-    """A mix's search in the form of family.json."""
-    kind, limit = config.budget
-    return {
-        "budget": {kind: limit},
-        "loss": found.loss,
-        "cost": found.cost,
-        "evaluated": found.evaluated,
-        "combinations": found.combinations,
-        "ended": found.ended,
-        "best_uniform": found.best_uniform,
-        "best_uniform_loss": found.best_uniform_loss,
-    }
 
 
 def _wanted(sizes: Sequence[str] | None, trained: Mapping[str, Granularity], path: Path) -> list[str]:

@@ -8,10 +8,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
+from matta_core.artifacts.kinds.family import FoundMix
 from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
@@ -56,18 +58,11 @@ class Space:
         return f"extract_students.mixes.{self.name}"
 
 
-@dataclass(frozen=True)
-class Mix:
-    """The result of a search. Losses are the objective's, per target of the sample; `cost` is in the budget's unit."""
+class Mix(NamedTuple):
+    """The result of a search, and how it was found."""
 
     granularity: Granularity
-    loss: float
-    cost: float
-    evaluated: int
-    combinations: int
-    ended: str  # exhaustive, local optimum, or evaluations spent
-    best_uniform: str
-    best_uniform_loss: float
+    found: FoundMix
 
 
 def space_of(
@@ -158,13 +153,16 @@ def mix(
     best = min(found.uniform, key=found.uniform.__getitem__)
     return Mix(
         space.sized(found.widths),
-        found.loss,
-        cost,
-        found.evaluated,
-        found.combinations,
-        found.ended,
-        space.uniform[best].name,
-        found.uniform[best],
+        {
+            "budget": {space.kind: space.limit},
+            "loss": found.loss,
+            "cost": cost,
+            "evaluated": found.evaluated,
+            "combinations": found.combinations,
+            "ended": found.ended,
+            "best_uniform": space.uniform[best].name,
+            "best_uniform_loss": found.uniform[best],
+        },
     )
 
 

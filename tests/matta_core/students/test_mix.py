@@ -101,10 +101,11 @@ def test_every_kind_of_budget_is_kept_and_costs_are_those_of_the_mixture(model_t
     for mixture in itertools.product(SIZES.values(), repeat=2):
         assert space.cost(mixture) == cost(space.sized(mixture))
     scored = []
-    found = mix(OBJECTIVE, ta, space, 50, lambda: scored.append(1))
-    assert found.cost == cost(found.granularity) <= limit
-    assert found.evaluated == len(scored)
-    assert found.granularity.name == "mid"
+    granularity, found = mix(OBJECTIVE, ta, space, 50, lambda: scored.append(1))
+    assert found["cost"] == cost(granularity) <= limit
+    assert found["evaluated"] == len(scored)
+    assert found["budget"] == {kind: limit}
+    assert granularity.name == "mid"
 
 
 @pytest.mark.slow
@@ -113,8 +114,8 @@ def test_a_budget_of_time_is_kept_by_this_machines_clock():
     sizes = resolve(ta.config, widths(s=128, m=2048, xl=8192))
     small, large = (prefill_seconds(ta, sizes[name], SAMPLE) for name in ("s", "xl"))
     limit = (small + large) / 2
-    found = mixed(ta, sizes, MixConfig(prefill_seconds=limit))
-    assert 0 < found.cost <= limit
+    _, found = mixed(ta, sizes, MixConfig(prefill_seconds=limit))
+    assert 0 < found["cost"] <= limit
     with pytest.raises(UserError, match=r"mid.prefill_seconds must be at least the .* of s, .* got 1e-09"):
         mixed(ta, sizes, MixConfig(prefill_seconds=1e-9))
 
@@ -129,9 +130,9 @@ def test_a_budget_of_time_is_kept_by_what_is_measured(monkeypatch):
         return real[size.by_layer["intermediate_size"]]
 
     monkeypatch.setattr("matta_core.students.mix.prefill_seconds", clock)
-    found = mixed(ta, sizes, MixConfig(prefill_seconds=2.5))
-    assert found.cost == real[found.granularity.by_layer["intermediate_size"]] <= 2.5
-    assert found.evaluated <= 9  # a second search goes on from what the first one scored
+    granularity, found = mixed(ta, sizes, MixConfig(prefill_seconds=2.5))
+    assert found["cost"] == real[granularity.by_layer["intermediate_size"]] <= 2.5
+    assert found["evaluated"] <= 9  # a second search goes on from what the first one scored
 
 
 def test_a_budget_out_of_reach_is_refused_with_what_is_within():
