@@ -34,7 +34,8 @@ from matta_core.objectives.divergences import (
 from matta_core.objectives.objective import Batch
 from matta_core.objectives.top_k import teacher_targets, top_k_scores
 from matta_core.recipe import LossConfig, SizeConfig
-from matta_core.training.passes import PassSettings, joint_backward
+from matta_core.training.joint import joint_backward
+from matta_core.training.passes import PassSettings
 
 MODEL = {"model_type": "gpt2", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
 SIZES = {"s": 512, "m": 1024, "xl": 4096}

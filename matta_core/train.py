@@ -99,6 +99,7 @@ def train(
         "figure": objective.figure,
         "final": final,
         "flops_per_token": flops,
+        "pass_order": "together" if training.settings.together else "one_by_one",
     }
 
 
@@ -130,7 +131,7 @@ class _Run:
                 steps_timed += 1
                 seconds += time.perf_counter() - started
                 if self.is_due(step + 1, config.log_every_steps):
-                    values = training.figures.take(training.num_targets) | {
+                    values = training.figures.take(training.targets_of) | {
                         "train/learning_rate": learning_rate(config, step),
                         "perf/tokens_per_second": steps_timed * training.num_targets / seconds,
                     }

@@ -193,6 +193,7 @@ def exit_on_user_error() -> Iterator[None]:
     """End the process with one line and status 2 for a user's mistake, 3 for a diverged training, 143 after SIGTERM.
     Our own bugs keep their traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("matta_core").setLevel(logging.INFO)
     try:
         yield
     except UserError as error:

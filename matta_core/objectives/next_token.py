@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +43,18 @@ class NextTokens:
         return NextTokens(self.labels[chunk], self.mask[chunk], None if self.teacher is None else self.teacher[chunk])
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What students learn from the TA: its final hidden states, and its distribution, made when it is needed."""
+
+    answer: Answer
+    temperature: float
+
+    @cached_property
+    def target(self) -> Target:
+        return Target.of_logits(self.answer.outputs, self.temperature)
+
+
 class NextToken:
     """See `Objective`. A batch has input_ids (sequences, length), and the Teacher's `top_k` columns."""
 
@@ -64,20 +77,26 @@ class NextToken:
     def outputs(self, model: PreTrainedModel, states: Tensor) -> Tensor:
         return model.get_output_embeddings()(states).float()
 
+    def lesson(self, ta: Answer, config: LossConfig) -> Lesson:
+        return Lesson(ta, config.loss_temperature)
+
     def loss(
-        self, own: Answer, ta: Answer | None, targets: NextTokens, weights: Mapping[str, float], config: LossConfig
+        self,
+        own: Answer,
+        lesson: Lesson | None,
+        targets: NextTokens,
+        weights: Mapping[str, float],
+        config: LossConfig,
     ) -> tuple[Tensor, Sums]:
-        target = None
-        if ta is not None and "ta_divergence" in weights:
-            target = Target.of_logits(ta.outputs, config.loss_temperature)
+        target = lesson.target if lesson is not None and "ta_divergence" in weights else None
         logits = own.outputs
         sums, gradient = loss_and_gradient(
             logits.detach(), targets.labels, targets.mask, weights, config, teacher=targets.teacher, ta=target
         )
         first, *others = (weights[term] * value for term, value in sums.items())
         total = with_gradient(logits, sum(others, first), gradient)
-        if ta is not None and "hidden_state_mse" in weights:
-            mse = hidden_state_mse(own.states, ta.states, targets.mask)
+        if lesson is not None and "hidden_state_mse" in weights:
+            mse = hidden_state_mse(own.states, lesson.answer.states, targets.mask)
             total, sums["hidden_state_mse"] = total + weights["hidden_state_mse"] * mse, mse.detach()
         return total, sums
 

@@ -26,6 +26,13 @@ class Answer:
     def outputs(self) -> Tensor:
         return self.head(self.states)
 
+    def detached(self) -> "Answer":
+        """The same answer, which no gradient flows into. Outputs that were made already are not made again."""
+        if "outputs" in vars(self):
+            outputs = self.outputs.detach()
+            return Answer(self.states.detach(), lambda _: outputs)
+        return Answer(self.states.detach(), self.head)
+
 
 class Targets(Protocol):
     """The targets that a model must answer."""
@@ -36,9 +43,9 @@ class Targets(Protocol):
 class Objective(Protocol):
     """One objective, without state. A module of this room defines it, and `matta_core.objectives` picks it.
 
-    A batch holds sequences, and a sequence has one target or several. The loss is a sum over targets, so that chunks,
-    micro-batches and ranks add up; the loop divides once, by the number of targets in the whole step. `targets` are
-    those that `states` returned, or a chunk of them.
+    A batch holds sequences. Each has the same number of targets, one or several, and `states` are in their order.
+    The loss is a sum over targets, so that chunks, micro-batches and ranks add up; the loop divides once, by the number
+    of targets in the whole step. `targets` are those that `states` returned, or a chunk of them.
     """
 
     model_class: str  # the stock class in transformers that builds and loads its models
@@ -58,13 +65,16 @@ class Objective(Protocol):
     def outputs(self, model: PreTrainedModel, states: Tensor) -> Tensor:
         """The head's outputs for some of the states, in float32."""
 
+    def lesson(self, ta: Answer, config: LossConfig) -> Any:
+        """What students learn from the TA's answer to a chunk, which is detached. It is made once for all of them."""
+
     def loss(
-        self, own: Answer, ta: Answer | None, targets: Any, weights: Mapping[str, float], config: LossConfig
+        self, own: Answer, lesson: Any, targets: Any, weights: Mapping[str, float], config: LossConfig
     ) -> tuple[Tensor, Sums]:
         """The weighted sum of a chunk's terms, for the backward pass, and each term's own sum.
 
-        The terms are those that `weights` names, if their inputs are there: the Teacher's scores in `targets`, or `ta`,
-        detached.
+        The terms are those that `weights` names, if their inputs are there: the Teacher's scores in `targets`, or the
+        TA's `lesson`, which the TA itself does not have (None).
         """
 
     def error(self, own: Answer, targets: Any) -> Tensor:

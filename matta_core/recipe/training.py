@@ -1,5 +1,6 @@
 """The settings of the steps from documents to the trained TA, and of scheduled retraining."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.settings import Section, has_scheme, is_in_bucket, setting
 from matta_core.recipe.sizes import DEPTH, SizeConfig
 
+PRESETS = ("split", "sandwich", "all")  # of train.shares
 PUSHED = "pushed"  # a value of start_from: the Student that is served now
 
 
@@ -88,12 +90,22 @@ class TrainConfig(Section):
     micro_batch_size: int | None = setting(
         None, low=1, unit="sequences per pass and rank", help="none: the rank's whole share at once"
     )
-    sizes_per_step: str | tuple[str, ...] = setting(
-        "sandwich",
-        help="beside the TA, which is in every step. sandwich: the student, and sampled_sizes of the others; all: "
-        "every size; or a list of names. A size that is never trained comes out worse than a smaller one that is",
+    shares: dict[str, float] | str = setting(
+        "split",
+        help="of a step's sequences, those that each size trains on: {xl: 1.0, s: 0.5, m: 0.25, l: 0.25}, 0 for a size "
+        "left out; or split: all for the TA, half for the student, and the other half for the sizes between; sandwich: "
+        "all for TA and student, one part of them for each size between; all: all for all. What a size costs and what "
+        "it weighs beside the other students is its share. A size that is never trained comes out worse than a smaller "
+        "one that is",
     )
-    sampled_sizes: int = setting(1, low=0, help="of the sandwich: sizes drawn anew in each step")
+    nest_from: float | None = setting(
+        None,
+        low=0.0,
+        high=0.99,
+        help="the share of the steps that the TA takes alone, before the students learn inside it: a ripe TA teaches "
+        "better, and they cost nothing until then; none: 0.3 from random weights, and 0 with start_from, whose model "
+        "has a student inside",
+    )
     loss: LossConfig = setting(default_factory=LossConfig)
     optimizer: OptimizerConfig = setting(default_factory=OptimizerConfig)
     learning_rate: float = setting(1e-3, above=0.0, high=1.0, help="of AdamW's scale, whichever optimizer")
@@ -105,6 +117,13 @@ class TrainConfig(Section):
     activation_checkpointing: bool = setting(False, changes_result=False)
     head_chunk_tokens: int = setting(
         4096, low=1, unit="tokens", changes_result=False, help="the head and the loss see so many at a time"
+    )
+    pass_order: str = setting(
+        "auto",
+        choices=("auto", "together", "one_by_one"),
+        changes_result=False,
+        help="together: TA and students go through a batch side by side, so that the TA answers once for all of them: "
+        "faster where the vocabulary is large; one_by_one: at the memory of the largest; auto: together where it fits",
     )
     eval_every_steps: int = setting(100, low=1, unit="optimizer steps")
     eval_sequences: int = setting(64, low=1, unit="sequences")
@@ -147,18 +166,51 @@ class TrainConfig(Section):
                 )
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
-        if isinstance(self.sizes_per_step, str) and self.sizes_per_step not in ("sandwich", "all"):
-            raise ValueError(f"sizes_per_step must be sandwich, all or a list of sizes, got {self.sizes_per_step!r}")
-        if not isinstance(self.sizes_per_step, str):
-            for name in self.sizes_per_step:
-                if name not in self.sizes or name == self.ta:
-                    others = ", ".join(size for size in self.sizes if size != self.ta)
-                    raise ValueError(f"sizes_per_step must be among {others} (the TA is always), got {name!r}")
+        self._check_shares()
         must_be_model("start_from", self.start_from)
         if self.start_order == "importance" and self.start_from is None:
             raise ValueError("start_order must be as_is where start_from is none: random weights have no importance")
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps must be < steps = {self.steps}, got {self.warmup_steps}")
+
+    def _check_shares(self) -> None:
+        if isinstance(self.shares, str):
+            if self.shares not in PRESETS:
+                raise ValueError(f"shares must be {', '.join(PRESETS)} or a mapping of sizes, got {self.shares!r}")
+        else:
+            for name, share in self.shares.items():
+                if name not in self.sizes:
+                    raise ValueError(f"shares must be of sizes, {', '.join(self.sizes)}; got {name!r}")
+                if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+                    raise ValueError(f"shares.{name} must be from 0 to 1, got {share!r}")
+        shares = self.share_of_size()
+        if not shares[self.ta]:
+            raise ValueError(f"shares must give the TA, {self.ta}, more than 0: students are cut out of it")
+        for name, number in self.rows_per_size().items():
+            if shares[name] and not number:
+                raise ValueError(
+                    f"batch_size must be at least {math.ceil(0.5 / shares[name])}, so that {name} with its share of "
+                    f"{shares[name]:.3g} has a sequence in a step; got {self.batch_size}"
+                )
+
+    def share_of_size(self) -> dict[str, float]:
+        """For each size its share of a step's sequences."""
+        if not isinstance(self.shares, str):
+            return {name: float(self.shares.get(name, 0.0)) for name in self.sizes}
+        between = [name for name in self.sizes if name not in (self.ta, self.student)]
+        of_student = 0.5 if self.shares == "split" and between else 1.0
+        of_others = 1.0 if self.shares == "all" else (0.5 if self.shares == "split" else 1.0) / max(1, len(between))
+        return dict.fromkeys(self.sizes, of_others) | {self.student: of_student} | {self.ta: 1.0}
+
+    def rows_per_size(self) -> dict[str, int]:
+        """For each size how many of a step's sequences it trains on: its share of them, rounded half up."""
+        return {name: math.floor(share * self.batch_size + 0.5) for name, share in self.share_of_size().items()}
+
+    @property
+    def first_nested_step(self) -> int:
+        """The step, from 0, in which students first learn."""
+        share = self.nest_from if self.nest_from is not None else (0.3 if self.start_from is None else 0.0)
+        return math.floor(share * self.steps)
 
     @property
     def ta(self) -> str:

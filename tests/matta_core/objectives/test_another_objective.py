@@ -27,7 +27,9 @@ from matta_core.train import train
 from matta_core.training.step import train_step, training_of
 
 LOSS = LossConfig(ta_weight=0.7, cross_entropy_weight=0.4, teacher_weight=0.6, hidden_state_weight=0.3)
-CONFIG = dataclasses.replace(TRAINING, sizes={"s": 8, "m": 16, "xl": 32}, sizes_per_step="all", steps=60, loss=LOSS)
+CONFIG = dataclasses.replace(
+    TRAINING, sizes={"s": 8, "m": 16, "xl": 32}, shares="all", nest_from=0.0, steps=60, loss=LOSS
+)
 NO_TEACHER = dataclasses.replace(LOSS, teacher_weight=0.0)
 
 
@@ -66,6 +68,9 @@ class TwoScores:
 
     def outputs(self, model, states):
         return model.score(states).float()
+
+    def lesson(self, ta, _config):
+        return ta
 
     def loss(self, own, ta, targets, weights, _config):
         terms = {"squared_error": self.error(own, targets)}

@@ -1,15 +1,26 @@
 """The gradients are those of the joint loss, however it is cut into passes, chunks and micro-batches."""
 
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support import granularity, tiny_gpt2
+from passes_support import (
+    INPUT_IDS,
+    LOSS,
+    TOKENS,
+    VOCABULARY,
+    WHOLE,
+    assert_same,
+    batch,
+    cross_entropy_sum,
+    joint_backward,
+    students_of,
+    tiny_ta,
+    top_k_scores,
+)
+from support import tiny_gpt2
 
-from matta_core.nesting.live import live_student
-from matta_core.objectives import OBJECTIVE
 from matta_core.objectives.divergences import (
     align,
     cross_entropy,
@@ -18,44 +29,8 @@ from matta_core.objectives.divergences import (
     vocabulary_divergence,
 )
 from matta_core.objectives.top_k import teacher_targets
-from matta_core.recipe import LossConfig, Schedule, ScoreTeacherConfig
-from matta_core.training import passes
-from matta_core.training.passes import PassSettings, teacher_scores
-
-LOSS = LossConfig(
-    ta_weight=0.7, cross_entropy_weight=0.4, teacher_weight=0.6, hidden_state_weight=0.3, loss_temperature=2.0
-)
-VOCABULARY = 50
-INPUT_IDS = torch.randint(0, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(0))
-TOKENS = 4 * 15
-WHOLE = PassSettings()
-
-
-joint_backward = partial(passes.joint_backward, OBJECTIVE)
-
-
-def top_k_scores(teacher, input_ids, top_k):
-    config = ScoreTeacherConfig(top_k=top_k)
-    return teacher_scores(OBJECTIVE, teacher, {"input_ids": input_ids}, config, VOCABULARY, WHOLE)
-
-
-def cross_entropy_sum(model, input_ids, settings):
-    return passes.error_sum(OBJECTIVE, model, {"input_ids": input_ids}, settings)
-
-
-def batch(rows=slice(None), top_k=10):
-    teacher = tiny_gpt2(64, seed=1).eval()
-    return {"input_ids": INPUT_IDS[rows], **top_k_scores(teacher, INPUT_IDS[rows], top_k)}
-
-
-def tiny_ta():
-    return tiny_gpt2(num_hidden_layers=3).train()
-
-
-def students_of(ta):
-    """One narrower, one narrower and shallower."""
-    sizes = {"s": {"intermediate_size": 8}, "m": {"intermediate_size": 16, "num_hidden_layers": 2}}
-    return {name: live_student(ta, granularity(ta, **size)) for name, size in sizes.items()}
+from matta_core.recipe import LossConfig, Schedule
+from matta_core.training.passes import PassSettings
 
 
 def gradients(*batches, loss=LOSS, settings=WHOLE, checkpointing=None, names=("s", "m"), step=0):
@@ -96,11 +71,6 @@ def gradients_in_one_graph(item, loss):
         total = total + share / 2
     (total / TOKENS).backward()
     return {name: parameter.grad for name, parameter in ta.named_parameters()}
-
-
-def assert_same(ours, theirs, **tolerance):
-    for name, gradient in ours.items():
-        assert torch.allclose(gradient, theirs[name], **(tolerance or {"rtol": 1e-4, "atol": 1e-7})), name
 
 
 every_divergence = pytest.mark.parametrize(

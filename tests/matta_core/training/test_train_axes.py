@@ -33,7 +33,7 @@ def test_each_size_of_each_family_learns_and_is_certified(model_type, dataset, t
         TRAINING,
         model={"model_type": model_type, **MODELS[model_type]},
         sizes=HEADS_AND_DEPTH,
-        sizes_per_step="all",
+        shares="all",
         steps=60,
         checkpoint_every_steps=60,
         loss=LossConfig(teacher_weight=0.0, hidden_state_weight=0.1),
