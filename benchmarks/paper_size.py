@@ -37,8 +37,8 @@ from matta_core.objectives.top_k import top_k_scores
 from matta_core.recipe import TrainConfig
 from matta_core.students.certify import certify
 from matta_core.students.extract import extract_student
-from matta_core.training.draw import sizes_of_step
 from matta_core.training.optimizers import make_optimizer
+from matta_core.training.shares import rows_of_sizes
 from matta_core.training.step import train_step, training_of
 
 RECIPE = Path(__file__).parent.parent / "pipelines" / "recipes" / "gpt2_medium.yaml"
@@ -143,13 +143,13 @@ def take_steps(
     phases: Phases,
 ) -> None:
     """The training loop's steps on random tokens and targets, on the CPU; the optimizer's state is gone at the end."""
-    config = dataclasses.replace(config, batch_size=args.batch_size)
+    config = dataclasses.replace(config, batch_size=args.batch_size, shares="all")  # one sequence has no half
     optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     training = training_of(config, OBJECTIVE, ta, granularities, optimizer, args.sequence_length)
     for number in range(args.steps):
         step = max(0, config.steps - args.steps) + number
         batch = random_batch(ta.config.vocab_size, args.batch_size, args.sequence_length, top_k, seed=number)
-        with phases(f"step {number + 1}: {', '.join([config.ta, *sizes_of_step(config, step)])}"):
+        with phases(f"step {number + 1}: {', '.join(rows_of_sizes(config, step))}"):
             train_step(training, step, [batch])
             training.figures.check()
 

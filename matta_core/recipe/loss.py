@@ -78,11 +78,10 @@ def _weight(value: float, help: str) -> Any:  # noqa: A002 - argparse's word
 
 @dataclass(frozen=True)
 class LossConfig(Section):
-    """The loss of one optimizer step t. Every term is a mean over the predicted tokens:
+    """The loss of one optimizer step t, of means over the tokens that the TA, and all students s, are trained on:
 
-    L(t) = w(t) [a(t) CE(ta) + b(t) D(teacher, ta)]
-         + mean over students s of [a(t) CE(s) + b(t) D(teacher, s)
-                                    + d(t) T^2 D'(sg(ta) / T, s / T) + h(t) MSE(sg(ta), s)]
+    L(t) = w(t) mean of [a(t) CE(ta) + b(t) D(teacher, ta)]
+         + mean of [a(t) CE(s) + b(t) D(teacher, s) + d(t) T^2 D'(sg(ta) / T, s / T) + h(t) MSE(sg(ta), s)]
 
     CE is the cross-entropy with the labels. D is `teacher_divergence` over the Teacher's top k and the rest, at
     temperature 1. D' is `ta_divergence` over the whole vocabulary, with both logits divided by T. MSE is the mean

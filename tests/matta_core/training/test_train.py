@@ -212,7 +212,9 @@ def test_where_nobody_looked_for_long_the_first_broken_step_is_told_and_nothing_
     dataset, tmp_path, monkeypatch
 ):
     breaks_at(2, monkeypatch)
-    with pytest.raises(TrainingDivergedError, match=r"diverged in step 3: cross_entropy/xl = nan[,;] .*no checkpoint was"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"diverged in step 3: cross_entropy/xl = nan[,;] .*no checkpoint was"
+    ):
         train(RARELY, dataset.path, None, output=tmp_path / "run")
     assert not list((tmp_path / "run" / IN_PROGRESS).glob("step-*"))
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0]
