@@ -1,24 +1,30 @@
-"""The training loop: TA and students in turn, with online distillation, resumable at any step."""
+"""Training: TA and students with online distillation, then each size alone; resumable at any step."""
 
+import copy
+import dataclasses
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact, write_json_atomically
-from matta_core.artifacts.kinds.checkpoint import NESTING, Nesting
+from matta_core.artifacts.kinds.checkpoint import CONSOLIDATED, CONSOLIDATION, NESTING, Nesting
 from matta_core.beginning.start import agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.model_config import build_config
+from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import flops_per_token
-from matta_core.nesting.size import whole
+from matta_core.nesting.size import Granularity, whole
 from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
 from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import TrainConfig
+from matta_core.students.extract import extract_student
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences, batches_of_step
 from matta_core.training.learning_rate import learning_rate
@@ -38,7 +44,8 @@ def train(
     stop: StopSignal | None = None,
     objective: Objective = OBJECTIVE,
 ) -> dict[str, Any]:
-    """Train the TA with its nested students. Write `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`.
+    """Train the TA with its nested students, then each size alone from its slice, as `config.consolidation` says. Write
+    `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`, and for sizes alone `consolidated/` and `consolidation/`.
 
     `work` keeps checkpoints while the run lasts. A killed run that is started again goes on from the newest, and ends
     with the same weights, bit for bit, on the same CPU. If `stop` is given in any rank, the ranks write one more
@@ -68,25 +75,26 @@ def train(
     if config.start_from is not None:
         carry_generation(ta, config.start_from, config.model)
     training = training_of(config, objective, ta, granularities, optimizer, sequence_length)
-
-    log = MetricsLog(output, checkpoints.step) if distributed.rank() == 0 else None
-    try:
-        with stop.awaited():
-            final = _Run(training, training_data, validation_data, checkpoints, log, stop).loop()
-    except TrainingDivergedError as error:
-        raise TrainingDivergedError(
-            f"{error}; {checkpoints.last_good()}. Lower learning_rate, lengthen warmup_steps, or set "
-            f"precision to fp32, and run again (with another --output)"
-        ) from None
-    if log:
-        log.close()
+    run = _Run(training, training_data, validation_data, checkpoints, output, stop)
+    with run.explained(), stop.awaited():
+        final = run.loop()
+    if distributed.rank() == 0:
         save_model(ta, tokenizer, output / "ta")
-        sizes = {name: size.to_dict() for name, size in granularities.items()}
+    consolidated = _consolidated(config, granularities)
+    for name in consolidated:
+        alone = _alone(run, name, work / CONSOLIDATION / name)
+        with alone.explained(), stop.awaited():
+            final |= alone.loop()
+        if distributed.rank() == 0:
+            save_model(alone.training.ta, tokenizer, output / CONSOLIDATED / name)
+    if distributed.rank() == 0:
         nesting: Nesting = {
             "model_type": ta.config.model_type,
-            "sizes": sizes,
+            "sizes": {name: size.to_dict() for name, size in granularities.items()},
             "student": config.student,
             "sequence_length": sequence_length,
+            "nested_from": config.first_nested_step,
+            "consolidated": dict.fromkeys(consolidated, config.consolidation_steps),
         }
         write_json_atomically(output / NESTING, nesting)
     distributed.wait_for_all()
@@ -96,6 +104,7 @@ def train(
         "student": config.student,
         "ta": config.ta,
         "steps": config.steps,
+        "consolidation_steps": config.consolidation_steps,
         "figure": objective.figure,
         "final": final,
         "flops_per_token": flops,
@@ -103,27 +112,69 @@ def train(
     }
 
 
+def _consolidated(config: TrainConfig, granularities: Mapping[str, Granularity]) -> list[str]:
+    """The sizes that go on alone: those that a stock model holds without padding."""
+    wanted = granularities if config.consolidation.sizes is None else config.consolidation.sizes
+    return [name for name in wanted if config.consolidation_steps and granularities[name].is_uniform]
+
+
+def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
+    """The run of one size on its own, from its slice of the TA or from its newest checkpoint."""
+    training, settings = joint.training, joint.training.config.consolidation
+    steps = training.config.consolidation_steps
+    config = dataclasses.replace(
+        training.config,
+        sizes={name: training.config.sizes[training.config.ta]},  # only its name is read
+        student=name,
+        shares="all",
+        consolidation=dataclasses.replace(settings, sizes=None),
+        steps=steps,
+        warmup_steps=min(training.config.warmup_steps, steps // 10),
+        learning_rate=min(1.0, training.config.learning_rate * settings.learning_rate_fraction),
+    )
+    size, checkpoints = training.granularities[name], Checkpoints(work)
+    model_config = student_config(training.ta.config, size)
+    resumed = checkpoints.resume(config, model_config, training.objective.model_class, training.device)
+    if resumed:
+        model, optimizer, sizes = resumed
+    else:
+        model = extract_student(training.ta, size).train()
+        sizes = {name: whole(model.config, name)}
+        optimizer = make_optimizer(model, config, cuts(model, sizes.values()))
+    if model.can_generate():
+        model.generation_config = copy.deepcopy(training.ta.generation_config)
+    sequence_length = joint.training_data.sequence_length
+    alone = training_of(config, training.objective, model, sizes, optimizer, sequence_length)
+    output = joint.output / CONSOLIDATION / name
+    return _Run(
+        alone, joint.training_data, joint.validation_data, checkpoints, output, joint.stop, training.config.steps
+    )
+
+
 @dataclass(frozen=True)
 class _Run:
-    """A training with the data and files that it reads and writes."""
+    """A training with the data and files that it reads and writes. Its data begin after `steps_before` steps."""
 
     training: Training
     training_data: Sequences
     validation_data: Sequences
     checkpoints: Checkpoints
-    log: MetricsLog | None
+    output: Path
     stop: StopSignal
+    steps_before: int = 0
 
     def loop(self) -> dict[str, float]:
         """Do all remaining steps, each with what is due after it. Returns the last validation's figures."""
         training, config, resumed_at = self.training, self.training.config, self.checkpoints.step
+        log = self.opened_log(resumed_at)
         intervals = (config.log_every_steps, config.eval_every_steps, config.checkpoint_every_steps)
         steps_timed, seconds = 0, 0.0
-        with progress(config.steps, f"train {config.ta}", "steps", initial=resumed_at) as bar:
-            evaluated = self.evaluate_and_save(resumed_at, bar)
+        what = f"{'consolidate' if self.steps_before else 'train'} {config.ta}"
+        with progress(config.steps, what, "steps", initial=resumed_at) as bar:
+            evaluated = self.evaluate_and_save(resumed_at, bar, log)
             for step in range(resumed_at, config.steps):
                 started = time.perf_counter()
-                batches = batches_of_step(config, self.training_data, step, training.device)
+                batches = batches_of_step(config, self.training_data, self.steps_before + step, training.device)
                 if train_step(training, step, batches, self.stop) is None:
                     self.checkpoints.save_and_end(step, training)
                 if any(self.is_due(step + 1, every) for every in intervals):
@@ -136,19 +187,38 @@ class _Run:
                         "perf/tokens_per_second": steps_timed * training.num_targets / seconds,
                     }
                     values |= {f"train/weight/{name}": weight for name, weight in config.loss.weights_at(step).items()}
-                    if self.log:
-                        self.log.write(step + 1, values)
+                    if log:
+                        log.write(step + 1, values)
                     steps_timed, seconds = 0, 0.0
                 bar.update()
-                evaluated = self.evaluate_and_save(step + 1, bar)
+                evaluated = self.evaluate_and_save(step + 1, bar, log)
+        if log:
+            log.close()
         assert evaluated is not None, "everything is due after the last step"
         return evaluated
+
+    def opened_log(self, steps_done: int) -> MetricsLog | None:
+        if distributed.rank() != 0:
+            return None
+        self.output.mkdir(parents=True, exist_ok=True)
+        return MetricsLog(self.output, steps_done)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Tell where training stands, if it diverges. Raises: TrainingDivergedError with the remedies."""
+        try:
+            yield
+        except TrainingDivergedError as error:
+            raise TrainingDivergedError(
+                f"{error}; {self.checkpoints.last_good()}. Lower learning_rate, lengthen warmup_steps, or set "
+                f"precision to fp32, and run again (with another --output)"
+            ) from None
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether work that is done every `every` steps is due after `step` steps. After the last step, all is."""
         return step == self.training.config.steps or step % every == 0
 
-    def evaluate_and_save(self, step: int, bar: Any) -> dict[str, float] | None:
+    def evaluate_and_save(self, step: int, bar: Any, log: MetricsLog | None) -> dict[str, float] | None:
         """Validate and save, if they are due after `step` steps. Returns the validation's figures, or None."""
         training, config, validation = self.training, self.training.config, None
         if self.is_due(step, config.eval_every_steps):
@@ -157,8 +227,8 @@ class _Run:
                 self.checkpoints.save_and_end(step, training)
             figure = validation[f"eval/{training.objective.figure}/{config.student}"]
             bar.set_postfix({f"eval {config.student}": f"{figure:.3f}"})
-            if self.log:
-                self.log.write_evaluation(step, validation)
+            if log:
+                log.write_evaluation(step, validation)
         if self.is_due(step, config.checkpoint_every_steps):
             self.checkpoints.save(step, training)
         return validation

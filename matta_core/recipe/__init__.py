@@ -14,11 +14,19 @@ from matta_core.recipe.optimizer import OptimizerConfig
 from matta_core.recipe.serving import PushConfig, ServingConfig
 from matta_core.recipe.settings import Section
 from matta_core.recipe.sizes import SizeConfig
-from matta_core.recipe.training import PUSHED, PrepareDataConfig, RetrainConfig, ScoreTeacherConfig, TrainConfig
+from matta_core.recipe.training import (
+    PUSHED,
+    ConsolidationConfig,
+    PrepareDataConfig,
+    RetrainConfig,
+    ScoreTeacherConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "BUILT_IN_TASKS",
     "PUSHED",
+    "ConsolidationConfig",
     "EvaluateConfig",
     "ExtractStudentsConfig",
     "GateConfig",

@@ -58,6 +58,21 @@ class PrepareDataConfig(Section):
 
 
 @dataclass(frozen=True)
+class ConsolidationConfig(Section):
+    """What follows the joint run: each size goes on alone from its slice of the TA, on labels and Teacher."""
+
+    steps_fraction: float = setting(
+        0.2, low=0.0, high=10.0, help="for how long, of train.steps; 0: not at all, students are slices of the TA"
+    )
+    learning_rate_fraction: float = setting(
+        0.5, above=0.0, high=10.0, help="where the cosine begins, of train.learning_rate"
+    )
+    sizes: tuple[str, ...] | None = setting(
+        None, help="which; none: all whose layers have one width. The others stay slices of the TA, as mixtures do"
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig(Section):
     """One training run of a TA with its nested students. With a single size it is plain training."""
 
@@ -106,6 +121,7 @@ class TrainConfig(Section):
         "better, and they cost nothing until then; none: 0.3 from random weights, and 0 with start_from, whose model "
         "has a student inside",
     )
+    consolidation: ConsolidationConfig = setting(default_factory=ConsolidationConfig)
     loss: LossConfig = setting(default_factory=LossConfig)
     optimizer: OptimizerConfig = setting(default_factory=OptimizerConfig)
     learning_rate: float = setting(1e-3, above=0.0, high=1.0, help="of AdamW's scale, whichever optimizer")
@@ -167,6 +183,8 @@ class TrainConfig(Section):
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
         self._check_shares()
+        if unknown := [name for name in self.consolidation.sizes or () if name not in self.sizes]:
+            raise ValueError(f"consolidation.sizes must be among {', '.join(self.sizes)}, got {unknown[0]!r}")
         must_be_model("start_from", self.start_from)
         if self.start_order == "importance" and self.start_from is None:
             raise ValueError("start_order must be as_is where start_from is none: random weights have no importance")
@@ -211,6 +229,11 @@ class TrainConfig(Section):
         """The step, from 0, in which students first learn."""
         share = self.nest_from if self.nest_from is not None else (0.3 if self.start_from is None else 0.0)
         return math.floor(share * self.steps)
+
+    @property
+    def consolidation_steps(self) -> int:
+        """For how many steps each size goes on alone. A single size is alone from the beginning."""
+        return round(self.consolidation.steps_fraction * self.steps) if len(self.sizes) > 1 else 0
 
     @property
     def ta(self) -> str:

@@ -9,14 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, write_json_atomically
-from matta_core.artifacts.kinds.checkpoint import read_nesting
+from matta_core.artifacts.kinds.checkpoint import CONSOLIDATED, read_nesting
 from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, Member
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
 from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import flops_per_token, num_parameters
-from matta_core.nesting.size import Granularity
+from matta_core.nesting.size import Granularity, whole
 from matta_core.nesting.slices import put, slices, student_parameters, take
 from matta_core.objectives import OBJECTIVE, Objective
 from matta_core.pretrained import load_model, load_tokenizer, moved
@@ -60,6 +60,7 @@ def extract_students(
     not finite. AssertionError where a certificate fails, which is a bug of ours; then nothing is sealed.
     """
     nesting = read_nesting(checkpoint.path)
+    consolidated = nesting.get("consolidated", {})
     trained = {name: Granularity.from_dict(name, size) for name, size in nesting["sizes"].items()}
     wanted = {name: trained[name] for name in _wanted(config.sizes, trained, checkpoint.path)}
     ta = load_model(checkpoint.path / "ta", objective.model_class, torch.float32).eval()
@@ -74,12 +75,17 @@ def extract_students(
         for name in sorted(wanted, key=lambda name: num_parameters(ta, wanted[name])):
             granularity = wanted[name]
             folder = output / name
-            save_model(extract_student(ta, granularity), tokenizer, folder)
-            certificate = certify(objective, ta, granularity, folder, batch)
+            holder, part = ta, granularity
+            if steps := consolidated.get(name):
+                holder = load_model(checkpoint.path / CONSOLIDATED / name, objective.model_class, torch.float32).eval()
+                check_finite(holder, f"{checkpoint.path / CONSOLIDATED / name}")
+                part = whole(holder.config, name)
+            save_model(extract_student(holder, part), tokenizer, folder)
+            certificate = certify(objective, holder, part, folder, batch)
             exact = certificate["bitwise_equal"] or (not granularity.is_uniform and certificate["padded_equal"])
             assert exact, f"{folder} differs from the live student: {certificate}"
             reference = output / "references" / f"{name}.safetensors"
-            record_reference(objective, ta, granularity, batch, reference)
+            record_reference(objective, holder, part, batch, reference)
             served = granularity.padded
             students[name] = {
                 "path": name,
@@ -88,8 +94,11 @@ def extract_students(
                 "parameters": num_parameters(ta, served),
                 "bytes": (folder / "model.safetensors").stat().st_size,
                 "flops_per_token": flops_per_token(ta, served, length),
+                "nested_from": nesting.get("nested_from", 0),
                 "certificate": certificate,
             }
+            if steps:
+                students[name]["consolidated_steps"] = steps
             if not granularity.is_uniform:
                 compact: Compact = {
                     "parameters": num_parameters(ta, granularity),

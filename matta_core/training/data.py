@@ -66,7 +66,8 @@ def arrays(rows: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
 
 
 def batches_of_step(config: TrainConfig, data: Sequences, step: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's share of a step's sequences, in passes of at most micro_batch_size, each read when it is needed."""
+    """This rank's share of a step's sequences, in passes of at most micro_batch_size, each read when it is needed.
+    Steps are counted from the first of the joint run."""
     rows = rows_of_step(len(data), config.batch_size, step, config.seed)
     mine = rows[distributed.rank() :: distributed.world_size()]
     size = config.micro_batch_size or len(mine)

@@ -1,11 +1,16 @@
-"""A MattaCheckpoint: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/."""
+"""A MattaCheckpoint: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/, and consolidated/.
+
+consolidated/<size>/ is the checkpoint of a size that went on alone; consolidation/<size>/ holds its metrics.
+"""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from matta_core.artifacts.json_files import read_json
 
 NESTING = "nesting.json"
+CONSOLIDATED = "consolidated"
+CONSOLIDATION = "consolidation"
 METRICS = "metrics.jsonl"  # one object per line: the step and its values
 SIZE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"  # of sizes and mixes: folders, parts of services' names
 
@@ -20,12 +25,15 @@ class Size(TypedDict, total=False):
 
 
 class Nesting(TypedDict):
-    """`sizes` in ascending order; the last is the TA."""
+    """`sizes` in ascending order; the last is the TA. Students were nested from step `nested_from` on. `consolidated`
+    tells for how many steps a size went on alone."""
 
     model_type: str
     sizes: dict[str, Size]
     student: str
     sequence_length: int
+    nested_from: NotRequired[int]
+    consolidated: NotRequired[dict[str, int]]
 
 
 def read_nesting(checkpoint: Path) -> Nesting:

@@ -46,13 +46,19 @@ class FoundMix(TypedDict):
 
 
 class Member(Size):
-    """One student, with its checkpoint at `path`. If widths differ by layer, checkpoint and costs are padded."""
+    """One student, with its checkpoint at `path`. If widths differ by layer, checkpoint and costs are padded.
+
+    It is a slice of the TA, in which it was nested from step `nested_from` on, or went on from it alone for
+    `consolidated_steps`.
+    """
 
     path: str
     reference: NotRequired[str]
     parameters: int
     bytes: int
     flops_per_token: float
+    nested_from: NotRequired[int]
+    consolidated_steps: NotRequired[int]
     certificate: NotRequired[Certificate]
     compact: NotRequired[Compact]
     mix: NotRequired[FoundMix]

@@ -269,5 +269,5 @@ def test_a_step_never_waits_for_the_device(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("matta_core.train.train_step", counted)
     rarely = {"log_every_steps": 3, "eval_every_steps": 6, "checkpoint_every_steps": 6}
     train(dataclasses.replace(CONFIG, **rarely), dataset.path, None, output=tmp_path / "run")
-    assert counts == [[]] * CONFIG.steps
+    assert counts == [[]] * (CONFIG.steps + len(CONFIG.sizes) * CONFIG.consolidation_steps)
     assert any("matta_core.training.metrics" in wait for wait in waits), "the figures are read, after the steps"
