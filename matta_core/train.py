@@ -23,7 +23,7 @@ from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
 from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
-from matta_core.recipe import TrainConfig
+from matta_core.recipe import DrawnConfig, TrainConfig
 from matta_core.students.extract import extract_student
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences, batches_of_step
@@ -127,6 +127,7 @@ def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
         sizes={name: training.config.sizes[training.config.ta]},  # only its name is read
         student=name,
         shares="all",
+        drawn=DrawnConfig(),
         consolidation=dataclasses.replace(settings, sizes=None),
         steps=steps,
         warmup_steps=min(training.config.warmup_steps, steps // 10),

@@ -17,6 +17,7 @@ from matta_core.recipe.sizes import SizeConfig
 from matta_core.recipe.training import (
     PUSHED,
     ConsolidationConfig,
+    DrawnConfig,
     PrepareDataConfig,
     RetrainConfig,
     ScoreTeacherConfig,
@@ -27,6 +28,7 @@ __all__ = [
     "BUILT_IN_TASKS",
     "PUSHED",
     "ConsolidationConfig",
+    "DrawnConfig",
     "EvaluateConfig",
     "ExtractStudentsConfig",
     "GateConfig",

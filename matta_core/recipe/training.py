@@ -58,6 +58,16 @@ class PrepareDataConfig(Section):
 
 
 @dataclass(frozen=True)
+class DrawnConfig(Section):
+    """Widths that are drawn anew in each step, between those of Student and TA, so that sizes that no recipe names, and
+    mixtures, are good, too."""
+
+    number: int = setting(0, low=0, high=64, help="widths per step")
+    share: float = setting(0.25, above=0.0, high=1.0, help="of a step's sequences, those that each trains on")
+    by_layer: bool = setting(False, help="each layer has a width of its own, as in mixtures")
+
+
+@dataclass(frozen=True)
 class ConsolidationConfig(Section):
     """What follows the joint run: each size goes on alone from its slice of the TA, on labels and Teacher."""
 
@@ -121,6 +131,7 @@ class TrainConfig(Section):
         "better, and they cost nothing until then; none: 0.3 from random weights, and 0 with start_from, whose model "
         "has a student inside",
     )
+    drawn: DrawnConfig = setting(default_factory=DrawnConfig)
     consolidation: ConsolidationConfig = setting(default_factory=ConsolidationConfig)
     loss: LossConfig = setting(default_factory=LossConfig)
     optimizer: OptimizerConfig = setting(default_factory=OptimizerConfig)
@@ -204,11 +215,11 @@ class TrainConfig(Section):
         shares = self.share_of_size()
         if not shares[self.ta]:
             raise ValueError(f"shares must give the TA, {self.ta}, more than 0: students are cut out of it")
-        for name, number in self.rows_per_size().items():
-            if shares[name] and not number:
+        for name, share in (shares | dict.fromkeys(self.drawn_names, self.drawn.share)).items():
+            if share and not self._rows(share):
                 raise ValueError(
-                    f"batch_size must be at least {math.ceil(0.5 / shares[name])}, so that {name} with its share of "
-                    f"{shares[name]:.3g} has a sequence in a step; got {self.batch_size}"
+                    f"batch_size must be at least {math.ceil(0.5 / share)}, so that {name} with its share of "
+                    f"{share:.3g} has a sequence in a step; got {self.batch_size}"
                 )
 
     def share_of_size(self) -> dict[str, float]:
@@ -221,8 +232,17 @@ class TrainConfig(Section):
         return dict.fromkeys(self.sizes, of_others) | {self.student: of_student} | {self.ta: 1.0}
 
     def rows_per_size(self) -> dict[str, int]:
-        """For each size how many of a step's sequences it trains on: its share of them, rounded half up."""
-        return {name: math.floor(share * self.batch_size + 0.5) for name, share in self.share_of_size().items()}
+        """For each size, and each draw, how many of a step's sequences it trains on."""
+        shares = self.share_of_size() | dict.fromkeys(self.drawn_names, self.drawn.share)
+        return {name: self._rows(share) for name, share in shares.items()}
+
+    def _rows(self, share: float) -> int:
+        return math.floor(share * self.batch_size + 0.5)
+
+    @property
+    def drawn_names(self) -> list[str]:
+        """What the draws of a step are called, beside the sizes: no size has a dot in its name."""
+        return [f"drawn.{number}" for number in range(self.drawn.number if len(self.sizes) > 1 else 0)]
 
     @property
     def first_nested_step(self) -> int:

@@ -13,6 +13,7 @@ from matta_core.nesting.size import Granularity
 from matta_core.objectives import Objective
 from matta_core.objectives.objective import Batch, Sums
 from matta_core.recipe import TrainConfig
+from matta_core.training.drawn import DrawnStudents
 from matta_core.training.joint import joint_backward
 from matta_core.training.learning_rate import learning_rate
 from matta_core.training.metrics import Figures
@@ -36,6 +37,7 @@ class Training:
     objective: Objective
     ta: PreTrainedModel
     students: Mapping[str, PreTrainedModel]
+    drawn: DrawnStudents
     granularities: Mapping[str, Granularity]
     optimizer: ModelOptimizer
     settings: PassSettings
@@ -54,17 +56,22 @@ def training_of(
     sequence_length: int,
 ) -> Training:
     """A training by the settings, of a TA that is on its device, with the students that live in it."""
-    students = {name: live_student(ta, size) for name, size in granularities.items() if name != config.ta}
-    if config.activation_checkpointing:
-        for model in (ta, *students.values()):
+
+    def prepared(model: PreTrainedModel) -> PreTrainedModel:
+        if config.activation_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+    prepared(ta)
+    students = {name: prepared(live_student(ta, size)) for name, size in granularities.items() if name != config.ta}
+    drawn = DrawnStudents(config, ta.config, granularities, lambda size: prepared(live_student(ta, size)))
     dtype = autocast_dtype(config.precision, ta, ta.device)
     together = passes_together(config, ta, students, sequence_length, dtype)
     settings = PassSettings(config.head_chunk_tokens, dtype, together)
     num_targets = objective.num_targets(config.batch_size, sequence_length)
     targets_of = {name: objective.num_targets(n, sequence_length) for name, n in config.rows_per_size().items()}
     return Training(
-        config, objective, ta, students, granularities, optimizer, settings, ta.device, num_targets, targets_of
+        config, objective, ta, students, drawn, granularities, optimizer, settings, ta.device, num_targets, targets_of
     )
 
 
@@ -79,7 +86,8 @@ def train_step(training: Training, step: int, batches: Iterable[Batch], stop: St
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     rows = rows_of_sizes(config, step)
-    students = {name: training.students[name] for name in rows if name != config.ta}
+    known = {**training.students, **training.drawn.of_step(step)}
+    students = {name: known[name] for name in rows if name != config.ta}
     sums: Sums = {}
     num_read = 0
     for batch in batches:

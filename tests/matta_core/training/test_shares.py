@@ -11,7 +11,11 @@ from passes_support import INPUT_IDS, LOSS, TOKENS, assert_same, batch, joint_ba
 from support import granularity, tiny_gpt2
 from training_support import CONFIG
 
+from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
+from matta_core.nesting.size import resolve
+from matta_core.recipe import DrawnConfig
+from matta_core.training.drawn import DrawnStudents
 from matta_core.training.passes import PassSettings
 from matta_core.training.shares import rows_in_batch, rows_of_sizes
 
@@ -129,3 +133,31 @@ def test_a_student_is_not_taught_where_nothing_is_learnt_from_the_ta():
             rows={"ta": [0, 1], "s": [1, 2, 3]},
         )  # fmt: skip
         assert len(calls) == expected
+
+
+def test_drawn_widths_lie_between_student_and_ta_and_depend_on_seed_and_step_alone():
+    config = dataclasses.replace(NESTED, drawn=DrawnConfig(number=2, share=0.25))
+    ta = tiny_gpt2(intermediate_size=160, num_hidden_layers=3).config
+    config = dataclasses.replace(config, sizes={"s": 8, "m": 16, "l": 24, "xl": 160})
+    sizes = resolve(ta, config.sizes)
+    drawn = DrawnStudents(config, ta, sizes, lambda size: size)
+    seen = [drawn.widths(step) for step in range(200)]
+    assert all(list(each) == ["drawn.0", "drawn.1"] for each in seen)
+    widths = {width for each in seen for by_layer in each.values() for width in by_layer}
+    assert min(widths) > 8
+    assert max(widths) < 160
+    assert len(widths) == 15
+    assert all(width % 8 == 0 for width in widths)
+    assert all(len(set(by_layer)) == 1 and len(by_layer) == 3 for each in seen for by_layer in each.values())
+    assert seen == [DrawnStudents(config, ta, sizes, lambda size: size).widths(step) for step in range(200)]
+    by_layer = dataclasses.replace(config, drawn=DrawnConfig(number=1, by_layer=True))
+    assert any(len(set(DrawnStudents(by_layer, ta, sizes, id).widths(step)["drawn.0"])) > 1 for step in range(9))
+    assert lengths(drawn=DrawnConfig(number=2)) == {"s": 4, "m": 2, "l": 2, "drawn.0": 2, "drawn.1": 2, "xl": 8}
+
+
+def test_nothing_is_drawn_where_there_is_no_width_between():
+    config = dataclasses.replace(NESTED, sizes={"s": 24, "xl": 32}, drawn=DrawnConfig(number=1))
+    with pytest.raises(
+        UserError, match=r"train.drawn.number must be 0, got 1: no intermediate_size in steps of 8 lies between 24"
+    ):
+        DrawnStudents(config, tiny_ta().config, resolve(tiny_ta().config, config.sizes), lambda size: size)
