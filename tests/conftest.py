@@ -7,10 +7,13 @@ import uuid
 
 import pytest
 import torch
+from hypothesis import settings
 from support import make_dataset
 
 from matta_core.artifacts import Artifact
 
+settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing here
+settings.load_profile("shared machine")
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
 

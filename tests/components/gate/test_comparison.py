@@ -147,7 +147,7 @@ def test_so_many_documents_as_are_said_to_be_needed_are_enough(spans):
     assert few.documents_needed(0.0, 0.95) is None  # the difference is 0: no number shows that it is above
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=questions, shift=grid, spans=all_spans)
 def test_exchanging_the_models_turns_every_sign(rows, shift, spans):
     difference, error, p_value, low, high = statement(pair_of(rows, spans=spans), shift)
@@ -155,7 +155,7 @@ def test_exchanging_the_models_turns_every_sign(rows, shift, spans):
     assert statement(turned, -shift) == pytest.approx([-difference, error, p_value, -high, -low], rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=questions, factor=st.floats(1e-3, 1e3), spans=all_spans)
 def test_the_scale_of_all_weights_changes_nothing(rows, factor, spans):
     scaled = [(d, w * factor, a, b) for d, w, a, b in rows]
@@ -164,7 +164,7 @@ def test_the_scale_of_all_weights_changes_nothing(rows, factor, spans):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=questions, data=st.data(), spans=all_spans)
 def test_the_order_and_the_names_of_documents_change_nothing(rows, data, spans):
     shuffled = data.draw(st.permutations([(f"d{97 * d % 11}", w, a, b) for d, w, a, b in rows]))
@@ -173,7 +173,7 @@ def test_the_order_and_the_names_of_documents_change_nothing(rows, data, spans):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=questions, constant=grid)
 def test_a_constant_added_to_both_models_changes_nothing(rows, constant):
     moved = [(d, w, a + constant, b + constant) for d, w, a, b in rows]
@@ -187,7 +187,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=questions, guess=st.floats(8.0, 100.0))
 def test_a_range_that_is_a_guess_never_narrows_an_interval(rows, guess):
     low, high = pair_of(rows, spans=(None, guess)).interval(0.95)
@@ -197,7 +197,7 @@ def test_a_range_that_is_a_guess_never_narrows_an_interval(rows, guess):
         assert high >= other_high
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     rows=st.lists(question, min_size=30, max_size=60),
     by=st.integers(1, 256).map(lambda number: number / 64),
@@ -210,7 +210,7 @@ def test_a_student_that_is_worse_on_every_document_never_has_a_higher_interval(r
     assert (lower_ends <= ends + 1e-9).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=st.lists(question, min_size=30, max_size=60), by=st.integers(1, 256).map(lambda number: number / 64))
 def test_a_worst_document_that_is_worse_still_never_raises_the_lower_end(rows, by):
     rows = [(place, *row[1:]) for place, row in enumerate(rows)]

@@ -167,7 +167,7 @@ junk = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
         [
@@ -208,7 +208,7 @@ WHERE = [
 ]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.sampled_from(WHERE), value=junk)
 @example(where=("family", "students"), value={})
 def test_whatever_stands_anywhere_there_is_a_decision_or_a_mistake_that_is_told(tmp_path_factory, where, value):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -61,7 +61,6 @@ def card_of(word, location="/pushed/m"):
     return model_card(CardFacts(word, "m", word, word, location, member, family, results, verdict, 0.95, {word: word}))
 
 
-@settings(deadline=None)
 @given(word=words, location=words)
 def test_no_word_from_outside_means_anything_in_the_card(word, location):
     written = card_of(word, location)
@@ -83,7 +82,6 @@ def rendered(text):
     return MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
 
 
-@settings(deadline=None)
 @given(location=words)
 def test_the_code_of_the_card_loads_the_very_path(location):
     (block,) = re.findall(r"```python\n(.*?)\n```$", card_of("a", location), re.DOTALL | re.MULTILINE)
