@@ -106,6 +106,7 @@ def train(
         "steps": config.steps,
         "consolidation_steps": config.consolidation_steps,
         "figure": objective.figure,
+        "figure_title": objective.figure_title,
         "final": final,
         "flops_per_token": flops,
         "pass_order": "together" if training.settings.together else "one_by_one",

@@ -69,7 +69,7 @@ class Document(NamedTuple):
 def write_tasks(
     dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> None:
-    """Write both tasks to `folder`.
+    """Write the objective's tasks to `folder`.
 
     `max_length` is the number of tokens that the model with the shortest context sees at once.
     Raises: UserError where the held-out documents give too few questions.
@@ -93,7 +93,9 @@ def write_tasks(
         f"a question is the end of a word after at least evaluate.last_token_context = "
         f"{config.last_token_context} tokens of its document: lower that"
     )
-    for name, questions, remedy in ((BITS_PER_BYTE, whole, more), (LAST_TOKEN, lines, f"{shorter}, {more}")):
+    made = {BITS_PER_BYTE: (whole, more), LAST_TOKEN: (lines, f"{shorter}, {more}")}
+    for name in OBJECTIVE.tasks:
+        questions, remedy = made[name]
         found = len({question["document"] for question in questions})
         if found < 2:
             raise UserError(

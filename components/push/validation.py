@@ -13,13 +13,16 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import matta_core
 from components.common.served.versions import fetch, reference_name, version_name
 from components.common.step_runner import say
 from components.common.storage.store import Store
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 
-QUERY = Path(__file__).with_name("query.py")
+# The objective's own way to try a model out. It is a script: this process does not load torch.
+_SCRIPT = "matta_core.objectives.next_token_query"
+QUERY = Path(matta_core.__path__[0]).parent.joinpath(*_SCRIPT.split(".")).with_suffix(".py")
 _POLL_SECONDS = 0.05
 
 
@@ -74,7 +77,7 @@ class Queries:
     def query(
         self, place: Path, reference: Path, where: str, *, timeout_seconds: float, max_memory_bytes: int | None
     ) -> dict[str, Any]:
-        """Run query.py on a local folder and return its report. `where` names the model in messages.
+        """Run the query on a local folder and return its report. `where` names the model in messages.
 
         `max_memory_bytes` bounds the whole process's resident memory: Python and torch alone are a third of a gigabyte.
         """

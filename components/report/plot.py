@@ -89,8 +89,8 @@ def quality_plot(
     return svg(canvas, name, title[0].upper() + title[1:], f"{titles[1]}. {facts}.", parts)
 
 
-def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canvas = LARGE) -> Markup:
-    """Held-out cross-entropy during training, one line per size, small sizes light and large ones dark.
+def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], title: str, canvas: Canvas = LARGE) -> Markup:
+    """The held-out figure during training, called `title`, one line per size, small sizes light and large ones dark.
 
     The first values of a training dwarf all that follows. So the vertical axis ends where the lines are after a tenth
     of the steps, and the lines enter from above.
@@ -104,7 +104,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
     clip = Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
         left, top, right - left + 2, bottom - top
     )
-    titles = ("optimizer steps", "cross-entropy, nats per token: lower is better")
+    titles = ("optimizer steps", f"{title}: lower is better")
     parts = [clip, frame(canvas, x, y, titles, tick_text(y))]
     last = [(y.place(curve[-1][1]), size, curve[-1][1]) for size, curve in curves.items()]
     places = spread([at for at, *_ in last], LINE_HEIGHT, bottom)
@@ -116,7 +116,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
             Markup('<polyline class="curve" clip-path="url(#inside)" style="{}" points="{}"/>').format(shade, line)
         )
         parts.append(text(right + 8, label_places[size] + 4, f"{size} {value:.3f}", "label"))
-    facts = (f"{size}: {value:.3f} nats per token at step {curves[size][-1][0]}" for _, size, value in last)
+    facts = (f"{size}: {value:.3f} at step {curves[size][-1][0]}" for _, size, value in last)
     return svg(canvas, "curves", "Training curves", f"{titles[1]}. At the end, {'; '.join(facts)}.", parts)
 
 

@@ -34,8 +34,8 @@ QUALITY_CAPTION = (
     "which no other one costs no more and is at least as good, by the figures alone."
 )
 CURVES_CAPTION = (
-    "Cross-entropy on held-out text of each size inside the TA, with its last value. The lines enter from above: the "
-    "first tenth of the steps may lie beyond the axis."
+    "Each size on held-out text, first inside the TA and then alone, with its last value. The lines enter from above: "
+    "the first tenth of the steps may lie beyond the axis."
 )
 
 
@@ -105,7 +105,7 @@ def sections(
         SectionOfReport("pushed", "What was pushed", [Part(grids=tuple(grid for grid in pushed if grid.rows))]),
         SectionOfReport("tasks", "Task by task", per_task),
         SectionOfReport("speed", "Latency, throughput and memory", [Part(grids=(speed_grid(summary),))]),
-        SectionOfReport("training", "Training", [_training(curves)]),
+        SectionOfReport("training", "Training", [_training(curves, artifacts["train"].metadata["figure_title"])]),
         SectionOfReport("lineage", "Lineage", [Part(grids=(lineage_grid(artifacts), tasks_grid(summary)))]),
     ]
 
@@ -180,7 +180,7 @@ def _reasons(summary: Summary, decision: Decision) -> Part:
     return Part(text=warnings, grids=(reasons_grid(summary, decision),))
 
 
-def _training(curves: Curves) -> Part:
+def _training(curves: Curves, title: str) -> Part:
     if not curves:
         return Part(text=("No validation was recorded during this training.",))
-    return Part(figures=(curves_plot(curves),), caption=CURVES_CAPTION)
+    return Part(figures=(curves_plot(curves, title),), caption=CURVES_CAPTION)

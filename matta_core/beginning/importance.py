@@ -49,7 +49,7 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objecti
         model.eval()
         for batch in batches:
             objective.states(model, batch)
-            num_tokens += batch["input_ids"].numel()
+            num_tokens += objective.num_tokens(batch)
     model.train(was_training)
     scores: dict[str, list[Tensor]] = {}
     for gauge in gauges:

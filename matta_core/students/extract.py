@@ -138,7 +138,9 @@ def _mixed(
     device = pick_device()
     sequences = {name: rows.to(device) for name, rows in sample(objective, dataset, config.mix_sequences).items()}
     moved(ta, device)
-    spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
+    spaces = [
+        space_of(objective, ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()
+    ]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:

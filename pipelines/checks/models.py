@@ -103,7 +103,7 @@ def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dic
         sample = {"input_ids": torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)}
     for name, mix in recipe.extract_students.mixes.items():
         if mix.budget[0] != "prefill_seconds":
-            space_of(ta, granularities, recipe.train.student, name, mix, sample)
+            space_of(OBJECTIVE, ta, granularities, recipe.train.student, name, mix, sample)
 
 
 if __name__ == "__main__":

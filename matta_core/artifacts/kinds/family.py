@@ -33,7 +33,7 @@ class Compact(TypedDict):
 
 
 class FoundMix(TypedDict):
-    """How a mix was found. Losses are nats per token on the search's sample; `cost` is in the budget's unit."""
+    """How a mix was found. Losses are the objective's figure on the search's sample; `cost` is in the budget's unit."""
 
     budget: dict[str, float]
     loss: float

@@ -137,7 +137,7 @@ def keys(root, monkeypatch):
         ("matta_core/training/passes.py", {"score_teacher", "train", "extract_students"}),
         ("components/common/storage/store.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
         ("components/common/served/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),
-        ("components/push/query.py", {"push"}),
+        ("matta_core/objectives/next_token_query.py", {"push"}),
         ("components/push/operations.py", set()),
         ("components/common/statistics.py", {"evaluate", "merge_evaluations", "gate", "push", "report"}),
         ("components/evaluate/memory.py", {"evaluate"}),

@@ -136,7 +136,7 @@ def test_curves_are_named_at_their_ends_and_names_do_not_overlap():
         name: [(step, 4 + 3 * math.exp(-step / 99) + n / 1000) for step in range(0, 900, 100)]
         for n, name in enumerate("smlx")
     }
-    svg = ET.fromstring(curves_plot(curves))
+    svg = ET.fromstring(curves_plot(curves, "loss"))
     labels = [text for text in svg.iter("text") if text.get("class") == "label"]
     assert [label.text.split()[0] for label in labels] == list("smlx")
     heights = sorted(float(label.get("y")) for label in labels)
@@ -144,7 +144,7 @@ def test_curves_are_named_at_their_ends_and_names_do_not_overlap():
 
 
 def test_a_single_evaluation_is_drawn_too():
-    ET.fromstring(curves_plot({"s": [(100, 3.0)]}))
+    ET.fromstring(curves_plot({"s": [(100, 3.0)]}, "loss"))
     assert len(list(drawn([Point("s", 1, 2.0)]).iter("circle"))) == 1
 
 
