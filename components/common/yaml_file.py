@@ -28,14 +28,14 @@ _OLD_BREAKS = "[\x85\u2028\u2029]"  # YAML 1.2 takes them for text, PyYAML for l
 _NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
-class Document(NamedTuple):
+class YamlDocument(NamedTuple):
     """A text's values, and the line (from 1) of each value by its path: `train.sizes.s`, `a.b[0]`."""
 
     values: Any
     lines: dict[str, int]
 
 
-def read_yaml(text: str, source: str) -> Document:
+def read_yaml(text: str, source: str) -> YamlDocument:
     """The one document in `text`. Raises: UserError that names the `source`, the line, and what to change."""
     not_yaml = f"{source} is not YAML in UTF-8: line"
     if other := re.search(_OLD_BREAKS, text):
@@ -49,7 +49,7 @@ def read_yaml(text: str, source: str) -> Document:
             raise UserError(f"{not_yaml} {loader.line + 1}: there is no character of such a number") from None
         reader = _Reader()
         if root is not None:
-            return Document(reader.value(root, ""), reader.lines)
+            return YamlDocument(reader.value(root, ""), reader.lines)
     except _RefusedError as error:
         raise UserError(f"{source}, line {error.mark.line + 1}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:

@@ -26,7 +26,7 @@ _HIGHER_IS_BETTER = {"accuracy": True, "bits per byte": False}
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class AskedTask:
     """A task's questions. `rows` are their places in questions.jsonl; `documents`, `weights` and `slices` have the same
     order.
 
@@ -172,11 +172,11 @@ def _set_problem(artifact: Artifact, results: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem: str | None) -> Task:
+def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem: str | None) -> AskedTask:
     rows = [row for row, question in enumerate(questions) if question["task"] == name]
     asked = [questions[row] for row in rows]
     if problem := problem or _task_problem(entry, asked):
-        return Task(name, problem=problem)
+        return AskedTask(name, problem=problem)
     _, documents = np.unique([question["document"] for question in asked], return_inverse=True)
     names = sorted({f"{kind}={part}" for question in asked for kind, part in question["slices"].items()})
     slices = {
@@ -185,7 +185,7 @@ def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem
         for kind in [name.partition("=")[0]]
     }
     weights = np.array([question["weight"] for question in asked], dtype=np.float64)
-    return Task(name, entry["unit"], entry["higher_is_better"], tuple(rows), documents, weights, slices)
+    return AskedTask(name, entry["unit"], entry["higher_is_better"], tuple(rows), documents, weights, slices)
 
 
 def _task_problem(entry: Any, questions: Sequence[Mapping[str, Any]]) -> str | None:
@@ -235,7 +235,7 @@ def _lined_up(path: Path, questions: Sequence[Mapping[str, Any]]) -> tuple[list[
     return [row["value"] for row in rows], None
 
 
-def _values(values: Sequence[Any], task: Task) -> tuple[np.ndarray | None, str | None]:
+def _values(values: Sequence[Any], task: AskedTask) -> tuple[np.ndarray | None, str | None]:
     low, high = _RANGES.get(task.unit, (-math.inf, math.inf))
     for index, value in enumerate(values):
         if value is None:
@@ -267,7 +267,7 @@ def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
     return (None, 1.0 if low >= 0 and high <= 1 else high - low)
 
 
-def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarray) -> str | None:
+def _against_rows(stated: Mapping[str, Any] | None, task: AskedTask, values: np.ndarray) -> str | None:
     """How a figure of results.json differs from the one computed from the rows; None where it does not."""
     if stated is None:
         return "results.json has no figure of it"
