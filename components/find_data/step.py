@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from components.common.step_runner import disk_errors_explained, say
+from components.common.disk import disk_errors_explained
+from components.common.step_runner import say
 from components.common.storage.listing import find_files
 from components.common.storage.open_storage import open_storage
 from components.common.storage.storage import Storage

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.common.disk import disk_errors_explained, make_directory
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
 from components.common.served.versions import content_digest, version_name
-from components.common.step_runner import disk_errors_explained, make_directory, run_step, say
+from components.common.step_runner import run_step, say
 from components.common.storage.open_storage import open_storage
 from components.common.storage.storage import Storage
 from components.push import card, registry, serving

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from components.common.command_line import load_recipe, path_option
+from components.common.disk import disk_errors_explained
 from components.common.parser import CommandParser
-from components.common.step_runner import disk_errors_explained
 from pipelines.commands.options import add_recipe_options
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
+from components.common.disk import disk_errors_explained, make_directory
 from components.common.served.pointer import read_pointer
-from components.common.step_runner import disk_errors_explained, make_directory
 from components.common.storage.open_storage import open_storage
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
