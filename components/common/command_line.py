@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.common.interpreter import python
 from components.common.parser import CommandParser
 from components.common.step_runner import exit_on_user_error
 from components.common.yaml_file import read_yaml
@@ -96,7 +97,7 @@ def step_parser(
     """
     name = section_name or step
     parser = CommandParser(
-        prog=f"python -m components.{step}",
+        prog=f"{python()} -m components.{step}",
         description=description,
         epilog=f"settings of {name} (in the recipe, or with --set {name}.NAME=VALUE):\n{describe(section)}"
         if section

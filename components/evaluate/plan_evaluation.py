@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from components.common.interpreter import python
 from components.common.served.versions import version_name
 from components.common.storage.open_storage import open_storage
 from components.evaluate.baselines import Baseline, resolve
@@ -84,7 +85,7 @@ def read_plan(file: Path) -> EvaluationPlan:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"cannot read the plan {file}: {error.strerror}; python -m components.evaluate.plan makes one"
+            f"cannot read the plan {file}: {error.strerror}; {python()} -m components.evaluate.plan makes one"
         ) from None
     return EvaluationPlan.from_json(text, f"the plan {file}")
 

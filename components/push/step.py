@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.disk import disk_errors_explained, make_directory
+from components.common.interpreter import python
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
 from components.common.served.versions import content_digest, version_name
@@ -178,7 +179,7 @@ def _may_replace(storage: Storage, size: str, version: str, judged_against: str 
     if move := withdrawal(served, version):
         raise _WithdrawnError(
             f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
-            f"python -m components.push --rollback {size} --to {version} --target {storage.url}"
+            f"{python()} -m components.push --rollback {size} --to {version} --target {storage.url}"
         )
     if (served and served.version) != judged_against:
         raise UserError(
