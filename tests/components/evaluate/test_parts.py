@@ -220,7 +220,7 @@ def test_the_wrappers_fan_out_and_in_under_kfp(evaluated, config, tmp_path, monk
     push_config = json.dumps({"target": str(tmp_path / "nothing")})
 
     @dsl.pipeline(name="fan-out")
-    def fan_out(storage: str, planned: str, models: list) -> dsl.Artifact:
+    def fan_out(store: str, planned: str, models: list) -> dsl.Artifact:
         dataset = dsl.importer(artifact_uri=paths["dataset"], artifact_class=dsl.Dataset).output
         students = dsl.importer(artifact_uri=paths["students"], artifact_class=dsl.Model).output
         teacher = dsl.importer(artifact_uri=paths["teacher"], artifact_class=dsl.Model).output
@@ -229,14 +229,14 @@ def test_the_wrappers_fan_out_and_in_under_kfp(evaluated, config, tmp_path, monk
                 config=config.to_json(),
                 score_teacher_config="{}",
                 push_config=push_config,
-                storage=storage,
+                store=store,
                 dataset=dataset,
                 students=students,
                 teacher_checkpoint=teacher,
                 plan=planned,
                 model=model,
             )
-        return merge(storage=storage, parts=dsl.Collected(part.outputs["report"])).outputs["report"]
+        return merge(store=store, parts=dsl.Collected(part.outputs["report"])).outputs["report"]
 
     planned, models = plan.python_func(push_config, SimpleNamespace(path=paths["students"]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
