@@ -227,7 +227,7 @@ def test_a_recipe_that_is_missing_or_no_yaml_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read recipe .*nowhere.yaml: No such file.*recipes here: .*demo.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match=r"bad.yaml is not YAML"):
+    with pytest.raises(UserError, match=r"bad.yaml, line 1, column 6: what begins in line 1, column 4 is not closed"):
         load_recipe(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(UserError, match=r"list.yaml must be a mapping of settings, got list"):
