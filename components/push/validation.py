@@ -16,7 +16,7 @@ from typing import IO, Any
 import matta_core
 from components.common.served.versions import fetch, reference_name, version_name
 from components.common.step_runner import say
-from components.common.storage.store import Store
+from components.common.storage.storage import Storage
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 
@@ -26,7 +26,7 @@ QUERY = Path(matta_core.__path__[0]).parent.joinpath(*_SCRIPT.split(".")).with_s
 _POLL_SECONDS = 0.05
 
 
-def validate(queries: "Queries", config: PushConfig, store: Store, size: str, version: str) -> None:
+def validate(queries: "Queries", config: PushConfig, storage: Storage, size: str, version: str) -> None:
     """Load a version in a fresh process, generate, and compare its logits with the recorded ones.
 
     The process sees the target's files (those of an object store as a download) and stock transformers. It sees none of
@@ -36,14 +36,14 @@ def validate(queries: "Queries", config: PushConfig, store: Store, size: str, ve
     answers otherwise than recorded, or takes too long or too much memory.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place = fetch(store, size, version, Path(folder))
-        reference = store.local_path(reference_name(size, version))
+        place = fetch(storage, size, version, Path(folder))
+        reference = storage.local_path(reference_name(size, version))
         if reference is None:
             reference = Path(folder, "reference.safetensors")
-            store.download(reference_name(size, version), reference)
+            storage.download(reference_name(size, version), reference)
         elif not reference.is_file():
             raise UserError(f"{reference} is missing, so nothing says how this version should answer: push it again")
-        where = store.location(version_name(size, version))
+        where = storage.location(version_name(size, version))
         report = queries.query(
             place,
             reference,

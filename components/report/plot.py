@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from components.report.axes import Axis, Canvas, axis, frame, svg, text, tick_text
+from components.report.axes import Canvas, PlotAxis, axis, frame, svg, text, tick_text
 from components.report.formats import plain, scaled, task_name
 from components.report.labels import Box, place_labels, spread
 
@@ -99,7 +99,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], title: str, c
     later = [value for curve in curves.values() for step, value in curve if step >= max(steps) / 10]
     left, _, top, bottom = canvas.plot
     right = canvas.width - CURVE_LABELS
-    x = Axis(min(0, *steps), max(*steps, 1), left, right)
+    x = PlotAxis(min(0, *steps), max(*steps, 1), left, right)
     y = axis(later, bottom, top)
     clip = Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
         left, top, right - left + 2, bottom - top
@@ -137,7 +137,7 @@ def _fact(point: Point, unit: str, cost: Cost) -> str:
     return f"{point.label}: {place} {cost.unit}, {plain(point.value, unit)}{ends}"
 
 
-def _bar(point: Point, x: Axis, y: Axis) -> Markup:
+def _bar(point: Point, x: PlotAxis, y: PlotAxis) -> Markup:
     if point.interval is None:
         return Markup("")
     at, cap = x.place(point.cost), SERVED_CAP if point.role == "served" else CAP
@@ -147,7 +147,7 @@ def _bar(point: Point, x: Axis, y: Axis) -> Markup:
     )
 
 
-def _mark(point: Point, x: Axis, y: Axis) -> Markup:
+def _mark(point: Point, x: PlotAxis, y: PlotAxis) -> Markup:
     """A dot for a student (a ring where it is not blessed), a diamond for the Teacher, a square for what is served."""
     at, middle = x.place(point.cost), y.place(point.value)
     if point.role == "teacher":
@@ -160,7 +160,7 @@ def _mark(point: Point, x: Axis, y: Axis) -> Markup:
     return Markup('<circle class="mark student{}" cx="{}" cy="{}" r="5"/>').format(held, at, middle)
 
 
-def _labels(points: Sequence[Point], x: Axis, y: Axis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
+def _labels(points: Sequence[Point], x: PlotAxis, y: PlotAxis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
     """The names, and the lines that tie distant names to their marks."""
     marks = [(x.place(point.cost), y.place(point.value)) for point in points]
     bars = [

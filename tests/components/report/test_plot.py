@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.report.axes import Axis, log_ticks, nice_ticks
+from components.report.axes import PlotAxis, log_ticks, nice_ticks
 from components.report.plot import DECODE, LARGE, PARAMETERS, SMALL, Point, curves_plot, pareto_front, quality_plot
 
 BITS = {"unit": "bits per byte", "higher_is_better": False}
@@ -62,8 +62,8 @@ def test_logarithmic_ticks_are_round():
 
 
 def test_an_axis_maps_its_ends_to_its_pixels():
-    assert [Axis(2, 4, 100, 0).place(value) for value in (2, 3, 4)] == [100, 50, 0]
-    assert [Axis(1, 100, 0, 10, logarithmic=True).place(value) for value in (1, 10, 100)] == [0, 5, 10]
+    assert [PlotAxis(2, 4, 100, 0).place(value) for value in (2, 3, 4)] == [100, 50, 0]
+    assert [PlotAxis(1, 100, 0, 10, logarithmic=True).place(value) for value in (1, 10, 100)] == [0, 5, 10]
 
 
 def test_the_pareto_front_leaves_out_what_costs_more_and_is_no_better():
