@@ -25,8 +25,6 @@ from matta_core.training.data import arrays, as_batch
 from matta_core.training.passes import PassSettings, teacher_scores
 from matta_core.training.precision import autocast_dtype
 
-_HEAD_CHUNK_TOKENS = 4096
-
 
 @dataclass(frozen=True)
 class _Scoring:
@@ -62,7 +60,7 @@ def score_teacher(
     model = moved(load_model(teacher, objective.model_class, dtype), device).eval()
     tokenizer, length = load_tokenizer(dataset.path / "tokenizer"), dataset.metadata["sequence_length"]
     objective.check_teacher(model, teacher, config, tokenizer, length)
-    settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))
+    settings = PassSettings(autocast_dtype=autocast_dtype(config.precision, model, device))
     schema = objective.score_schema(config, length)
     scoring = _Scoring(objective, model, config, num_token_ids(tokenizer), schema, settings, device)
     shards = sorted((dataset.path / "train").glob("*.parquet"))

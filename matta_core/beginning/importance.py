@@ -92,7 +92,11 @@ class _Gauge:
 
 @torch.no_grad()
 def layer_order(
-    model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    fewest: int,
+    objective: Objective,
+    head_chunk_tokens: int | None = None,
 ) -> list[int]:
     """All layers, in the order in which they should be kept. It holds for sizes that keep at least `fewest`.
 

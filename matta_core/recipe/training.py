@@ -142,8 +142,12 @@ class TrainConfig(Section):
     max_grad_norm: float = setting(1.0, above=0.0)
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where it pays")
     activation_checkpointing: bool = setting(False, changes_result=False)
-    head_chunk_tokens: int = setting(
-        4096, low=1, unit="tokens", changes_result=False, help="the head and the loss see so many at a time"
+    head_chunk_tokens: int | None = setting(
+        None,
+        low=1,
+        unit="tokens",
+        changes_result=False,
+        help="the head and the loss see so many at a time; none: as many as suit the vocabulary and the device",
     )
     pass_order: str = setting(
         "auto",

@@ -28,7 +28,6 @@ from matta_core.training.precision import autocast_dtype
 
 _LATENCY_REPEATS = 15
 _SEQUENCES_PER_PASS = 8
-_HEAD_CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def mix(
 
     Raises: UserError where mixtures again and again take more than the seconds that were estimated.
     """
-    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, ta.device)), space.sample
+    settings, sample = PassSettings(autocast_dtype=autocast_dtype("auto", ta, ta.device)), space.sample
     sequences = num_sequences(sample)
     starts = range(0, sequences, _SEQUENCES_PER_PASS)
     parts = [{name: rows[start : start + _SEQUENCES_PER_PASS] for name, rows in sample.items()} for start in starts]

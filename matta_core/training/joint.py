@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from matta_core.objectives.objective import Answer, Batch, Objective, Sums, Targets, num_sequences
 from matta_core.recipe import LossConfig
-from matta_core.training.passes import PassSettings, answer_to, states_of
+from matta_core.training.passes import PassSettings, answer_to, chunk_tokens, states_of
 
 
 def joint_backward(
@@ -140,7 +140,7 @@ def _chunks(passes: Sequence[_Pass]) -> Iterator[dict[_Pass, slice]]:
     """Chunks of the batch's targets. For each pass that has them, where they lie among its own."""
     if not passes:
         return
-    size = passes[0].work.settings.head_chunk_tokens
+    size = chunk_tokens(passes[0].model, passes[0].leaf, passes[0].work.settings)
     per_row = len(passes[0].leaf) // len(passes[0].rows)
     done = dict.fromkeys(passes, 0)
     of_row: dict[int, list[_Pass]] = {}
