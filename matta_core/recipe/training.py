@@ -75,7 +75,11 @@ class ConsolidationConfig(Section):
         0.2, low=0.0, high=10.0, help="for how long, of train.steps; 0: not at all, students are slices of the TA"
     )
     learning_rate_fraction: float = setting(
-        0.5, above=0.0, high=10.0, help="where the cosine begins, of train.learning_rate"
+        0.5,
+        above=0.0,
+        high=1.0,
+        help="of train.learning_rate: where the joint run's cosine ends and the one of a size alone begins; that one ends "
+        "at train.final_learning_rate_fraction",
     )
     sizes: tuple[str, ...] | None = setting(
         None, help="which; none: all whose layers have one width. The others stay slices of the TA, as mixtures do"
@@ -198,6 +202,11 @@ class TrainConfig(Section):
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
         self._check_shares()
+        if self.consolidation_steps and self.consolidation.learning_rate_fraction < self.final_learning_rate_fraction:
+            raise ValueError(
+                f"consolidation.learning_rate_fraction must be >= final_learning_rate_fraction = "
+                f"{self.final_learning_rate_fraction}, got {self.consolidation.learning_rate_fraction}"
+            )
         if unknown := [name for name in self.consolidation.sizes or () if name not in self.sizes]:
             raise ValueError(f"consolidation.sizes must be among {', '.join(self.sizes)}, got {unknown[0]!r}")
         must_be_model("start_from", self.start_from)
