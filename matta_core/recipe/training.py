@@ -78,7 +78,7 @@ class ConsolidationConfig(Section):
         0.5,
         above=0.0,
         high=1.0,
-        help="of train.learning_rate: where the joint run's cosine ends and the one of a size alone begins; that one ends "
+        help="of train.learning_rate: where the joint run's cosine ends and that of a size alone begins, which ends "
         "at train.final_learning_rate_fraction",
     )
     sizes: tuple[str, ...] | None = setting(

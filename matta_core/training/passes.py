@@ -33,7 +33,7 @@ def chunk_tokens(model: PreTrainedModel, states: Tensor, settings: PassSettings)
     if settings.head_chunk_tokens:
         return settings.head_chunk_tokens
     head = model.get_output_embeddings()
-    num_outputs = int(head.out_features if head is not None else model.config.num_labels)
+    num_outputs = head.out_features if head is not None else (model.config.num_labels or 1)
     return max((2**30 if states.is_cuda else 24 * 2**20) // (4 * num_outputs), states.shape[-1] // 2, 1)
 
 
