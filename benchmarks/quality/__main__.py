@@ -85,7 +85,12 @@ def main() -> None:
 
 def _base(place: Place, shape: str, steps: int) -> TrainConfig:
     train = place.recipe().train
-    own = {"steps": steps, "checkpoint_every_steps": steps, "warmup_steps": min(train.warmup_steps, steps // 5)}
+    own = {
+        "steps": steps,
+        "precision": "fp32",
+        "checkpoint_every_steps": steps,
+        "warmup_steps": min(train.warmup_steps, steps // 5),
+    }
     return TrainConfig.from_dict({**train.to_dict(), **SHAPES[shape], **own})
 
 
