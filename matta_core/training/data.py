@@ -33,7 +33,13 @@ class Sequences:
                 raise UserError(
                     f"{scores.path} holds scores of another dataset than {dataset.path}: run score_teacher on this one"
                 )
-            columns.append(_parquet(scores.path / split, cache).select_columns(list(objective.teacher_columns)))
+            columns.append(_parquet(scores.path / split, cache))
+            if missing := set(objective.teacher_columns) - set(columns[-1].column_names):
+                raise UserError(
+                    f"{scores.path} has no columns {', '.join(sorted(missing))}: it was made by another version of "
+                    f"score_teacher. Run it again"
+                )
+        self._objective = objective
         self._rows = concatenate_datasets(columns, axis=1).with_format("numpy")
         self.sequence_length: int = dataset.metadata["sequence_length"]
 
@@ -42,7 +48,7 @@ class Sequences:
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """The sequences of the given row numbers, in their order."""
-        return as_batch(self._rows[rows], device)
+        return as_batch(self._objective.unpack(self._rows[rows]), device)
 
 
 def as_batch(columns: Mapping[str, np.ndarray], device: torch.device) -> Batch:
