@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from matta_core import hub
 from matta_core.errors import UserError, one_line, some_of
 
 if TYPE_CHECKING:  # torch takes seconds to import, and prepare_data loads only tokenizers
@@ -56,7 +58,7 @@ def load_model(name_or_path: str | Path, model_class: str, dtype: "torch.dtype |
 
     name = str(name_or_path)
     transformers_logging.disable_progress_bar()  # a step's own bar shows progress
-    with _errors_explained(f"cannot load a model from {name}", _GIVE_A_MODEL, name), _quiet():
+    with _errors_explained(name, "a model", _GIVE_A_MODEL), _quiet():
         if find_adapter_config_file(name):
             raise UserError(f"cannot load a model from {name}: it holds an adapter_config.json. {_MERGE}")
         loaded: Any = getattr(transformers, model_class).from_pretrained(
@@ -82,7 +84,7 @@ def moved(model: "Model", to: "torch.device | torch.dtype") -> "Model":
 
 def load_config(name_or_path: str | Path) -> PreTrainedConfig:
     """A checkpoint's config, without its weights. Raises: UserError where there is none."""
-    with _errors_explained(f"cannot load a config from {name_or_path}", _GIVE_A_MODEL):
+    with _errors_explained(name_or_path, "a config", _GIVE_A_MODEL):
         return AutoConfig.from_pretrained(str(name_or_path), trust_remote_code=False)
 
 
@@ -94,7 +96,7 @@ def load_generation_config(name_or_path: str | Path) -> "GenerationConfig":
     from transformers import GenerationConfig
 
     name = str(name_or_path)
-    with _errors_explained(f"cannot load generation_config.json of {name}", "Mend that file, or remove it"):
+    with _errors_explained(name, GENERATION_CONFIG_NAME, "Mend that file, or remove it"):
         if cached_file(name, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
             return GenerationConfig.from_model_config(load_config(name))
         return GenerationConfig.from_pretrained(name)
@@ -102,7 +104,7 @@ def load_generation_config(name_or_path: str | Path) -> "GenerationConfig":
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or the hub. Raises: UserError where there is none."""
-    with _errors_explained(f"cannot load a tokenizer from {name_or_path}", _GIVE_A_TOKENIZER):
+    with _errors_explained(name_or_path, "a tokenizer", _GIVE_A_TOKENIZER):
         tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
         tokenizer.encode("a")  # a tokenizer may load without something it needs, such as its <unk>
     # These record how it was loaded. If they were saved, HF_HUB_OFFLINE would change a model's digest.
@@ -162,22 +164,33 @@ def _remedy(model: "PreTrainedModel", missing: list[str], unexpected: list[str])
 
 
 @contextlib.contextmanager
-def _errors_explained(what: str, remedy: str, model: str | None = None) -> Iterator[None]:
-    """Turn the libraries' errors into one line: for a damaged file they raise nearly anything. `model` is the one being
-    loaded, which may be quantized and lack its library."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # the hub's cache failed, not the file
-        reason = one_line(error) if str(error) else repr(error)
-        if model and (method := _quantization(model)):
-            lacks = isinstance(error, ImportError)
-            reason = f"it is quantized ({method}){', by a library that is not installed' if lacks else ''}: {reason}"
-            remedy = f"{'Install it' if lacks else 'Mend that'}, or give the checkpoint without quantization, in bf16"
-        raise UserError(f"{what}: {reason.rstrip('.')}. {remedy}") from error
+def _errors_explained(source: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn the libraries' errors into one line: for a damaged file they raise nearly anything. A name on the hub is
+    looked up among what was kept where the hub cannot be reached."""
+    name = str(source)
+    with hub.or_what_was_kept() if _is_on_the_hub(name) else contextlib.nullcontext() as unreachable:
+        try:
+            yield
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the hub's cache failed, not the file
+            reason = one_line(error) if str(error) else repr(error)
+            if unreachable is not None and isinstance(error, OSError):
+                reason = f"nothing of it was kept, and {constants.ENDPOINT} cannot be reached ({one_line(unreachable)})"
+            elif what == "a model" and (method := _quantization(name)):
+                lacks = isinstance(error, ImportError)
+                reason = (
+                    f"it is quantized ({method}){', by a library that is not installed' if lacks else ''}: {reason}"
+                )
+                mend = "Install it" if lacks else "Mend that"
+                remedy = f"{mend}, or give the checkpoint without quantization, in bf16"
+            raise UserError(f"cannot load {what} from {name}: {reason.rstrip('.')}. {remedy}") from error
+
+
+def _is_on_the_hub(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None and not Path(name).exists()
 
 
 def _quantization(name: str) -> str | None:

@@ -27,7 +27,6 @@ from matta_core.training.precision import autocast_dtype
 
 # The first bytes of a column's numbers lie together, and so on, where zstd finds more (benchmarks/teacher_cache.py).
 PARQUET_OPTIONS: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": True}
-_HEAD_CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def score_teacher(
     model = moved(load_model(teacher, objective.model_class, dtype), device).eval()
     tokenizer, length = load_tokenizer(dataset.path / "tokenizer"), dataset.metadata["sequence_length"]
     objective.check_teacher(model, teacher, config, tokenizer, length)
-    settings = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype(config.precision, model, device))
+    settings = PassSettings(autocast_dtype=autocast_dtype(config.precision, model, device))
     schema = objective.score_schema(config, length)
     scoring = _Scoring(objective, model, config, num_token_ids(tokenizer), schema, settings, device)
     shards = sorted((dataset.path / "train").glob("*.parquet"))

@@ -106,6 +106,7 @@ def train(
         "steps": config.steps,
         "consolidation_steps": config.consolidation_steps,
         "figure": objective.figure,
+        "figure_title": objective.figure_title,
         "final": final,
         "flops_per_token": flops,
         "pass_order": "together" if training.settings.together else "one_by_one",
@@ -131,7 +132,8 @@ def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
         consolidation=dataclasses.replace(settings, sizes=None),
         steps=steps,
         warmup_steps=min(training.config.warmup_steps, steps // 10),
-        learning_rate=min(1.0, training.config.learning_rate * settings.learning_rate_fraction),
+        learning_rate=training.config.learning_rate * settings.learning_rate_fraction,
+        final_learning_rate_fraction=training.config.final_learning_rate_fraction / settings.learning_rate_fraction,
     )
     size, checkpoints = training.granularities[name], Checkpoints(work)
     model_config = student_config(training.ta.config, size)

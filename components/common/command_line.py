@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.common.interpreter import python
 from components.common.parser import CommandParser
 from components.common.step_runner import exit_on_user_error
-from components.common.yaml_file import read_yaml
+from components.common.yaml_file import read_text, read_yaml
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
 from matta_core.recipe.settings import Section, problem_of_path, shown, shown_key, spelled
@@ -34,12 +35,12 @@ def load_section(
     """Read a section from a YAML file and apply overrides. `what`, `examples` and `option` are used in messages.
     Raises: UserError as `load_recipe`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(Path(path))
     except OSError as error:
         known = ", ".join(sorted(str(file) for file in examples.glob("*.yaml")))
         raise UserError(f"cannot read {what} {path}: {error.strerror}; {what}s here: {known}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{what} {path} is not YAML in UTF-8: {error}") from None
+    except UserError as error:
+        raise UserError(f"{what} {path}, {error}") from None
     values = read_yaml(text, f"{what} {path}").values
     if not isinstance(values, dict):
         raise UserError(f"{what} {path} must be a mapping of settings, got {type(values).__name__}")
@@ -96,7 +97,7 @@ def step_parser(
     """
     name = section_name or step
     parser = CommandParser(
-        prog=f"python -m components.{step}",
+        prog=f"{python()} -m components.{step}",
         description=description,
         epilog=f"settings of {name} (in the recipe, or with --set {name}.NAME=VALUE):\n{describe(section)}"
         if section

@@ -32,10 +32,10 @@ def received(kfp_artifact: Any) -> str:
     return str(view)
 
 
-def output_path(artifacts: str, step: str, kfp_path: str) -> str:
-    """Where a wrapper's step writes: a directory named by its key below the folder `artifacts`. If that is "", it is
-    Kubeflow's own place. (The pipeline calls that folder its `store`; a Store of ours holds pushed models.)"""
-    return f"{artifacts}/{step}-{{key}}" if artifacts else kfp_path
+def output_path(store: str, step: str, kfp_path: str) -> str:
+    """Where a wrapper's step writes: a directory named by its key below the folder `store`. If that is "", it is
+    Kubeflow's own place."""
+    return f"{store}/{step}-{{key}}" if store else kfp_path
 
 
 def publish(kfp_artifact: Any, artifact: Artifact) -> None:

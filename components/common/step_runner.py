@@ -8,12 +8,9 @@ goes on with it.
 import atexit
 import contextlib
 import dataclasses
-import errno
 import gc
 import inspect
 import logging
-import os
-import re
 import shutil
 import sys
 import time
@@ -21,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.common.disk import disk_errors_explained, make_directory
 from components.common.locks import locked
 from components.common.source import closure_digest
 from matta_core.artifacts import (
@@ -42,21 +40,6 @@ from matta_core.recipe.settings import Section
 # Torch and transformers make a million objects. At its end, a process would spend a second to look for cycles among
 # them, although the system takes all memory back at once.
 atexit.register(gc.freeze)
-
-_DISK_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EFBIG,
-}
-# How libraries word such an error: the reason is at the end of the text, or has the error's number beside it.
-_DISK_WORDS = re.compile(
-    rf"({'|'.join(map(os.strerror, sorted(_DISK_ERRORS)))})(?=[\s.'\")]*$|\s*\(os error)"
-    rf"|No space left on device|Not enough disk space"
-)
 
 
 Work = Callable[[Path], Mapping[str, Any] | None]
@@ -146,46 +129,6 @@ def keyed_path(output: str | Path, key: str) -> Path:
 def say(step: str, message: str) -> None:
     """Print a line for the person who watches, in the form that `pipelines.local.console` recognises."""
     print(f"[{step}] {message}", flush=True)
-
-
-@contextlib.contextmanager
-def disk_errors_explained(path: Path, setting: str = "--output") -> Iterator[None]:
-    """Turn a full disk or an unwritable directory into a UserError with the place and the remedy.
-
-    `setting` names what the user must change to write elsewhere.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if (problem := _disk_problem(error, path)) is None:
-            raise
-        raise UserError(
-            f"cannot write {problem}. Free space there or choose another {setting}; "
-            f"finished files are kept, and the same command goes on from them"
-        ) from error
-
-
-def make_directory(path: Path, setting: str = "--output") -> None:
-    """Make a directory and its parents. Raises: UserError, with the setting to change, where the file system refuses
-    (/proc)."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileNotFoundError, FileExistsError) as error:
-        raise UserError(f"cannot make the directory {path}: {error.strerror}; choose another {setting}") from None
-
-
-def _disk_problem(error: BaseException | None, path: Path) -> str | None:
-    """Place and reason, if the disk caused an error, directly or below a library's error; else None."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            return f"{error.filename or path}: {error.strerror}"
-        # safetensors, pyarrow and datasets give the reason as text alone.
-        if found := _DISK_WORDS.search(str(error)):
-            return f"{path}: {found[0]}"
-        error = error.__cause__
-    return None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ Source: YAML 1.2.2, section 10.3 (core schema).
 """
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -24,42 +25,103 @@ _CONSTANTS = {
 } | {"~": None}
 _INTEGERS = ((r"[-+]?[0-9]+", 10), (r"0o[0-7]+", 8), (r"0x[0-9a-fA-F]+", 16))
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+_BREAKS = r"\r\n?|\n"
 _OLD_BREAKS = "[\x85\u2028\u2029]"  # YAML 1.2 takes them for text, PyYAML for line ends
 _NOT_FINITE = r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 
 
-class Document(NamedTuple):
+class YamlDocument(NamedTuple):
     """A text's values, and the line (from 1) of each value by its path: `train.sizes.s`, `a.b[0]`."""
 
     values: Any
     lines: dict[str, int]
 
 
-def read_yaml(text: str, source: str) -> Document:
+def read_yaml(text: str, source: str) -> YamlDocument:
     """The one document in `text`. Raises: UserError that names the `source`, the line, and what to change."""
-    not_yaml = f"{source} is not YAML in UTF-8: line"
     if other := re.search(_OLD_BREAKS, text):
-        line = len(re.findall(r"\r\n?|\n", text[: other.start()])) + 1
-        raise UserError(f"{not_yaml} {line}: character {ord(other[0]):#x}, which ended a line before YAML 1.2")
+        raise UserError(
+            f"{source}, {_place(text, other.start())}: character {ord(other[0]):#x}, which ended a line before YAML "
+            "1.2: take it out"
+        )
     try:
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
         except (ValueError, OverflowError):  # PyYAML raises it for an escape such as \UFFFFFFFF
-            raise UserError(f"{not_yaml} {loader.line + 1}: there is no character of such a number") from None
+            raise UserError(f"{source}, line {loader.line + 1}: there is no character of such a number") from None
         reader = _Reader()
         if root is not None:
-            return Document(reader.value(root, ""), reader.lines)
+            return YamlDocument(reader.value(root, ""), reader.lines)
     except _RefusedError as error:
         raise UserError(f"{source}, line {error.mark.line + 1}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
-        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
-        assert mark is not None, "of an error in a text"
-        raise UserError(f"{not_yaml} {mark.line + 1}: {problem}") from None
+        line, column, problem = _mistake(re.split(_BREAKS, text), error)
+        raise UserError(f"{source}, line {line}, column {column}: {problem}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{not_yaml} {line}: character {error.character:#x}") from None
+        raise UserError(
+            f"{source}, {_place(text, error.position)}: character {error.character:#x}, which YAML does not allow: "
+            "take it out"
+        ) from None
     raise UserError(f"{source} is empty: there is no value in it")
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises: OSError; UserError, without the file's name, where it is not in UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        place = _place(before, len(before))
+        raise UserError(f"{place}: byte {data[error.start]:#x} is not UTF-8: save the file in that encoding") from None
+
+
+def _place(text: str, position: int) -> str:
+    before = re.split(_BREAKS, text[:position])
+    return f"line {len(before)}, column {len(before[-1]) + 1}"
+
+
+def _mistake(lines: list[str], error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
+    """Line, column, and in place of PyYAML's words what is wrong and what to do."""
+    mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or ""
+    assert mark is not None, "of an error in a text"
+    begun = error.context_mark or mark  # where PyYAML was, when it met the mistake
+    line, indented = lines[mark.line], re.match(r"\s*", lines[mark.line])
+    at = line[mark.column : mark.column + 1]
+    if at == "\t" or (indented and "\t" in indented[0]):
+        return mark.line + 1, line.index("\t") + 1, "a tab: indent with spaces"
+    told = f"{problem}: quote what is text"
+    if "cannot start any token" in problem or "undefined alias" in problem:
+        told = f"text must not begin with {at}: quote it"
+    elif (error.context or "").startswith(("while scanning an alias", "while scanning an anchor")):
+        mark, told = begun, f"text must not begin with {lines[begun.line][begun.column]}: quote it"
+    elif problem == "could not find expected ':'":
+        mark, told = begun, _no_setting(lines[begun.line])
+    elif "mapping values are not allowed" in problem and re.search(r":\s", line[: mark.column]):
+        told = "a second colon in one line: quote text that holds one"
+    elif "mapping values are not allowed" in problem or "<document start>" in problem:
+        settings = [n for n, one in enumerate(lines[: mark.line]) if re.match(r"\s*[^\s#]", one)]
+        above = settings[-1] if settings else mark.line
+        if not re.search(r":(\s|$)", lines[above]):
+            return above + 1, 1, _no_setting(lines[above])
+        told = f"the setting in line {above + 1} has its value there: indent both alike"
+    elif "quoted scalar" in (error.context or "") and "end of stream" in problem:
+        mark, told = begun, "a quotation mark that is not closed: close it"
+    elif problem.startswith("expected ','") or "<stream end>" in problem:
+        told = f"what begins in line {begun.line + 1}, column {begun.column + 1} is not closed, or a comma is missing"
+    elif problem.startswith("expected <block end>"):
+        told = f"no part of what begins in line {begun.line + 1}: give all of one section the same indentation"
+    elif "another document" in problem:
+        told = "a second document begins: leave one out"
+    return mark.line + 1, mark.column + 1, told
+
+
+def _no_setting(line: str) -> str:
+    return (
+        f"{line.strip()[:60]!r} is no setting: a setting is KEY: VALUE, with a space after the colon; put # before a "
+        "heading"
+    )
 
 
 class _RefusedError(Exception):

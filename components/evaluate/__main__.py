@@ -1,7 +1,7 @@
 """The command of evaluate: `python -m components.evaluate --help`."""
 
 from components.common.command_line import load_recipe, path_option, run_command, step_parser
-from components.evaluate.planning import read_plan
+from components.evaluate.plan_evaluation import read_plan
 from components.evaluate.step import evaluate
 from matta_core.recipe import EvaluateConfig
 

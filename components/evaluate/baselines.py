@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.common.served.versions import fetch, read_pointer, version_digest
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from matta_core.errors import UserError
 
 
@@ -37,16 +37,16 @@ def resolve(target: str | None, students: Mapping[str, str | None]) -> dict[str,
             raise UserError(f"the size {f'baseline-{size}'!r} has the name of the baseline of {size!r}: rename it")
     if target is None:
         return dict.fromkeys(students)
-    store = open_store(target)
+    storage = open_storage(target)
     baselines: dict[str, Baseline | None] = {}
     for size, digest in students.items():
-        pointer = read_pointer(store, size)
+        pointer = read_pointer(storage, size)
         if pointer is not None and pointer.digest != digest:
             baselines[size] = Baseline(size, pointer.version, pointer.digest)
         elif pointer is not None and pointer.history[-1].why == "rollback":
             baselines[size] = Baseline(size, pointer.version, pointer.digest, is_student=True)
         elif pointer is not None and pointer.previous is not None:
-            baselines[size] = Baseline(size, pointer.previous, version_digest(store, size, pointer.previous))
+            baselines[size] = Baseline(size, pointer.previous, version_digest(storage, size, pointer.previous))
         else:
             baselines[size] = None
     return baselines
@@ -57,9 +57,9 @@ def fetch_all(target: str | None, baselines: Mapping[str, Baseline | None], fold
     downloaded below `folder`."""
     if target is None:
         return {}
-    store = open_store(target)
+    storage = open_storage(target)
     return {
-        size: fetch(store, size, baseline.version, folder)
+        size: fetch(storage, size, baseline.version, folder)
         for size, baseline in baselines.items()
         if baseline is not None and not baseline.is_student
     }

@@ -29,7 +29,7 @@ def evaluate(
     """
     from components.common.kubeflow import output_path, publish, received
     from components.common.step_runner import exit_on_user_error
-    from components.evaluate.planning import EvaluationPlan
+    from components.evaluate.plan_evaluation import EvaluationPlan
     from components.evaluate.step import evaluate
     from matta_core.artifacts.kinds.evaluation import read_results
     from matta_core.recipe import EvaluateConfig, PushConfig, ScoreTeacherConfig
@@ -60,7 +60,7 @@ def plan_evaluation(push_config: str, students: dsl.Input[dsl.Model]) -> NamedTu
     """Read once what is served: the pods that evaluate one of `models` each all compare with the same."""
     from components.common.kubeflow import received
     from components.common.step_runner import exit_on_user_error
-    from components.evaluate.planning import plan_evaluation
+    from components.evaluate.plan_evaluation import plan_evaluation
     from matta_core.recipe import PushConfig
 
     with exit_on_user_error():
@@ -77,7 +77,7 @@ def merge_evaluations(
     """One EvaluationReport of the parts that evaluate made, one model in each. Artifact files: as evaluate's."""
     from components.common.kubeflow import output_path, publish, received
     from components.common.step_runner import exit_on_user_error
-    from components.evaluate.merging import merge_evaluations
+    from components.evaluate.merge_evaluations import merge_evaluations
 
     with exit_on_user_error():
         output = output_path(store, "merge_evaluations", report.path)

@@ -29,11 +29,11 @@ DEFAULT_METRICS = {
 }
 
 
-class _Loader(yaml.CSafeLoader):
+class _HarnessLoader(yaml.CSafeLoader):
     """Reads lm-eval's files. They name functions by a tag of their own; here such a function is its name."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: node.value)
+_HarnessLoader.add_constructor("!function", lambda loader, node: node.value)
 
 
 def check_tasks(configs: Mapping[str, TaskConfig], *, files: bool) -> None:
@@ -94,7 +94,7 @@ def _whole_index() -> Any:
 
 def read_definition(file: Path) -> dict[str, Any]:
     """A task's settings with those of the files that it includes. Functions are given by name."""
-    settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    settings = yaml.load(file.read_text(encoding="utf-8"), Loader=_HarnessLoader)
     included = settings.pop("include", [])
     merged: dict[str, Any] = {}
     for other in [included] if isinstance(included, str) else included:

@@ -1,7 +1,7 @@
 """The command of merge_evaluations: `python -m components.evaluate.merge --help`."""
 
 from components.common.command_line import run_command, step_parser
-from components.evaluate.merging import merge_evaluations
+from components.evaluate.merge_evaluations import merge_evaluations
 
 
 def main() -> None:

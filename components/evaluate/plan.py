@@ -1,8 +1,8 @@
 """The command of plan_evaluation: `python -m components.evaluate.plan --help`."""
 
 from components.common.command_line import load_recipe, run_command, step_parser
-from components.common.step_runner import disk_errors_explained, make_directory
-from components.evaluate.planning import plan_evaluation
+from components.common.disk import disk_errors_explained, make_directory
+from components.evaluate.plan_evaluation import plan_evaluation
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from components.common.step_runner import run_step
 from components.evaluate.baselines import resolve
 from components.evaluate.candidates import TEACHER, family, teacher_candidate
-from components.evaluate.planning import EvaluationPlan
+from components.evaluate.plan_evaluation import EvaluationPlan
 from matta_core.artifacts import Artifact, file_digest, open_artifact
 from matta_core.errors import UserError
 from matta_core.recipe import EvaluateConfig

@@ -58,7 +58,7 @@ _TASKS: dict[str, dict[str, Any]] = {
 _USAGE = "# Run it from this folder: lm_eval run --model hf --model_args pretrained=... --include_path . --tasks {}\n"
 
 
-class Document(NamedTuple):
+class HeldOutDocument(NamedTuple):
     """A held-out document; `digest` is the sha256 of its text."""
 
     digest: str
@@ -69,7 +69,7 @@ class Document(NamedTuple):
 def write_tasks(
     dataset: Path, folder: Path, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> None:
-    """Write both tasks to `folder`.
+    """Write the objective's tasks to `folder`.
 
     `max_length` is the number of tokens that the model with the shortest context sees at once.
     Raises: UserError where the held-out documents give too few questions.
@@ -93,7 +93,9 @@ def write_tasks(
         f"a question is the end of a word after at least evaluate.last_token_context = "
         f"{config.last_token_context} tokens of its document: lower that"
     )
-    for name, questions, remedy in ((BITS_PER_BYTE, whole, more), (LAST_TOKEN, lines, f"{shorter}, {more}")):
+    made = {BITS_PER_BYTE: (whole, more), LAST_TOKEN: (lines, f"{shorter}, {more}")}
+    for name in OBJECTIVE.tasks:
+        questions, remedy = made[name]
         found = len({question["document"] for question in questions})
         if found < 2:
             raise UserError(
@@ -115,14 +117,14 @@ def load_tasks(folder: Path, cache: Path) -> list[EvaluationTask]:
     return [EvaluationTask(name, loaded[name], _TASKS[name]["metric_list"][0]["metric"]) for name in OBJECTIVE.tasks]
 
 
-def read_documents(dataset: Path) -> Iterator[Document]:
+def read_documents(dataset: Path) -> Iterator[HeldOutDocument]:
     """The held-out documents that hold more than white space."""
     for shard in sorted((dataset / "validation_documents").glob("*.parquet")):
         for batch in pq.ParquetFile(shard).iter_batches(columns=["source", "text"]):
             for row in batch.to_pylist():
                 if row["text"].strip():
                     digest = hashlib.sha256(row["text"].encode()).hexdigest()
-                    yield Document(digest, row["source"], row["text"])
+                    yield HeldOutDocument(digest, row["source"], row["text"])
 
 
 def cut(text: str, characters: int) -> str:
@@ -133,11 +135,11 @@ def cut(text: str, characters: int) -> str:
 
 
 def last_tokens(
-    documents: list[Document], config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+    documents: list[HeldOutDocument], config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[dict[str, str]]:
     """One line of every document, then a second of each, and so on, until there are enough."""
 
-    def of_document(document: Document) -> Iterator[dict[str, str]]:
+    def of_document(document: HeldOutDocument) -> Iterator[dict[str, str]]:
         for kind in _ENDS:
             ends = [match.end() for match in kind.finditer(document.text)]
             ends.sort(key=lambda end: digest_of([document.digest, end]))

@@ -3,7 +3,7 @@
 {name: {"lease": {"run", "holder", "span", "taken_at", "expires_at"} or null,
         "processed": [{"span", "order", "run", "finished_at", "pushed"}]}}
 
-The file only ever changes by compare-and-swap (see `components.common.storage.store`). It holds leases and processed
+The file only ever changes by compare-and-swap (see `components.common.storage.storage`). It holds leases and processed
 spans together, so that no lease is taken on old knowledge of what was processed. Times are UTC by the writers' clocks,
 which must agree to seconds.
 """
@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from components.common.served.pointer import who
 from components.common.step_runner import say
-from components.common.storage.store import ConflictError, Store
+from components.common.storage.storage import ConflictError, Storage
 from components.find_data.spans import Span, is_future, parse_span
 from matta_core.artifacts.json_files import parse_json
 from matta_core.errors import UserError
@@ -55,7 +55,7 @@ _NOTHING: Entry = {"lease": None, "processed": []}
 
 
 def take_lease(
-    store: Store, name: str, run: str, span: Span, lease_seconds: float, *, earlier: Collection[str] = ()
+    storage: Storage, name: str, run: str, span: Span, lease_seconds: float, *, earlier: Collection[str] = ()
 ) -> str | None:
     """Take the lease of `name` for a run that wants to process `span`. Returns None, or why it may not.
 
@@ -67,7 +67,7 @@ def take_lease(
 
     def change(entry: Entry) -> str | None:
         now = datetime.now(UTC)
-        newest = max(_processed(entry, store), key=lambda done: done["order"], default=None)
+        newest = max(_processed(entry, storage), key=lambda done: done["order"], default=None)
         if newest is not None and span.order <= newest["order"]:
             return (
                 f"nothing new: the newest complete span is {span.name}, and {newest['span']} was processed at "
@@ -78,10 +78,10 @@ def take_lease(
         entry["lease"] = _lease(run, span, now, lease_seconds)
         return None
 
-    return _change(store, name, change)
+    return _change(storage, name, change)
 
 
-def renew_lease(store: Store, name: str, run: str, span: Span, lease_seconds: float) -> str | None:
+def renew_lease(storage: Storage, name: str, run: str, span: Span, lease_seconds: float) -> str | None:
     """Take the lease again, for `lease_seconds` from now, in a run that took it before and processes `span`.
 
     Returns None, or why the run must not go on: another run holds the lease, or has processed the span or a later one.
@@ -92,16 +92,16 @@ def renew_lease(store: Store, name: str, run: str, span: Span, lease_seconds: fl
         now = datetime.now(UTC)
         if (lease := _lease_of_another(entry, (run,), now)) is not None:
             return describe(lease)
-        for done in _processed(entry, store):
+        for done in _processed(entry, storage):
             if done["run"] != run and done["order"] >= span.order:
                 return f"run {done['run']} has processed {done['span']} meanwhile, at {done['finished_at']}"
         entry["lease"] = _lease(run, span, now, lease_seconds)
         return None
 
-    return _change(store, name, change)
+    return _change(storage, name, change)
 
 
-def record_span(store: Store, name: str, run: str, span: Span, pushed: list[str]) -> str | None:
+def record_span(storage: Storage, name: str, run: str, span: Span, pushed: list[str]) -> str | None:
     """Record that a run has processed a span, and give back its lease. Returns None, or who holds the lease by now."""
 
     def change(entry: Entry) -> str | None:
@@ -120,10 +120,10 @@ def record_span(store: Store, name: str, run: str, span: Span, pushed: list[str]
         entry["lease"] = None
         return None
 
-    return _change(store, name, change)
+    return _change(storage, name, change)
 
 
-def release_lease(store: Store, name: str, run: str | None = None) -> Lease | None:
+def release_lease(storage: Storage, name: str, run: str | None = None) -> Lease | None:
     """Give back the lease if `run` holds it (None: whoever holds it). Returns what was given back."""
 
     def change(entry: Entry) -> Lease | None:
@@ -133,12 +133,12 @@ def release_lease(store: Store, name: str, run: str | None = None) -> Lease | No
         entry["lease"] = None
         return lease
 
-    return _change(store, name, change)
+    return _change(storage, name, change)
 
 
-def read_entry(store: Store, name: str) -> Entry:
+def read_entry(storage: Storage, name: str) -> Entry:
     """A name's lease and processed spans. Raises: UserError if the ledger is unreadable."""
-    return _read(store)[0].get(name, _NOTHING)
+    return _read(storage)[0].get(name, _NOTHING)
 
 
 def describe(lease: Lease) -> str:
@@ -167,38 +167,38 @@ def _lease_of_another(entry: Entry, ours: Collection[str], now: datetime) -> Lea
     return lease
 
 
-def _processed(entry: Entry, store: Store) -> list[Processed]:
+def _processed(entry: Entry, storage: Storage) -> list[Processed]:
     """The processed spans, without those of the future: they cannot be, and would hold up all new spans."""
     for done in entry["processed"]:
         if is_future(done["order"]):
             say(
                 "find_data",
-                f"WARNING: {store.location(LEDGER)} says that {done['span']} was processed by run {done['run']}, which "
-                f"lies in the future: not counted; delete its entry there",
+                f"WARNING: {storage.location(LEDGER)} says that {done['span']} was processed by run {done['run']}, "
+                f"which lies in the future: not counted; delete its entry there",
             )
     return [done for done in entry["processed"] if not is_future(done["order"])]
 
 
-def _change(store: Store, name: str, change: Callable[[Entry], Any]) -> Any:
+def _change(storage: Storage, name: str, change: Callable[[Entry], Any]) -> Any:
     """Apply `change` to a copy of a name's entry, anew where another process was faster. Returns what it returned."""
     for attempt in range(_ATTEMPTS):
-        ledger, generation = _read(store)
+        ledger, generation = _read(storage)
         before = ledger.get(name, _NOTHING)
         result = change(entry := before.copy())
         if entry == before:
             return result
         data = json.dumps(ledger | {name: entry}, indent=1, allow_nan=False).encode() + b"\n"
         try:
-            store.write(LEDGER, data, expected=generation)
+            storage.write(LEDGER, data, expected=generation)
         except ConflictError:
             time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
             continue
         return result
-    raise UserError(f"{store.location(LEDGER)} changed {_ATTEMPTS} times meanwhile: try again later")
+    raise UserError(f"{storage.location(LEDGER)} changed {_ATTEMPTS} times meanwhile: try again later")
 
 
-def _read(store: Store) -> tuple[dict[str, Entry], str | None]:
-    found = store.read(LEDGER)
+def _read(storage: Storage) -> tuple[dict[str, Entry], str | None]:
+    found = storage.read(LEDGER)
     if found is None:
         return {}, None
     try:
@@ -211,8 +211,8 @@ def _read(store: Store) -> tuple[dict[str, Entry], str | None]:
                 raise ValueError(f"expires_at = {entry['lease']['expires_at']} has no time zone")
     except ValueError as error:
         raise UserError(
-            f"{store.location(LEDGER)} is no record of spans ({error}): mend it, or delete it, and the newest span is "
-            f"processed again"
+            f"{storage.location(LEDGER)} is no record of spans ({error}): mend it, or delete it, and the newest span "
+            f"is processed again"
         ) from None
     return ledger, found[1]
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from components.common.step_runner import say
 from components.common.storage.listing import SUCCESS_FILE
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Store
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage
 from matta_core.errors import UserError
 from matta_core.recipe import RetrainConfig
 
@@ -42,8 +42,8 @@ def newest_span(config: RetrainConfig, scheduled_time: str = "") -> Span | None:
     not, or only future ones. A misspelt prefix would otherwise look like nothing to do, night after night.
     """
     latest = time_digits(scheduled_time)
-    store = open_store(config.prefix)
-    spans = _spans(config.prefix, _folders(config.prefix, store))
+    storage = open_storage(config.prefix)
+    spans = _spans(config.prefix, _folders(config.prefix, storage))
     now = _now()
     if future := [span for span in spans if is_future(span.order, now)]:
         told = f"{_named([span.name for span in future])}, dated after now ({now} in UTC)"
@@ -53,7 +53,7 @@ def newest_span(config: RetrainConfig, scheduled_time: str = "") -> Span | None:
     for span in sorted(set(spans) - set(future), reverse=True):
         if latest and span.order > latest[: len(span.order)]:
             continue
-        if not config.require_success_file or store.read(f"{span.name}/{SUCCESS_FILE}") is not None:
+        if not config.require_success_file or storage.read(f"{span.name}/{SUCCESS_FILE}") is not None:
             return span
         say("find_data", f"{span.name} holds no {SUCCESS_FILE} yet: left out")
     return None
@@ -106,14 +106,14 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y%m%d%H%M%S")
 
 
-def _folders(prefix: str, store: Store) -> list[str]:
+def _folders(prefix: str, storage: Storage) -> list[str]:
     """The folders right below the prefix. Raises: UserError where the prefix is no readable folder."""
     try:
-        if store.local_path("") is not None and not Path(prefix).is_dir():
+        if storage.local_path("") is not None and not Path(prefix).is_dir():
             raise UserError(
                 f"retrain.prefix = {prefix!r} is no folder (from {Path.cwd()}): correct it, or make the folder"
             )
-        return store.folders()
+        return storage.folders()
     except OSError as error:
         raise UserError(f"cannot read retrain.prefix = {prefix!r}: {error.strerror}; let this user read it") from None
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from components.common.step_runner import disk_errors_explained, say
+from components.common.disk import disk_errors_explained
+from components.common.step_runner import say
 from components.common.storage.listing import find_files
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Store
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage
 from components.find_data.ledger import (
     LEDGER,
     describe,
@@ -66,14 +67,14 @@ def find_data(
     if span is None:
         limit = f" up to {scheduled_time}" if scheduled_time else ""
         return _nothing(f"no complete span under {config.prefix}{limit}")
-    with _ledger(push_config) as store:
+    with _ledger(push_config) as storage:
         source = f"{_folder(config)}{span.name}/{config.files}"
         try:
             num_files = len(find_files(source))
         except UserError as error:
             raise UserError(f"{span.name} is complete, but {config.files} matches none of its files: {error}") from None
         if (
-            why := take_lease(store, config.name or name, run, span, config.lease_seconds, earlier=earlier)
+            why := take_lease(storage, config.name or name, run, span, config.lease_seconds, earlier=earlier)
         ) is not None:
             return _nothing(why)
     say("find_data", f"{span.name} is new: {num_files:,} files; run {run} holds the lease")
@@ -90,8 +91,8 @@ def renew(config: RetrainConfig, push_config: PushConfig, *, name: str, run: str
 
     Raises: UserError where the run has lost its lease: another run holds it, or has processed the span meanwhile.
     """
-    with _ledger(push_config) as store:
-        lost = renew_lease(store, config.name or name, run, _parsed(span), config.lease_seconds)
+    with _ledger(push_config) as storage:
+        lost = renew_lease(storage, config.name or name, run, _parsed(span), config.lease_seconds)
     if lost is not None:
         raise UserError(
             f"run {run} has lost the lease of {config.name or name!r} for {span}, which expired or was released: "
@@ -105,8 +106,8 @@ def finish(
     config: RetrainConfig, push_config: PushConfig, *, name: str, run: str, span: str, pushed: list[str]
 ) -> None:
     """Record a processed span, and give back the lease."""
-    with _ledger(push_config) as store:
-        others = record_span(store, config.name or name, run, _parsed(span), pushed)
+    with _ledger(push_config) as storage:
+        others = record_span(storage, config.name or name, run, _parsed(span), pushed)
     say("record_span", f"{span} is processed; pushed: {', '.join(pushed) or 'nothing'}")
     if others is not None:
         say(
@@ -118,8 +119,8 @@ def finish(
 
 def give_up(config: RetrainConfig, push_config: PushConfig, *, name: str, run: str | None) -> None:
     """Give back a failed run's lease (None: anybody's), so that the next run need not wait until it expires."""
-    with _ledger(push_config) as store:
-        released = release_lease(store, config.name or name, run)
+    with _ledger(push_config) as storage:
+        released = release_lease(storage, config.name or name, run)
     if released is None:
         say("find_data", f"no lease of {config.name or name!r} is held" + (f" by run {run}" if run else ""))
     else:
@@ -128,9 +129,9 @@ def give_up(config: RetrainConfig, push_config: PushConfig, *, name: str, run: s
 
 def status(config: RetrainConfig, push_config: PushConfig, *, name: str) -> list[str]:
     """Lines for a person: which run is at work, and the last ten processed spans."""
-    with _ledger(push_config) as store:
-        entry = read_entry(store, config.name or name)
-        place = store.location(LEDGER)
+    with _ledger(push_config) as storage:
+        entry = read_entry(storage, config.name or name)
+        place = storage.location(LEDGER)
     lines = [f"{config.name or name} in {place}"]
     lines.append(f"  lease: {describe(entry['lease']) if entry['lease'] else 'held by no run'}")
     for done in entry["processed"][-10:]:
@@ -153,9 +154,9 @@ def _parsed(span: str) -> Span:
 
 
 @contextlib.contextmanager
-def _ledger(push_config: PushConfig) -> Iterator[Store]:
+def _ledger(push_config: PushConfig) -> Iterator[Storage]:
     with disk_errors_explained(Path(push_config.target), "push.target"):
-        yield open_store(push_config.target)
+        yield open_storage(push_config.target)
 
 
 def _nothing(why: str) -> Findings:

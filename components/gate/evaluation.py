@@ -5,50 +5,17 @@ A bad figure, row or file of one model raises nothing here: `Report.problem` des
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
+from components.gate.asked import asked_task, checked_values, spans_of, unlike_its_rows
 from components.gate.comparison import PairedDocuments, figure_of
 from matta_core.artifacts import Artifact, digest_of
 from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS
 from matta_core.errors import UserError
-
-# The range of values by a task's unit; a value outside is no measurement.
-_RANGES = {"accuracy": (0.0, 1.0), "bits per byte": (0.0, math.inf)}
-# Bits per byte have no upper end, and two models never agree in them by chance.
-_SPANS = {"accuracy": (1.0,), "bits per byte": (None,)}
-_HIGHER_IS_BETTER = {"accuracy": True, "bits per byte": False}
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A task's questions. `rows` are their places in questions.jsonl; `documents`, `weights` and `slices` have the same
-    order.
-
-    `slices` are masks by "kind=name". `problem` says why the task cannot be used for any model.
-    """
-
-    name: str
-    unit: str = ""
-    higher_is_better: bool = True
-    rows: tuple[int, ...] = ()
-    documents: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    slices: Mapping[str, np.ndarray] = field(default_factory=dict)
-    problem: str | None = None
-
-    @property
-    def num_documents(self) -> int:
-        return len(np.unique(self.documents))
-
-    def documents_in(self, kind_and_name: str) -> int:
-        """The number of documents of a slice."""
-        return len(np.unique(self.documents[self.slices[kind_and_name]]))
 
 
 class Report:
@@ -72,7 +39,7 @@ class Report:
         self.baselines: Mapping[str, Any] = results["baselines"]
         self.baseline_target = results.get("baseline_target")
         self._questions = questions
-        self.tasks = {name: _task(name, entry, questions, problem) for name, entry in results["tasks"].items()}
+        self.tasks = {name: asked_task(name, entry, questions, problem) for name, entry in results["tasks"].items()}
         self._rows: dict[str, tuple[list[Any], str | None]] = {}
         self._values: dict[tuple[str, str], tuple[np.ndarray | None, str | None]] = {}
 
@@ -105,7 +72,7 @@ class Report:
             candidate[chosen],
             baseline[chosen],
             higher_is_better=asked.higher_is_better,
-            spans=_spans(asked.unit, np.append(candidate, baseline)),
+            spans=spans_of(asked.unit, np.append(candidate, baseline)),
         )
 
     def stated(self, model: str, task: str) -> Mapping[str, Any] | None:
@@ -131,10 +98,10 @@ class Report:
         rows, problem = self._model_rows(model)
         if problem:
             return None, problem
-        values, problem = _values([rows[row] for row in asked.rows], asked)
+        values, problem = checked_values([rows[row] for row in asked.rows], asked)
         if problem or values is None:
             return None, f"{model}, {task}: {problem}"
-        problem = _against_rows(self.stated(model, task), asked, values)
+        problem = unlike_its_rows(self.stated(model, task), asked, values)
         return values, f"{model}, {task}: {problem}" if problem else None
 
     def _model_rows(self, model: str) -> tuple[list[Any], str | None]:
@@ -172,50 +139,6 @@ def _set_problem(artifact: Artifact, results: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _task(name: str, entry: Any, questions: Sequence[Mapping[str, Any]], problem: str | None) -> Task:
-    rows = [row for row, question in enumerate(questions) if question["task"] == name]
-    asked = [questions[row] for row in rows]
-    if problem := problem or _task_problem(entry, asked):
-        return Task(name, problem=problem)
-    _, documents = np.unique([question["document"] for question in asked], return_inverse=True)
-    names = sorted({f"{kind}={part}" for question in asked for kind, part in question["slices"].items()})
-    slices = {
-        name: np.array([f"{kind}={question['slices'].get(kind)}" == name for question in asked])
-        for name in names
-        for kind in [name.partition("=")[0]]
-    }
-    weights = np.array([question["weight"] for question in asked], dtype=np.float64)
-    return Task(name, entry["unit"], entry["higher_is_better"], tuple(rows), documents, weights, slices)
-
-
-def _task_problem(entry: Any, questions: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a task's questions cannot be used: its entry in results.json or a line of questions.jsonl is wrong."""
-    if not isinstance(entry, Mapping):
-        return "results.json does not describe it"
-    for key, kind in (("higher_is_better", bool), ("unit", str), ("metric", str), ("digest", str)):
-        if not isinstance(entry.get(key), kind):
-            return f"results.json has no usable {key!r} of it, got {entry.get(key)!r:.80}"
-    if _HIGHER_IS_BETTER.get(entry["unit"], entry["higher_is_better"]) is not entry["higher_is_better"]:
-        return f"results.json says higher_is_better: {entry['higher_is_better']} of {entry['unit']}"
-    if entry.get("version") is None:
-        return "results.json does not say its version"
-    for index, question in enumerate(questions):
-        if question.get("question") != index:
-            return f"questions.jsonl has question {question.get('question')!r:.80} in the place of question {index}"
-        if not isinstance(question.get("document"), str):
-            return f"questions.jsonl names no document of question {index}"
-        weight = question.get("weight")
-        if not _is_number(weight) or not math.isfinite(weight) or weight <= 0:
-            return f"questions.jsonl gives question {index} the weight {weight!r:.80}, which must be above 0"
-        if not isinstance(question.get("slices"), Mapping):
-            return f"questions.jsonl gives no slices of question {index}"
-    counts = {"questions": len(questions), "documents": len({question["document"] for question in questions})}
-    for key, count in counts.items():
-        if entry.get(key) != count:
-            return f"results.json counts {entry.get(key)!r:.80} {key}, questions.jsonl has {count}"
-    return None if questions else "questions.jsonl has no question of it"
-
-
 def _lined_up(path: Path, questions: Sequence[Mapping[str, Any]]) -> tuple[list[Any], str | None]:
     """The values of documents/<model>.jsonl, and why they are not those of the questions."""
     try:
@@ -233,64 +156,6 @@ def _lined_up(path: Path, questions: Sequence[Mapping[str, Any]]) -> tuple[list[
     if len(rows) != len(questions):
         return [], f"{path} has {len(rows)} rows for {len(questions)} questions"
     return [row["value"] for row in rows], None
-
-
-def _values(values: Sequence[Any], task: Task) -> tuple[np.ndarray | None, str | None]:
-    low, high = _RANGES.get(task.unit, (-math.inf, math.inf))
-    for index, value in enumerate(values):
-        if value is None:
-            return None, f"question {index} has no finite value (null)"
-        if not _is_number(value):
-            return None, f"question {index} has the value {value!r:.80}, which is not a number"
-        if not math.isfinite(value):
-            return None, f"question {index} has the value {value}, which is not finite"
-        if not low <= value <= high:
-            return None, f"question {index} has the value {value:g}, which is out of range for {task.unit}"
-    return np.array(values, dtype=np.float64), None
-
-
-def _spans(unit: str, values: np.ndarray) -> tuple[float | None, ...]:
-    """The spans of `PairedDocuments`: how far two values of a question can be apart. None are given where all are
-    equal.
-
-    A metric's name does not always tell its range, so it is read from the values of both models over all questions. If
-    all are 0 or 1, that is the range. If they lie within it, as an F1's do, or beyond it, as percentages do, the range
-    is a guess, which can only widen an interval.
-    """
-    if unit in _SPANS:
-        return _SPANS[unit]
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        return ()
-    if np.isin(values, (0.0, 1.0)).all():
-        return (1.0,)
-    return (None, 1.0 if low >= 0 and high <= 1 else high - low)
-
-
-def _against_rows(stated: Mapping[str, Any] | None, task: Task, values: np.ndarray) -> str | None:
-    """How a figure of results.json differs from the one computed from the rows; None where it does not."""
-    if stated is None:
-        return "results.json has no figure of it"
-    pair = PairedDocuments.of(task.documents, task.weights, values, np.zeros_like(values), higher_is_better=True)
-    expected = {
-        "value": figure_of(task.weights, values),
-        "standard_error": pair.standard_error if pair.num_documents > 1 else None,
-        "questions": len(values),
-        "documents": task.num_documents,
-    }
-    for key, computed in expected.items():
-        given = stated.get(key)
-        if computed is None:
-            continue
-        if not _is_number(given):
-            return f"{key} is missing in results.json" if given is None else f"{key} {given!r:.80} is not a number"
-        if not math.isclose(given, computed, rel_tol=1e-9, abs_tol=1e-12):  # false for NaN, too
-            return f"{key} is {given:.6g} in results.json, but its rows give {computed:.6g}"
-    return None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _json(path: Path) -> Any:

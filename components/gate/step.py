@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from components.common.interpreter import python
 from components.common.step_runner import run_step, say
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.artifacts.kinds.decision import DECISION, Comparison, Decision, Verdict, read_decision
@@ -64,7 +65,7 @@ def tell(decision: Decision, path: Path) -> None:
         say("gate", f"warning: {warning}")
     if not decision["blessed"]:
         say("gate", "no student is blessed: nothing will be pushed")
-    say("gate", f"every check and comparison: python -m components.gate --explain {path}")
+    say("gate", f"every check and comparison: {python()} -m components.gate --explain {path}")
 
 
 def _in_short(verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe, run_command, step_parser
-from components.common.step_runner import disk_errors_explained
+from components.common.disk import disk_errors_explained
 from components.push import operations
 from components.push.step import push
 from matta_core.recipe import PushConfig

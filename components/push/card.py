@@ -17,7 +17,7 @@ from components.common.markdown import code, escape
 from components.common.statistics import interval_95
 from matta_core.artifacts.kinds.decision import Verdict
 from matta_core.artifacts.kinds.evaluation import Results, TaskFigure
-from matta_core.artifacts.kinds.family import Family, Member
+from matta_core.artifacts.kinds.family import Member, StudentFamily
 from matta_core.recipe.extraction import amount
 
 
@@ -31,7 +31,7 @@ class CardFacts:
     digest: str
     location: str
     member: Member
-    family: Family
+    family: StudentFamily
     results: Results
     verdict: Verdict  # on the student
     confidence: float
@@ -153,7 +153,7 @@ def _sameness(member: Member) -> str:
     )
 
 
-def _beginning(family: Family) -> Iterator[tuple[str, str]]:
+def _beginning(family: StudentFamily) -> Iterator[tuple[str, str]]:
     """What stands before every text, as in training. Older families do not record it."""
     if "bos_token" in family:
         bos = family["bos_token"]

@@ -7,8 +7,8 @@ from functools import partial
 from components.common.served.pointer import HISTORY_LENGTH, POINTER, Pointer, change_pointer, read_pointer, withdrawal
 from components.common.served.versions import version_digest, versions_there
 from components.common.step_runner import say
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Store
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage
 from components.push.release import roll_back
 from components.push.validation import Queries, validate
 from matta_core.errors import UserError
@@ -20,10 +20,10 @@ def history(config: PushConfig, size: str) -> Iterator[str]:
 
     Raises: UserError where nothing of the size was pushed.
     """
-    store = open_store(config.target)
-    pointer = _pointer(store, size)
-    there = versions_there(store, size)
-    yield f"{size} under {store.url}, oldest first (the last {HISTORY_LENGTH} moves are kept):"
+    storage = open_storage(config.target)
+    pointer = _pointer(storage, size)
+    there = versions_there(storage, size)
+    yield f"{size} under {storage.url}, oldest first (the last {HISTORY_LENGTH} moves are kept):"
     for number, move in enumerate(pointer.history, start=1):
         marks = ["current"] if number == len(pointer.history) else []
         marks += ["withdrawn"] if withdrawal(pointer, move.version) else []
@@ -47,10 +47,10 @@ def rollback(config: PushConfig, size: str, to: str | None = None) -> Pointer:
 
     Raises: UserError as `release.roll_back` and `validation.validate`; the pointer then stays as it was.
     """
-    store = open_store(config.target)
-    before = _pointer(store, size)
+    storage = open_storage(config.target)
+    before = _pointer(storage, size)
     with Queries() as queries:
-        pointer = roll_back(store, size, to, try_out=partial(validate, queries, config, store, size))
+        pointer = roll_back(storage, size, to, try_out=partial(validate, queries, config, storage, size))
     if pointer.history[-1].id == before.history[-1].id:
         say("push", f"{size}: {pointer.version} was current already")
     else:
@@ -65,22 +65,22 @@ def pin(config: PushConfig, size: str, version: str) -> Pointer:
 
     Raises: UserError where there is no such version, or it is being deleted.
     """
-    store = open_store(config.target)
+    storage = open_storage(config.target)
 
     def change(pointer: Pointer) -> Pointer:
         if version in pointer.retired:
             raise UserError(f"{version} of size {size!r} is being deleted: it cannot be pinned any more")
-        version_digest(store, size, version)  # it must exist; read after the pointer, no deletion goes unseen
+        version_digest(storage, size, version)  # it must exist; read after the pointer, no deletion goes unseen
         return dataclasses.replace(pointer, pinned=tuple(sorted({*pointer.pinned, version})))
 
-    pointer = change_pointer(store, size, change)
+    pointer = change_pointer(storage, size, change)
     say("push", f"{size}: {version} is pinned: it is not deleted")
     return pointer
 
 
 def unpin(config: PushConfig, size: str, version: str) -> Pointer:
     """Let a pinned version be deleted when its time comes. Raises: UserError where it is not pinned."""
-    store = open_store(config.target)
+    storage = open_storage(config.target)
 
     def change(pointer: Pointer) -> Pointer:
         if version not in pointer.pinned:
@@ -88,15 +88,15 @@ def unpin(config: PushConfig, size: str, version: str) -> Pointer:
             raise UserError(f"{version} of size {size!r} is not pinned; pinned are: {pinned}")
         return dataclasses.replace(pointer, pinned=tuple(one for one in pointer.pinned if one != version))
 
-    pointer = change_pointer(store, size, change)
+    pointer = change_pointer(storage, size, change)
     say("push", f"{size}: {version} is not pinned any more")
     return pointer
 
 
-def _pointer(store: Store, size: str) -> Pointer:
-    pointer = read_pointer(store, size)
+def _pointer(storage: Storage, size: str) -> Pointer:
+    pointer = read_pointer(storage, size)
     if pointer is None:
-        sizes = [folder for folder in store.folders() if store.read(f"{folder}/{POINTER}") is not None]
+        sizes = [folder for folder in storage.folders() if storage.read(f"{folder}/{POINTER}") is not None]
         there = f"sizes there: {', '.join(sizes)}" if sizes else "no pointer of any size is there: is the path right?"
-        raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet; {there}")
+        raise UserError(f"nothing of size {size!r} was pushed to {storage.url} yet; {there}")
     return pointer

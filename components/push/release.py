@@ -15,13 +15,13 @@ from components.common.served.pointer import (
     withdrawal,
 )
 from components.common.served.versions import content_digest, install, version_digest, version_name
-from components.common.storage.store import ConflictError, Store
+from components.common.storage.storage import ConflictError, Storage
 from components.push.retention import finish_deletion
 from matta_core.errors import UserError
 
 
 def push_version(
-    store: Store,
+    storage: Storage,
     size: str,
     model: Path,
     reference: Path,
@@ -41,20 +41,20 @@ def push_version(
     before anything is installed and moved only if it is still the same, to the letter, so nothing that happened to
     the version in between (see `retention`) goes unseen.
 
-    Raises: UserError that says who moved the pointer meanwhile, or what `may_replace`, `try_out(version)` or the store
-    raised.
+    Raises: UserError that says who moved the pointer meanwhile, or what `may_replace`, `try_out(version)` or the
+    storage raised.
     """
     digest = content_digest(model)
     version = digest[:16]
-    before = read_pointer(store, size)
+    before = read_pointer(storage, size)
     tried = False
     while True:
         if before is not None and version in before.retired:
-            finish_deletion(store, size, version)
-            before = read_pointer(store, size)
+            finish_deletion(storage, size, version)
+            before = read_pointer(storage, size)
             continue
         current = before is not None and before.digest == digest
-        installed = install(store, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
+        installed = install(storage, size, model, digest, reference=reference, inputs=inputs, metadata=metadata)
         if not current:
             may_replace(before)  # after installing: a refused version can still be chosen by a rollback
         if installed or not (tried or current):
@@ -63,20 +63,20 @@ def push_version(
         if before is not None and current:
             return before
         try:
-            return move_pointer(store, size, before, digest, why=PUSH, decision=decision)
+            return move_pointer(storage, size, before, digest, why=PUSH, decision=decision)
         except ConflictError:
-            now = read_pointer(store, size)
+            now = read_pointer(storage, size)
             if not same_move(before, now) and (now is None or now.digest != digest):
                 raise UserError(
-                    f"{store.location(f'{size}/{POINTER}')} was moved while {version} was being pushed: "
+                    f"{storage.location(f'{size}/{POINTER}')} was moved while {version} was being pushed: "
                     f"{describe(before)} was expected, {describe(now)} won. Nothing is lost, "
-                    f"{store.location(version_name(size, version))} stays: push again if it is to take the place"
+                    f"{storage.location(version_name(size, version))} stays: push again if it is to take the place"
                 ) from None
             before = now
 
 
-def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str], None]) -> Pointer:
-    """Make a version current again that lies in the store: `to`, or the one before the current.
+def roll_back(storage: Storage, size: str, to: str | None, *, try_out: Callable[[str], None]) -> Pointer:
+    """Make a version current again that lies in the storage: `to`, or the one before the current.
 
     A rollback is a move like any other: the version that it replaces becomes the previous one. A second one without
     `to` would serve again what the first took away, so it is refused: two people who come to the rescue at once, or
@@ -85,10 +85,10 @@ def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str
     Raises: UserError where there is no such version, the one before was itself rolled back, it does not pass
     `try_out(version)`, or another process moved the pointer meanwhile.
     """
-    before = read_pointer(store, size)
+    before = read_pointer(storage, size)
     while True:
         if before is None:
-            raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet: there is nothing to roll back")
+            raise UserError(f"nothing of size {size!r} was pushed to {storage.url} yet: there is nothing to roll back")
         version = before.previous if to is None else to
         if version is None:
             raise UserError(f"{before.version} is the first version of size {size!r}: there is none before it")
@@ -102,15 +102,15 @@ def roll_back(store: Store, size: str, to: str | None, *, try_out: Callable[[str
             )
         if version in before.retired:
             raise UserError(f"{version} of size {size!r} is being deleted: roll back to another one, or push it again")
-        digest = version_digest(store, size, version)
+        digest = version_digest(storage, size, version)
         try_out(version)
         try:
-            return move_pointer(store, size, before, digest, why=ROLLBACK)
+            return move_pointer(storage, size, before, digest, why=ROLLBACK)
         except ConflictError:
-            now = read_pointer(store, size)
+            now = read_pointer(storage, size)
             if not same_move(before, now):
                 raise UserError(
-                    f"{store.location(f'{size}/{POINTER}')} was moved during the rollback: {describe(before)} was "
+                    f"{storage.location(f'{size}/{POINTER}')} was moved during the rollback: {describe(before)} was "
                     f"expected, {describe(now)} won. Look at --history {size}, and decide again"
                 ) from None
             before = now

@@ -28,49 +28,49 @@ import time
 from components.common.served.pointer import Pointer, change_pointer, read_pointer
 from components.common.served.versions import reference_name, stranger, version_name, versions_there
 from components.common.step_runner import say
-from components.common.storage.store import Store
+from components.common.storage.storage import Storage
 from matta_core.artifacts import MANIFEST
 
 _STRAY_AFTER_SECONDS = 24 * 3600
 
 
-def retire(store: Store, size: str, keep: int) -> list[str]:
+def retire(storage: Storage, size: str, keep: int) -> list[str]:
     """Delete what need not be kept, and finish deletions that were interrupted; return the versions deleted."""
-    there = versions_there(store, size)
-    references = {entry.name for entry in store.list(f"{size}/references")}
+    there = versions_there(storage, size)
+    references = {entry.name for entry in storage.list(f"{size}/references")}
     begun = {version for version in there if reference_name(size, version) in references}
 
     def mark(pointer: Pointer) -> Pointer:
         doomed = {version for version in _expendable(pointer, there, begun, keep) if version not in pointer.retired}
         for version in sorted(doomed):
-            if why := stranger(store, size, version):
+            if why := stranger(storage, size, version):
                 say("push", f"{size}: {version} need not be kept, but is not deleted: {why}")
                 doomed.remove(version)
         return dataclasses.replace(pointer, retired=tuple(sorted({*pointer.retired, *doomed})))
 
-    pointer = change_pointer(store, size, mark)
+    pointer = change_pointer(storage, size, mark)
     for version in pointer.retired:
-        finish_deletion(store, size, version)
+        finish_deletion(storage, size, version)
     return list(pointer.retired)
 
 
-def finish_deletion(store: Store, size: str, version: str) -> None:
+def finish_deletion(storage: Storage, size: str, version: str) -> None:
     """Do steps 2 to 4 for a marked version. A version that is not marked is left alone."""
     name = version_name(size, version)
-    entries = store.list(name)
+    entries = storage.list(name)
     reference = reference_name(size, version)
-    entries += [entry for entry in store.list(f"{size}/references") if entry.name == reference]
-    pointer = read_pointer(store, size)
+    entries += [entry for entry in storage.list(f"{size}/references") if entry.name == reference]
+    pointer = read_pointer(storage, size)
     if pointer is None or version not in pointer.retired:
         return
     order = {f"{name}/{MANIFEST}": 0, reference: 2}
     for entry in sorted(entries, key=lambda entry: order.get(entry.name, 1)):
-        store.delete(entry)
+        storage.delete(entry)
 
     def unmark(pointer: Pointer) -> Pointer:
         return dataclasses.replace(pointer, retired=tuple(one for one in pointer.retired if one != version))
 
-    change_pointer(store, size, unmark)
+    change_pointer(storage, size, unmark)
 
 
 def _expendable(pointer: Pointer, there: dict[str, float], begun: set[str], keep: int) -> set[str]:

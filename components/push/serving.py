@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from components.common.served.versions import version_name
-from components.common.storage.store import Store
+from components.common.storage.storage import Storage
 from matta_core.artifacts.kinds.evaluation import Results
 from matta_core.artifacts.kinds.family import Member
 from matta_core.recipe import ServingConfig
@@ -24,14 +24,14 @@ _SERVER_BYTES = 2 * 2**30
 _WEIGHTS_FACTOR = 2
 
 
-def storage_uri(config: ServingConfig, store: Store, size: str, version: str) -> str:
+def storage_uri(config: ServingConfig, storage: Storage, size: str, version: str) -> str:
     """KServe's address of a version: gs://, a path on a volume (push.serving.volume_claim), or file://."""
     name = version_name(size, version)
-    if store.local_path(name) is None:
-        return store.location(name)
+    if storage.local_path(name) is None:
+        return storage.location(name)
     if config.volume_claim is not None:
         return f"pvc://{config.volume_claim}/{name}"
-    return f"file://{store.location(name)}"
+    return f"file://{storage.location(name)}"
 
 
 def memory(config: ServingConfig, member: Member, results: Results, size: str) -> str:
@@ -63,7 +63,7 @@ def arguments(config: ServingConfig, name: str, model: Path) -> list[str]:
 
 
 def inference_service(
-    config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
+    config: ServingConfig, storage: Storage, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
 ) -> dict[str, Any]:
     """The InferenceService (serving.kserve.io/v1beta1) for KServe's Hugging Face runtime."""
     name = config.service_name(size)
@@ -88,7 +88,7 @@ def inference_service(
                 "model": {
                     "modelFormat": {"name": "huggingface"},
                     "args": arguments,
-                    "storageUri": storage_uri(config, store, size, version),
+                    "storageUri": storage_uri(config, storage, size, version),
                     "resources": {"requests": dict(resources), "limits": dict(resources)},
                 },
             }
@@ -97,10 +97,10 @@ def inference_service(
 
 
 def manifest(
-    config: ServingConfig, store: Store, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
+    config: ServingConfig, storage: Storage, size: str, version: str, digest: str, *, memory: str, arguments: list[str]
 ) -> str:
     """The manifest as YAML, with a warning where a cluster cannot see the files."""
-    service = inference_service(config, store, size, version, digest, memory=memory, arguments=arguments)
+    service = inference_service(config, storage, size, version, digest, memory=memory, arguments=arguments)
     warning = ""
     if service["spec"]["predictor"]["model"]["storageUri"].startswith("file://"):
         warning = (

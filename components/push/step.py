@@ -5,12 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.common.disk import disk_errors_explained, make_directory
+from components.common.interpreter import python
 from components.common.served.moves import is_version
 from components.common.served.pointer import Pointer, describe, read_pointer, withdrawal
 from components.common.served.versions import content_digest, version_name
-from components.common.step_runner import disk_errors_explained, make_directory, run_step, say
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Store
+from components.common.step_runner import run_step, say
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage
 from components.push import card, registry, serving
 from components.push.release import push_version
 from components.push.retention import retire
@@ -67,7 +69,7 @@ def push(
         with disk_errors_explained(Path(target), "push.target"):
             if "://" not in target:
                 make_directory(Path(target), "push.target")
-            store = open_store(config.target)
+            storage = open_storage(config.target)
         record: dict[str, Pushed] = {}
         failures = {}
         with Queries() as queries:
@@ -76,20 +78,20 @@ def push(
                     reasons = dict.fromkeys(
                         check["why"] for check in judged.verdicts[size]["checks"] if not check["passed"]
                     )
-                    record[size] = _not_pushed(store, size, f"not blessed: {'; '.join(reasons)}")
+                    record[size] = _not_pushed(storage, size, f"not blessed: {'; '.join(reasons)}")
                     continue
                 try:
                     with disk_errors_explained(Path(target), "push.target"):
-                        pointer = _push_one(config, store, size, judged, queries)
+                        pointer = _push_one(config, storage, size, judged, queries)
                 except _WithdrawnError as error:
-                    record[size] = _not_pushed(store, size, str(error))
+                    record[size] = _not_pushed(storage, size, str(error))
                     continue
                 except UserError as error:
                     failures[size] = error
                     say("push", f"{size}: NOT pushed: {error}")
                     continue
-                record[size] = _hand_over(config, store, pointer, judged, path)
-                _tidy_up(config, store, size)
+                record[size] = _hand_over(config, storage, pointer, judged, path)
+                _tidy_up(config, storage, size)
         if failures:
             told = "; ".join(f"{size}: {error}" for size, error in failures.items())
             pushed = [size for size in record if record[size]["pushed"]]
@@ -151,18 +153,18 @@ def _check_lineage(verdict: Artifact, inputs: Mapping[str, Artifact]) -> None:
             )
 
 
-def _push_one(config: PushConfig, store: Store, size: str, judged: _Judged, queries: Queries) -> Pointer:
+def _push_one(config: PushConfig, storage: Storage, size: str, judged: _Judged, queries: Queries) -> Pointer:
     member = judged.members[size]
     if "reference" not in member:
         raise UserError(f"{judged.folder} holds no recorded logits of {size}: run extract_students again")
     model = judged.folder / member["path"]
     pointer = push_version(
-        store,
+        storage,
         size,
         model,
         judged.folder / member["reference"],
-        may_replace=partial(_may_replace, store, size, content_digest(model)[:16], judged.judged_against(size)),
-        try_out=partial(validate, queries, config, store, size),
+        may_replace=partial(_may_replace, storage, size, content_digest(model)[:16], judged.judged_against(size)),
+        try_out=partial(validate, queries, config, storage, size),
         inputs=judged.origin,
         metadata={"size": size},
         decision=judged.decision_digest,
@@ -171,13 +173,13 @@ def _push_one(config: PushConfig, store: Store, size: str, judged: _Judged, quer
     return pointer
 
 
-def _may_replace(store: Store, size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
+def _may_replace(storage: Storage, size: str, version: str, judged_against: str | None, served: Pointer | None) -> None:
     """Refuse a version that a person rolled back. Refuse a push over anything but the version that the student was
     compared with."""
     if move := withdrawal(served, version):
         raise _WithdrawnError(
             f"withdrawn: {version} was rolled back at {move.moved_at} by {move.moved_by}. To serve it all the same: "
-            f"python -m components.push --rollback {size} --to {version} --target {store.url}"
+            f"{python()} -m components.push --rollback {size} --to {version} --target {storage.url}"
         )
     if (served and served.version) != judged_against:
         raise UserError(
@@ -186,17 +188,17 @@ def _may_replace(store: Store, size: str, version: str, judged_against: str | No
         )
 
 
-def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judged, path: Path) -> Pushed:
+def _hand_over(config: PushConfig, storage: Storage, pointer: Pointer, judged: _Judged, path: Path) -> Pushed:
     """Write the manifest and card of a pushed student, and register it. Returns its part of push.json."""
     size, version = pointer.size, pointer.version
     name = config.serving.service_name(size)
-    location = store.location(version_name(size, version))
+    location = storage.location(version_name(size, version))
     member = judged.members[size]
     memory = serving.memory(config.serving, member, judged.results, size)
     arguments = serving.arguments(config.serving, name, judged.folder / member["path"])
     texts = {
         f"serving/{size}.yaml": serving.manifest(
-            config.serving, store, size, version, pointer.digest, memory=memory, arguments=arguments
+            config.serving, storage, size, version, pointer.digest, memory=memory, arguments=arguments
         ),
         f"cards/{size}.md": card.model_card(
             card.CardFacts(
@@ -245,9 +247,9 @@ def _hand_over(config: PushConfig, store: Store, pointer: Pointer, judged: _Judg
     }
 
 
-def _not_pushed(store: Store, size: str, why: str) -> Pushed:
+def _not_pushed(storage: Storage, size: str, why: str) -> Pushed:
     say("push", f"{size}: not pushed, {why}")
-    served = read_pointer(store, size)
+    served = read_pointer(storage, size)
     version = served and served.version
     return {
         "pushed": False,
@@ -264,11 +266,11 @@ def _not_pushed(store: Store, size: str, why: str) -> Pushed:
     }
 
 
-def _tidy_up(config: PushConfig, store: Store, size: str) -> None:
+def _tidy_up(config: PushConfig, storage: Storage, size: str) -> None:
     """Delete old versions. If that fails, the next push deletes them; this push has not failed."""
     try:
-        with disk_errors_explained(Path(store.url), "push.target"):
-            deleted = retire(store, size, config.keep_versions)
+        with disk_errors_explained(Path(storage.url), "push.target"):
+            deleted = retire(storage, size, config.keep_versions)
     except UserError as error:
         say("push", f"{size}: old versions are left for the next push to delete: {error}")
         return

@@ -13,17 +13,20 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import matta_core
 from components.common.served.versions import fetch, reference_name, version_name
 from components.common.step_runner import say
-from components.common.storage.store import Store
+from components.common.storage.storage import Storage
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 
-QUERY = Path(__file__).with_name("query.py")
+# The objective's own way to try a model out. It is a script: this process does not load torch.
+_SCRIPT = "matta_core.objectives.next_token_query"
+QUERY = Path(matta_core.__path__[0]).parent.joinpath(*_SCRIPT.split(".")).with_suffix(".py")
 _POLL_SECONDS = 0.05
 
 
-def validate(queries: "Queries", config: PushConfig, store: Store, size: str, version: str) -> None:
+def validate(queries: "Queries", config: PushConfig, storage: Storage, size: str, version: str) -> None:
     """Load a version in a fresh process, generate, and compare its logits with the recorded ones.
 
     The process sees the target's files (those of an object store as a download) and stock transformers. It sees none of
@@ -33,14 +36,14 @@ def validate(queries: "Queries", config: PushConfig, store: Store, size: str, ve
     answers otherwise than recorded, or takes too long or too much memory.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place = fetch(store, size, version, Path(folder))
-        reference = store.local_path(reference_name(size, version))
+        place = fetch(storage, size, version, Path(folder))
+        reference = storage.local_path(reference_name(size, version))
         if reference is None:
             reference = Path(folder, "reference.safetensors")
-            store.download(reference_name(size, version), reference)
+            storage.download(reference_name(size, version), reference)
         elif not reference.is_file():
             raise UserError(f"{reference} is missing, so nothing says how this version should answer: push it again")
-        where = store.location(version_name(size, version))
+        where = storage.location(version_name(size, version))
         report = queries.query(
             place,
             reference,
@@ -74,7 +77,7 @@ class Queries:
     def query(
         self, place: Path, reference: Path, where: str, *, timeout_seconds: float, max_memory_bytes: int | None
     ) -> dict[str, Any]:
-        """Run query.py on a local folder and return its report. `where` names the model in messages.
+        """Run the query on a local folder and return its report. `where` names the model in messages.
 
         `max_memory_bytes` bounds the whole process's resident memory: Python and torch alone are a third of a gigabyte.
         """

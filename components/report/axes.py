@@ -27,7 +27,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlotAxis:
     """Maps values between `low` and `high` to pixels between `start` and `end`."""
 
     low: float
@@ -45,15 +45,17 @@ class Axis:
         return (log_ticks if self.logarithmic else nice_ticks)(self.low, self.high, at_most)
 
 
-def axis(values: Sequence[float], start: float, end: float, *, logarithmic: bool = False, pad: float = 0.08) -> Axis:
+def axis(
+    values: Sequence[float], start: float, end: float, *, logarithmic: bool = False, pad: float = 0.08
+) -> PlotAxis:
     """An axis over the values, with room on both sides as a fraction of their span."""
     low, high = min(values), max(values)
     if logarithmic:
         span = math.log(high / low)
-        return Axis(low * math.exp(-pad * span), high * math.exp(pad * span), start, end, True)
+        return PlotAxis(low * math.exp(-pad * span), high * math.exp(pad * span), start, end, True)
     # All but equal values get a span of their own: rounding must not become the picture.
     span = high - low if high - low > 1e-9 * abs(high) else abs(high) or 1.0
-    return Axis(low - pad * span, high + pad * span, start, end)
+    return PlotAxis(low - pad * span, high + pad * span, start, end)
 
 
 def nice_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
@@ -76,7 +78,7 @@ def log_ticks(low: float, high: float, at_most: int = 9) -> list[float]:
     raise AssertionError("one power of ten is never too many")
 
 
-def frame(canvas: Canvas, x: Axis, y: Axis, titles: tuple[str, str], y_text: Callable[[float], str]) -> Markup:
+def frame(canvas: Canvas, x: PlotAxis, y: PlotAxis, titles: tuple[str, str], y_text: Callable[[float], str]) -> Markup:
     """Horizontal grid lines, ticks with their numbers, the names of the axes."""
     parts = []
     for tick in y.ticks():
@@ -97,7 +99,7 @@ def frame(canvas: Canvas, x: Axis, y: Axis, titles: tuple[str, str], y_text: Cal
     return Markup("").join(parts)
 
 
-def tick_text(y: Axis, *, percent: bool = False) -> Callable[[float], str]:
+def tick_text(y: PlotAxis, *, percent: bool = False) -> Callable[[float], str]:
     """How the ticks of an axis are written: all with the decimals that the longest needs."""
     factor, sign = (100, "%") if percent else (1, "")
     decimals = max((len(f"{factor * tick:g}".partition(".")[2]) for tick in y.ticks()), default=0)

@@ -37,7 +37,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ReportGrid:
     """A table. The first cell of a row names it."""
 
     name: str
@@ -46,7 +46,7 @@ class Grid:
     rows: Sequence[tuple[str, ...]]
 
 
-def models_grid(summary: Summary, tasks: list[str]) -> Grid:
+def models_grid(summary: Summary, tasks: list[str]) -> ReportGrid:
     """Each model's cost, its figures in the given tasks, and whether it was pushed."""
     rows = [
         (
@@ -62,7 +62,7 @@ def models_grid(summary: Summary, tasks: list[str]) -> Grid:
         for name, model in named_models(summary)
     ]
     numbers = ("parameters", "bytes", "FLOPs per token", "decode per token", *map(task_name, tasks))
-    return Grid(
+    return ReportGrid(
         "models",
         "After ±: one standard error over documents. Decode: one token after another, batch 1.",
         (Column("model"), *(Column(name, "number") for name in numbers), *_verdicts("blessed", "pushed")),
@@ -70,7 +70,7 @@ def models_grid(summary: Summary, tasks: list[str]) -> Grid:
     )
 
 
-def widths_grid(summary: Summary) -> Grid:
+def widths_grid(summary: Summary) -> ReportGrid:
     """The students whose FFN widths were searched or differ from layer to layer; no rows where there are none."""
     rows = []
     for size, model in summary["students"].items():
@@ -90,7 +90,7 @@ def widths_grid(summary: Summary) -> Grid:
         own = scaled((model["compact"] or model)["parameters"])
         rows.append((size, ", ".join(map(str, widths)), own, *searched))
     numbers = ("parameters without padding", "budget", "loss", "best trained size", "scored")
-    return Grid(
+    return ReportGrid(
         "widths",
         "Widths by layer, from the first. Budget: what the search was given, and what it used. Loss: nats per token on "
         "the search's sample of the validation text; our own tasks are of this text too, and flatter what was chosen "
@@ -100,7 +100,7 @@ def widths_grid(summary: Summary) -> Grid:
     )
 
 
-def comparison_grid(summary: Summary, decision: Decision) -> Grid:
+def comparison_grid(summary: Summary, decision: Decision) -> ReportGrid:
     """Compares every student with what is served under its name."""
     rows = []
     for size, model in summary["students"].items():
@@ -122,7 +122,7 @@ def comparison_grid(summary: Summary, decision: Decision) -> Grid:
             )
     confidence, hypotheses = decision["confidence"], decision["hypotheses"]
     numbers = ("served", "student", "difference", "interval", "adjusted p", "documents")
-    return Grid(
+    return ReportGrid(
         "served",
         f"Difference: on the same questions, paired by document; positive is better for the student. Interval: "
         f"{100 * confidence:g}%, and adjusted p: Holm, each for all {hypotheses} comparisons of this decision. "
@@ -136,7 +136,7 @@ def comparison_grid(summary: Summary, decision: Decision) -> Grid:
     )
 
 
-def task_grid(summary: Summary, task: str, number: int) -> Grid:
+def task_grid(summary: Summary, task: str, number: int) -> ReportGrid:
     """One task: every model's figure with its interval, and that of what is served."""
     entry = summary["tasks"][task]
     unit = entry["unit"]
@@ -156,7 +156,7 @@ def task_grid(summary: Summary, task: str, number: int) -> Grid:
         )
     better = "higher" if entry["higher_is_better"] else "lower"
     columns = ("figure", "95% interval", "served now", "documents", "questions")
-    return Grid(
+    return ReportGrid(
         f"task-{number}",
         f"{entry['metric']}, in {unit}: {better} is better. Version {entry['version']}, evaluation "
         f"digest {str(entry['digest'])[:12]}. Intervals: Student's t on the standard error over documents.",
@@ -165,7 +165,7 @@ def task_grid(summary: Summary, task: str, number: int) -> Grid:
     )
 
 
-def slice_grid(summary: Summary, results: Results, task: str, number: int) -> Grid | None:
+def slice_grid(summary: Summary, results: Results, task: str, number: int) -> ReportGrid | None:
     """One task by slices of its documents; None where it has none."""
     names = {**{size: size for size in summary["students"]}, "teacher": "Teacher"}
     slices = {
@@ -195,7 +195,7 @@ def slice_grid(summary: Summary, results: Results, task: str, number: int) -> Gr
     if not rows:
         return None
     more = f" {left_out} more slices, of fewer documents, are in the evaluation's results.json." if left_out else ""
-    return Grid(
+    return ReportGrid(
         f"slices-{number}",
         f"{task_name(task)} by source and length of its documents, with one standard error.{more}",
         (Column("slice"), Column("documents", "number"), *(Column(name, "number") for name in names.values())),
@@ -203,7 +203,7 @@ def slice_grid(summary: Summary, results: Results, task: str, number: int) -> Gr
     )
 
 
-def speed_grid(summary: Summary) -> Grid:
+def speed_grid(summary: Summary) -> ReportGrid:
     """Latency, throughput and memory of the students, of what is served, and of the Teacher."""
     models: list[tuple[str, MeasuredSummary]] = []
     for name, own in named_models(summary):
@@ -229,7 +229,7 @@ def speed_grid(summary: Summary) -> Grid:
         for heading in (f"{kind}{per}, batch {batch}", f"tokens per second, batch {batch}")
     ]
     place = summary["measured_on"]
-    return Grid(
+    return ReportGrid(
         "speed",
         f"Medians on {place['device']}, {setting_text(place['threads'])} threads. Prefill: {place['sequence_length']} "
         f"tokens per request, time for one batch. Decode: {place['new_tokens']} new tokens per request.",
@@ -247,7 +247,7 @@ def _timings(model: MeasuredSummary) -> dict[str, dict[str, tuple[float, float]]
     }
 
 
-def reasons_grid(summary: Summary, decision: Decision) -> Grid:
+def reasons_grid(summary: Summary, decision: Decision) -> ReportGrid:
     """Every check of the gate."""
     rows = []
     for size in summary["students"]:
@@ -264,7 +264,7 @@ def reasons_grid(summary: Summary, decision: Decision) -> Grid:
                     check["why"],
                 )
             )
-    return Grid(
+    return ReportGrid(
         "gate",
         "Each student is judged on its own, what it failed comes first; what cannot be checked is a no.",
         (

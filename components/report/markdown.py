@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from components.common.markdown import code, escape
-from components.report.details import Column, Grid
+from components.report.details import Column, ReportGrid
 from components.report.formats import duration
 from components.report.sections import SectionOfReport, headline, held_lines
 from matta_core.artifacts.kinds.report import Summary
@@ -29,7 +29,7 @@ def markdown(summary: Summary, content: Sequence[SectionOfReport]) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-def table_lines(grid: Grid) -> list[str]:
+def table_lines(grid: ReportGrid) -> list[str]:
     """A table in GitHub's Markdown, with numbers set right."""
     rule = ["---:" if column.kind == "number" else "---" for column in grid.columns]
     rows = [[_cell(cell, column) for cell, column in zip(row, grid.columns, strict=True)] for row in grid.rows]

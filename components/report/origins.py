@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.report.details import Column, Grid
+from components.report.details import Column, ReportGrid
 from components.report.formats import UNKNOWN, duration, setting_text, task_name, yes_no
 from matta_core.artifacts import Artifact
 from matta_core.artifacts.kinds.push_record import PushRecord
 from matta_core.artifacts.kinds.report import Summary
 
 
-def pushed_grid(summary: Summary, record: PushRecord) -> Grid:
+def pushed_grid(summary: Summary, record: PushRecord) -> ReportGrid:
     """What was pushed, and why not."""
     entries = [(size, record["students"][size]) for size in summary["students"]]
-    return Grid(
+    return ReportGrid(
         "pushed",
         f"Under {record['target']}. Before and after: the versions that the pointer of each size named.",
         (
@@ -30,10 +30,10 @@ def pushed_grid(summary: Summary, record: PushRecord) -> Grid:
     )
 
 
-def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> Grid:
+def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> ReportGrid:
     """What serving takes over. `folder` is the PushRecord's, for paths within it."""
     entries = [(size, record["students"][size]) for size in summary["students"]]
-    return Grid(
+    return ReportGrid(
         "serving",
         "For serving: the version's files, a KServe InferenceService, the model card, and the entry in the registry.",
         (
@@ -54,7 +54,7 @@ def serving_grid(summary: Summary, record: PushRecord, folder: Path) -> Grid:
     )
 
 
-def tasks_grid(summary: Summary) -> Grid:
+def tasks_grid(summary: Summary) -> ReportGrid:
     """What was asked. Two evaluations with the same digests asked the same questions."""
     rows = [
         (
@@ -67,7 +67,7 @@ def tasks_grid(summary: Summary) -> Grid:
         )
         for task, entry in summary["tasks"].items()
     ]
-    return Grid(
+    return ReportGrid(
         "tasks",
         f"The questions and their digests. All together: {summary['evaluation_set']}.",
         (
@@ -78,7 +78,7 @@ def tasks_grid(summary: Summary) -> Grid:
     )
 
 
-def lineage_grid(artifacts: Mapping[str, Artifact]) -> Grid:
+def lineage_grid(artifacts: Mapping[str, Artifact]) -> ReportGrid:
     """Every step's artifact, by digest, and those that it was made from."""
     makers = {artifact.digest: step for step, artifact in artifacts.items()}
     rows = [
@@ -93,7 +93,7 @@ def lineage_grid(artifacts: Mapping[str, Artifact]) -> Grid:
         )
         for step, artifact in artifacts.items()
     ]
-    return Grid(
+    return ReportGrid(
         "lineage",
         "What each step made, and from what. The time is that of the work when it was done; a step whose inputs, "
         "settings and code are the same is not done again.",

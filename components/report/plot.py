@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from components.report.axes import Axis, Canvas, axis, frame, svg, text, tick_text
+from components.report.axes import Canvas, PlotAxis, axis, frame, svg, text, tick_text
 from components.report.formats import plain, scaled, task_name
 from components.report.labels import Box, place_labels, spread
 
@@ -89,8 +89,8 @@ def quality_plot(
     return svg(canvas, name, title[0].upper() + title[1:], f"{titles[1]}. {facts}.", parts)
 
 
-def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canvas = LARGE) -> Markup:
-    """Held-out cross-entropy during training, one line per size, small sizes light and large ones dark.
+def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], title: str, canvas: Canvas = LARGE) -> Markup:
+    """The held-out figure during training, called `title`, one line per size, small sizes light and large ones dark.
 
     The first values of a training dwarf all that follows. So the vertical axis ends where the lines are after a tenth
     of the steps, and the lines enter from above.
@@ -99,12 +99,12 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
     later = [value for curve in curves.values() for step, value in curve if step >= max(steps) / 10]
     left, _, top, bottom = canvas.plot
     right = canvas.width - CURVE_LABELS
-    x = Axis(min(0, *steps), max(*steps, 1), left, right)
+    x = PlotAxis(min(0, *steps), max(*steps, 1), left, right)
     y = axis(later, bottom, top)
     clip = Markup('<clipPath id="inside"><rect x="{}" y="{}" width="{}" height="{}"/></clipPath>').format(
         left, top, right - left + 2, bottom - top
     )
-    titles = ("optimizer steps", "cross-entropy, nats per token: lower is better")
+    titles = ("optimizer steps", f"{title}: lower is better")
     parts = [clip, frame(canvas, x, y, titles, tick_text(y))]
     last = [(y.place(curve[-1][1]), size, curve[-1][1]) for size, curve in curves.items()]
     places = spread([at for at, *_ in last], LINE_HEIGHT, bottom)
@@ -116,7 +116,7 @@ def curves_plot(curves: Mapping[str, Sequence[tuple[int, float]]], canvas: Canva
             Markup('<polyline class="curve" clip-path="url(#inside)" style="{}" points="{}"/>').format(shade, line)
         )
         parts.append(text(right + 8, label_places[size] + 4, f"{size} {value:.3f}", "label"))
-    facts = (f"{size}: {value:.3f} nats per token at step {curves[size][-1][0]}" for _, size, value in last)
+    facts = (f"{size}: {value:.3f} at step {curves[size][-1][0]}" for _, size, value in last)
     return svg(canvas, "curves", "Training curves", f"{titles[1]}. At the end, {'; '.join(facts)}.", parts)
 
 
@@ -137,7 +137,7 @@ def _fact(point: Point, unit: str, cost: Cost) -> str:
     return f"{point.label}: {place} {cost.unit}, {plain(point.value, unit)}{ends}"
 
 
-def _bar(point: Point, x: Axis, y: Axis) -> Markup:
+def _bar(point: Point, x: PlotAxis, y: PlotAxis) -> Markup:
     if point.interval is None:
         return Markup("")
     at, cap = x.place(point.cost), SERVED_CAP if point.role == "served" else CAP
@@ -147,7 +147,7 @@ def _bar(point: Point, x: Axis, y: Axis) -> Markup:
     )
 
 
-def _mark(point: Point, x: Axis, y: Axis) -> Markup:
+def _mark(point: Point, x: PlotAxis, y: PlotAxis) -> Markup:
     """A dot for a student (a ring where it is not blessed), a diamond for the Teacher, a square for what is served."""
     at, middle = x.place(point.cost), y.place(point.value)
     if point.role == "teacher":
@@ -160,7 +160,7 @@ def _mark(point: Point, x: Axis, y: Axis) -> Markup:
     return Markup('<circle class="mark student{}" cx="{}" cy="{}" r="5"/>').format(held, at, middle)
 
 
-def _labels(points: Sequence[Point], x: Axis, y: Axis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
+def _labels(points: Sequence[Point], x: PlotAxis, y: PlotAxis, bounds: Box) -> tuple[list[Markup], list[Markup]]:
     """The names, and the lines that tie distant names to their marks."""
     marks = [(x.place(point.cost), y.place(point.value)) for point in points]
     bars = [

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from components.common.statistics import interval_95
 from components.report.details import (
-    Grid,
+    ReportGrid,
     comparison_grid,
     models_grid,
     reasons_grid,
@@ -34,13 +34,13 @@ QUALITY_CAPTION = (
     "which no other one costs no more and is at least as good, by the figures alone."
 )
 CURVES_CAPTION = (
-    "Cross-entropy on held-out text of each size inside the TA, with its last value. The lines enter from above: the "
-    "first tenth of the steps may lie beyond the axis."
+    "Each size on held-out text, first inside the TA and then alone, with its last value. The lines enter from above: "
+    "the first tenth of the steps may lie beyond the axis."
 )
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A part of a section: a heading of its own, if any, then text, figures side by side, and tables."""
 
     heading: str = ""
@@ -48,14 +48,14 @@ class Part:
     figures: tuple[Markup, ...] = ()
     small: bool = False
     caption: str = ""
-    grids: tuple[Grid, ...] = ()
+    grids: tuple[ReportGrid, ...] = ()
 
 
 @dataclass(frozen=True)
 class SectionOfReport:
     name: str
     heading: str
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ReportPart] = field(default_factory=list)
 
 
 def headline(summary: Summary) -> str:
@@ -87,7 +87,7 @@ def sections(
     """The whole report. `results`, `decision` and `record` are the steps' own files; `artifacts` are by step."""
     tasks = list(summary["tasks"])
     per_task = [
-        Part(
+        ReportPart(
             task_name(task),
             grids=tuple(
                 grid for grid in (task_grid(summary, task, number), slice_grid(summary, results, task, number)) if grid
@@ -98,19 +98,19 @@ def sections(
     models = models_grid(summary, table_tasks(summary)), widths_grid(summary)
     pushed = pushed_grid(summary, record), serving_grid(summary, record, artifacts["push"].path)
     return [
-        SectionOfReport("models", "Models", [Part(grids=tuple(grid for grid in models if grid.rows))]),
+        SectionOfReport("models", "Models", [ReportPart(grids=tuple(grid for grid in models if grid.rows))]),
         SectionOfReport("quality", "Quality against cost", quality_parts(summary)),
         SectionOfReport("served", "Compared with what is served", [_served(summary, decision)]),
         SectionOfReport("gate", "The gate's reasons", [_reasons(summary, decision)]),
-        SectionOfReport("pushed", "What was pushed", [Part(grids=tuple(grid for grid in pushed if grid.rows))]),
+        SectionOfReport("pushed", "What was pushed", [ReportPart(grids=tuple(grid for grid in pushed if grid.rows))]),
         SectionOfReport("tasks", "Task by task", per_task),
-        SectionOfReport("speed", "Latency, throughput and memory", [Part(grids=(speed_grid(summary),))]),
-        SectionOfReport("training", "Training", [_training(curves)]),
-        SectionOfReport("lineage", "Lineage", [Part(grids=(lineage_grid(artifacts), tasks_grid(summary)))]),
+        SectionOfReport("speed", "Latency, throughput and memory", [ReportPart(grids=(speed_grid(summary),))]),
+        SectionOfReport("training", "Training", [_training(curves, artifacts["train"].metadata["figure_title"])]),
+        SectionOfReport("lineage", "Lineage", [ReportPart(grids=(lineage_grid(artifacts), tasks_grid(summary)))]),
     ]
 
 
-def quality_parts(summary: Summary) -> list[Part]:
+def quality_parts(summary: Summary) -> list[ReportPart]:
     """Two plots per task, by parameters and by latency: large for the first task, small for the others."""
     parts = []
     for number, task in enumerate(summary["tasks"]):
@@ -124,10 +124,10 @@ def quality_parts(summary: Summary) -> list[Part]:
                     )
                 )
         if not figures:
-            parts.append(Part(task_name(task), ("No model has a figure for it.",)))
+            parts.append(ReportPart(task_name(task), ("No model has a figure for it.",)))
             continue
         parts.append(
-            Part(
+            ReportPart(
                 task_name(task),
                 figures=tuple(figures),
                 small=number > 0,
@@ -160,7 +160,7 @@ def quality_points(summary: Summary, task: str, cost: Cost) -> list[Point]:
     return points
 
 
-def _served(summary: Summary, decision: Decision) -> Part:
+def _served(summary: Summary, decision: Decision) -> ReportPart:
     """The comparisons, and the students that have nothing to be compared with."""
     grid = comparison_grid(summary, decision)
     none = [size for size, model in summary["students"].items() if model["baseline"] is None]
@@ -172,15 +172,15 @@ def _served(summary: Summary, decision: Decision) -> Part:
         text.append(f"Nothing else was served as {', '.join(none)}: there was nothing to compare with.")
     if versions:
         text.append(f"Served under {summary['baseline_target']} before these students: {'; '.join(versions)}.")
-    return Part(text=tuple(text), grids=(grid,) if grid.rows else ())
+    return ReportPart(text=tuple(text), grids=(grid,) if grid.rows else ())
 
 
-def _reasons(summary: Summary, decision: Decision) -> Part:
+def _reasons(summary: Summary, decision: Decision) -> ReportPart:
     warnings = tuple(f"Warning: {warning}." for warning in decision["warnings"])
-    return Part(text=warnings, grids=(reasons_grid(summary, decision),))
+    return ReportPart(text=warnings, grids=(reasons_grid(summary, decision),))
 
 
-def _training(curves: Curves) -> Part:
+def _training(curves: Curves, title: str) -> ReportPart:
     if not curves:
-        return Part(text=("No validation was recorded during this training.",))
-    return Part(figures=(curves_plot(curves),), caption=CURVES_CAPTION)
+        return ReportPart(text=("No validation was recorded during this training.",))
+    return ReportPart(figures=(curves_plot(curves, title),), caption=CURVES_CAPTION)

@@ -6,7 +6,7 @@ from typing import Any
 
 from components.report.formats import finite
 from matta_core.artifacts import Artifact
-from matta_core.artifacts.kinds.checkpoint import METRICS
+from matta_core.artifacts.kinds.checkpoint import CONSOLIDATION, METRICS
 from matta_core.artifacts.kinds.decision import read_decision
 from matta_core.artifacts.kinds.evaluation import ModelResults, read_results
 from matta_core.artifacts.kinds.family import Member, read_family
@@ -93,16 +93,18 @@ def _own_parameters(member: Member) -> int:
 
 
 def training_curves(checkpoint: Artifact, sizes: list[str]) -> Curves:
-    """The objective's held-out figure by size: (optimizer step, value) pairs from metrics.jsonl."""
-    figure = checkpoint.metadata["figure"]
-    curves: Curves = {size: [] for size in sizes}
-    for line in (checkpoint.path / METRICS).read_text().splitlines():
-        row = json.loads(line)
-        for size, curve in curves.items():
-            value = finite(row.get(f"eval/{figure}/{size}"))
-            if value is not None:
-                curve.append((row["step"], value))
-    return {size: curve for size, curve in curves.items() if curve}
+    """The objective's held-out figure by size: (optimizer step, value) pairs from metrics.jsonl, of the joint run and
+    then of the size alone."""
+    figure, joint_steps = checkpoint.metadata["figure"], checkpoint.metadata["steps"]
+    curves: Curves = {}
+    for size in sizes:
+        for folder, before in ((checkpoint.path, 0), (checkpoint.path / CONSOLIDATION / size, joint_steps)):
+            for line in (folder / METRICS).read_text().splitlines() if (folder / METRICS).exists() else []:
+                row = json.loads(line)
+                value = finite(row.get(f"eval/{figure}/{size}"))
+                if value is not None:
+                    curves.setdefault(size, []).append((before + row["step"], value))
+    return curves
 
 
 def scalars(summary: Summary) -> dict[str, float]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from components.common.served.versions import KIND as PUSHED_MODEL
 from components.common.served.versions import fetch, read_pointer
 from components.common.step_runner import checkpoint_identity
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Store
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage
 from matta_core.artifacts import file_digest, is_finished, open_artifact, read_manifest
 from matta_core.artifacts.kinds.checkpoint import NESTING
 from matta_core.errors import UserError
@@ -20,18 +20,18 @@ class Start(NamedTuple):
     """What a training begins with. `identity` stands for it in the step's key; None means random weights."""
 
     identity: Any = None
-    folder: str | None = None  # or a hub name; None where it is `version` of `size` in `store`
-    store: Store | None = None
+    folder: str | None = None  # or a hub name; None where it is `version` of `size` in `storage`
+    storage: Storage | None = None
     size: str = ""
     version: str = ""
 
     def located(self, config: TrainConfig, folder: Path) -> TrainConfig:
         """The settings, with `start_from` as a path or name that transformers can load. A version in an object store is
         downloaded below `folder`. Raises: UserError where it is missing or damaged."""
-        if self.store is None:
+        if self.storage is None:
             return dataclasses.replace(config, start_from=self.folder)
         # Ranks that a person started by torchrun each download a copy of their own.
-        place = fetch(self.store, self.size, self.version, folder.absolute() / f"start-{os.environ.get('RANK', '0')}")
+        place = fetch(self.storage, self.size, self.version, folder.absolute() / f"start-{os.environ.get('RANK', '0')}")
         return dataclasses.replace(config, start_from=str(place))
 
 
@@ -62,14 +62,14 @@ def _served(config: TrainConfig, push_config: PushConfig | None, step: str) -> S
             f"{where} needs push.target, which this step was not given: it is for a recipe's train, and a pipeline "
             f"must be compiled with it. Or name a folder (./{PUSHED} where it is called so)"
         )
-    store = open_store(push_config.target)
-    pointer = read_pointer(store, config.student)
+    storage = open_storage(push_config.target)
+    pointer = read_pointer(storage, config.student)
     if pointer is None:
         raise UserError(
-            f"{where}: nothing of size {config.student!r} (train.student) was pushed to {store.url} yet. For the first "
-            f"run: --set train.start_from=CHECKPOINT, or --set train.start_from=null for random weights"
+            f"{where}: nothing of size {config.student!r} (train.student) was pushed to {storage.url} yet. For the "
+            f"first run: --set train.start_from=CHECKPOINT, or --set train.start_from=null for random weights"
         )
-    return Start(pointer.digest, None, store, config.student, pointer.version)
+    return Start(pointer.digest, None, storage, config.student, pointer.version)
 
 
 def _is_pushed(folder: Path) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.common.disk import disk_errors_explained
 from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
 from components.common.launching.launch import run_ranks
-from components.common.step_runner import Work, disk_errors_explained, keyed_path, run_step, say, step_key
+from components.common.step_runner import Work, keyed_path, run_step, say, step_key
 from components.train.start import Start, start_of
 from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
 from matta_core.errors import UserError

@@ -34,14 +34,14 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def check_function(
-    start: PreTrainedModel, ta: PreTrainedModel, name_or_path: str, tokenizer: PreTrainedTokenizerBase
+    start: PreTrainedModel, ta: PreTrainedModel, name_or_path: str, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """Check all but the nested axes: what the checkpoint computes with its weights, and what its token ids mean."""
+    """Check all but the nested axes: what the checkpoint computes with its weights, and what its token ids mean, unless
+    the dataset's tokenizer is not known yet."""
     theirs, ours = start.config, ta.config
     if getattr(start, "is_quantized", False):
         raise misfit(name_or_path, "it is quantized", "Give the checkpoint that it was made of, in bf16 or fp32")
-    if theirs.model_type != ours.model_type:
-        raise misfit(name_or_path, f"model_type is {theirs.model_type!r}, not {ours.model_type!r}", _SAME_MODEL)
+    check_family(name_or_path, theirs, ours)
     family = family_of(ours.model_type)
     problems = _differing(theirs, ours, _FUNCTION)
     fixed = [key for axis in family.axes if axis.fixed for key in axis.keys if hasattr(ours, family.word(key))]
@@ -55,10 +55,19 @@ def check_function(
         problems += _differing_parameters(start, ta, family.layers)
     folder = Path(name_or_path)
     weights_alone = folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    if not weights_alone and load_tokenizer(name_or_path).get_vocab() != tokenizer.get_vocab():
+    if (
+        tokenizer is not None
+        and not weights_alone
+        and load_tokenizer(name_or_path).get_vocab() != tokenizer.get_vocab()
+    ):
         problems.append("its tokenizer is not the dataset's (set prepare_data.tokenizer to the checkpoint's)")
     if problems:
         raise misfit(name_or_path, "; ".join(problems), _SAME_MODEL)
+
+
+def check_family(name_or_path: str, theirs: PreTrainedConfig, ours: PreTrainedConfig) -> None:
+    if theirs.model_type != ours.model_type:
+        raise misfit(name_or_path, f"model_type is {theirs.model_type!r}, not {ours.model_type!r}", _SAME_MODEL)
 
 
 _SAME_MODEL = "Set train.model's settings to the checkpoint's, or train.start_from to another one or to null"

@@ -49,7 +49,7 @@ def measure(model: PreTrainedModel, batches: Iterable[Batch], objective: Objecti
         model.eval()
         for batch in batches:
             objective.states(model, batch)
-            num_tokens += batch["input_ids"].numel()
+            num_tokens += objective.num_tokens(batch)
     model.train(was_training)
     scores: dict[str, list[Tensor]] = {}
     for gauge in gauges:
@@ -92,7 +92,11 @@ class _Gauge:
 
 @torch.no_grad()
 def layer_order(
-    model: PreTrainedModel, batches: Sequence[Batch], fewest: int, objective: Objective, head_chunk_tokens: int = 1024
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    fewest: int,
+    objective: Objective,
+    head_chunk_tokens: int | None = None,
 ) -> list[int]:
     """All layers, in the order in which they should be kept. It holds for sizes that keep at least `fewest`.
 

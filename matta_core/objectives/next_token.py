@@ -62,12 +62,16 @@ class NextToken:
     columns: tuple[str, ...] = ("input_ids",)
     teacher_columns: tuple[str, ...] = COLUMNS
     figure = "cross_entropy"
+    figure_title = "cross-entropy, nats per token"
     own_terms: Mapping[str, str] = {"cross_entropy": "cross_entropy", "teacher_divergence": "teacher"}
     ta_terms: Mapping[str, str] = {"ta_divergence": "distillation", "hidden_state_mse": "hidden_state"}
     tasks: tuple[str, ...] = BUILT_IN_TASKS
 
     def num_targets(self, sequences: int, sequence_length: int) -> int:
         return sequences * (sequence_length - 1)
+
+    def num_tokens(self, batch: Batch) -> int:
+        return batch["input_ids"].numel()
 
     def states(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, NextTokens]:
         hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state

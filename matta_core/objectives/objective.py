@@ -16,6 +16,10 @@ Batch = Mapping[str, Tensor]  # column -> (sequences, ...): int64 or float32
 Sums = dict[str, Tensor]  # term -> unweighted sum over targets, a detached scalar
 
 
+def num_sequences(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
 @dataclass(frozen=True)
 class Answer:
     """A model's answer to a chunk of targets: states (targets, hidden), and its head's outputs, made when needed."""
@@ -53,12 +57,16 @@ class Objective(Protocol):
     columns: tuple[str, ...]  # the dataset's columns in a batch
     teacher_columns: tuple[str, ...]  # the columns that files of the Teacher's scores have at least
     figure: str  # the labels' term, always computed and shown by validation; less is better
+    figure_title: str  # what it is called in a picture, with its unit
     own_terms: Mapping[str, str]  # a term of TA and students -> its weight in LossConfig
     ta_terms: Mapping[str, str]  # the same for terms by which students learn from the TA
     tasks: tuple[str, ...]  # evaluated even if no recipe names them
 
     def num_targets(self, sequences: int, sequence_length: int) -> int:
         """How many targets this number of the dataset's sequences has."""
+
+    def num_tokens(self, batch: Batch) -> int:
+        """How many tokens, or other units, a batch's trunk goes through."""
 
     def states(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Targets]:
         """One forward pass through the trunk: states (targets, hidden) before the head, and their targets."""

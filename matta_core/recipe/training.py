@@ -75,7 +75,11 @@ class ConsolidationConfig(Section):
         0.2, low=0.0, high=10.0, help="for how long, of train.steps; 0: not at all, students are slices of the TA"
     )
     learning_rate_fraction: float = setting(
-        0.5, above=0.0, high=10.0, help="where the cosine begins, of train.learning_rate"
+        0.5,
+        above=0.0,
+        high=1.0,
+        help="of train.learning_rate: where the joint run's cosine ends and that of a size alone begins, which ends "
+        "at train.final_learning_rate_fraction",
     )
     sizes: tuple[str, ...] | None = setting(
         None, help="which; none: all whose layers have one width. The others stay slices of the TA, as mixtures do"
@@ -142,8 +146,12 @@ class TrainConfig(Section):
     max_grad_norm: float = setting(1.0, above=0.0)
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"), help="auto: bf16 where it pays")
     activation_checkpointing: bool = setting(False, changes_result=False)
-    head_chunk_tokens: int = setting(
-        4096, low=1, unit="tokens", changes_result=False, help="the head and the loss see so many at a time"
+    head_chunk_tokens: int | None = setting(
+        None,
+        low=1,
+        unit="tokens",
+        changes_result=False,
+        help="the head and the loss see so many at a time; none: as many as suit the vocabulary and the device",
     )
     pass_order: str = setting(
         "auto",
@@ -194,6 +202,11 @@ class TrainConfig(Section):
         if self.student not in self.sizes:
             raise ValueError(f"student must be one of {', '.join(self.sizes)}, got {self.student!r}")
         self._check_shares()
+        if self.consolidation_steps and self.consolidation.learning_rate_fraction < self.final_learning_rate_fraction:
+            raise ValueError(
+                f"consolidation.learning_rate_fraction must be >= final_learning_rate_fraction = "
+                f"{self.final_learning_rate_fraction}, got {self.consolidation.learning_rate_fraction}"
+            )
         if unknown := [name for name in self.consolidation.sizes or () if name not in self.sizes]:
             raise ValueError(f"consolidation.sizes must be among {', '.join(self.sizes)}, got {unknown[0]!r}")
         must_be_model("start_from", self.start_from)

@@ -13,7 +13,7 @@ from matta_core.errors import UserError
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import slices, student_parameters, take
-from matta_core.objectives.objective import Batch, Objective
+from matta_core.objectives.objective import Batch, Objective, num_sequences
 from matta_core.pretrained import load_model
 from matta_core.students.comparison import compare_answers
 from matta_core.training.data import arrays, as_batch
@@ -36,8 +36,8 @@ def certify(
         near = found.max_abs_difference <= 1e-4 * found.largest
         certificate["padded_equal"] = near and _is_padded(model, ta, granularity)
     certificate["max_abs_difference"] = found.max_abs_difference
-    certificate["sequences"] = len(batch["input_ids"])
-    certificate["tokens"] = batch["input_ids"].numel()
+    certificate["sequences"] = num_sequences(batch)
+    certificate["tokens"] = objective.num_tokens(batch)
     certificate["weights_sha256"] = file_digest(folder / "model.safetensors")
     return certificate
 

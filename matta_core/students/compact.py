@@ -24,7 +24,7 @@ from matta_core.nesting.config import student_config
 from matta_core.nesting.live import live_student, set_width
 from matta_core.nesting.size import Granularity
 from matta_core.nesting.slices import student_parameters, take
-from matta_core.objectives.objective import Batch, Objective
+from matta_core.objectives.objective import Batch, Objective, num_sequences
 from matta_core.pretrained import moved
 from matta_core.students.comparison import compare_answers
 
@@ -116,8 +116,8 @@ def export_compact(
     assert found.bitwise_equal, f"{folder} differs from the live student by {found.max_abs_difference}"
     return {
         "bitwise_equal": True,
-        "sequences": len(batch["input_ids"]),
-        "tokens": batch["input_ids"].numel(),
+        "sequences": num_sequences(batch),
+        "tokens": objective.num_tokens(batch),
         "weights_sha256": file_digest(folder / "model.safetensors"),
     }
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from matta_core.artifacts import Artifact, write_json_atomically
 from matta_core.artifacts.kinds.checkpoint import CONSOLIDATED, read_nesting
-from matta_core.artifacts.kinds.family import FAMILY, Compact, Family, Member
+from matta_core.artifacts.kinds.family import FAMILY, Compact, Member, StudentFamily
 from matta_core.checkpoints import check_finite, save_model
 from matta_core.distributed import pick_device
 from matta_core.errors import UserError
@@ -113,7 +113,7 @@ def extract_students(
             if name in mixed:
                 students[name]["mix"] = mixed[name].found
             bar.update()
-    family: Family = {
+    family: StudentFamily = {
         "student": nesting["student"],
         "ta": list(trained)[-1],
         "students": students,
@@ -138,7 +138,9 @@ def _mixed(
     device = pick_device()
     sequences = {name: rows.to(device) for name, rows in sample(objective, dataset, config.mix_sequences).items()}
     moved(ta, device)
-    spaces = [space_of(ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()]
+    spaces = [
+        space_of(objective, ta, trained, student, name, budget, sequences) for name, budget in config.mixes.items()
+    ]
     found = {}
     for space in spaces:
         with progress(config.mix_evaluations, f"mix {space.name}", "mixtures") as bar:

@@ -18,7 +18,7 @@ from matta_core.errors import UserError
 from matta_core.nesting.cost import flops_per_token, num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
-from matta_core.objectives.objective import Batch, Objective
+from matta_core.objectives.objective import Batch, Objective, num_sequences
 from matta_core.pretrained import moved
 from matta_core.recipe.extraction import MixConfig, amount
 from matta_core.students.compact import compact_model
@@ -28,7 +28,6 @@ from matta_core.training.precision import autocast_dtype
 
 _LATENCY_REPEATS = 15
 _SEQUENCES_PER_PASS = 8
-_HEAD_CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Mix(NamedTuple):
 
 
 def space_of(
+    objective: Objective,
     ta: PreTrainedModel,
     granularities: Mapping[str, Granularity],
     student: str,
@@ -88,7 +88,7 @@ def space_of(
         )
     (axis,) = ta_size.by_layer
     uniform = [size for size in from_student if size.keeping(ta_size.name, axis, ta_size.by_layer[axis]) == ta_size]
-    space = Space(name, kind, limit, axis, uniform, _cost(ta, kind, axis, uniform, sample), sample)
+    space = Space(name, kind, limit, axis, uniform, _cost(objective, ta, kind, axis, uniform, sample), sample)
     if len(uniform) < 2:
         raise UserError(
             f"{space.where}: widths are mixed of sizes from the student {student!r} up that keep all else of "
@@ -119,8 +119,8 @@ def mix(
 
     Raises: UserError where mixtures again and again take more than the seconds that were estimated.
     """
-    settings, sample = PassSettings(_HEAD_CHUNK_TOKENS, autocast_dtype("auto", ta, ta.device)), space.sample
-    sequences, length = sample["input_ids"].shape
+    settings, sample = PassSettings(autocast_dtype=autocast_dtype("auto", ta, ta.device)), space.sample
+    sequences = num_sequences(sample)
     starts = range(0, sequences, _SEQUENCES_PER_PASS)
     parts = [{name: rows[start : start + _SEQUENCES_PER_PASS] for name, rows in sample.items()} for start in starts]
 
@@ -128,7 +128,7 @@ def mix(
         model = live_student(ta, space.sized(widths)).eval()
         total = sum(error_sum(objective, model, part, settings).item() for part in parts)
         advance()
-        return total / objective.num_targets(sequences, length)
+        return total / objective.num_targets(sequences, objective.num_tokens(sample) // sequences)
 
     search = WidthSearch([space.widths(size) for size in space.uniform], space.cost, score, evaluations)
     allowed, lowest = space.limit, space.cost(space.widths(space.uniform[0]))
@@ -136,7 +136,7 @@ def mix(
         found = search.within(allowed, space.where)
         cost = space.cost(found.widths)
         if space.kind == "prefill_seconds":
-            cost = prefill_seconds(ta, space.sized(found.widths), sample)
+            cost = prefill_seconds(objective, ta, space.sized(found.widths), sample)
         if cost <= space.limit:
             break
         allowed *= 0.95 * space.limit / cost  # the estimate by layer was too low
@@ -167,23 +167,23 @@ def mix(
 
 
 def _cost(
-    ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Batch
+    objective: Objective, ta: PreTrainedModel, kind: str, axis: str, uniform: Sequence[Granularity], sample: Batch
 ) -> Callable[[Widths], float]:
     """The cost of a mixture: that of the smallest size, and what the width of each layer adds to it.
 
     Counts add up, so they are exact. Seconds are estimated: a layer adds its share of what the size of its width adds.
     """
-    smallest = uniform[0]
+    smallest, length = uniform[0], objective.num_tokens(sample) // num_sequences(sample)
     count = {
         "parameters": lambda size: num_parameters(ta, size),
         "bytes": lambda size: 4 * num_parameters(ta, size),
-        "flops_per_token": lambda size: flops_per_token(ta, size, sample["input_ids"].shape[1]),
+        "flops_per_token": lambda size: flops_per_token(ta, size, length),
     }.get(kind)
     added: dict[tuple[int, int], float] = {}
     if count is None:
-        base = prefill_seconds(ta, smallest, sample)
+        base = prefill_seconds(objective, ta, smallest, sample)
         for size in reversed(uniform):  # if several sizes have a width, its cost is that in the smallest of them
-            more = max(0.0, prefill_seconds(ta, size, sample) - base) if size is not smallest else 0.0
+            more = max(0.0, prefill_seconds(objective, ta, size, sample) - base) if size is not smallest else 0.0
             added |= {step: more / len(size.layers) for step in enumerate(size.by_layer[axis])}
     else:
         base = count(smallest)
@@ -196,15 +196,17 @@ def _cost(
 
 
 @torch.no_grad()
-def prefill_seconds(ta: PreTrainedModel, granularity: Granularity, sample: Batch) -> float:
+def prefill_seconds(objective: Objective, ta: PreTrainedModel, granularity: Granularity, sample: Batch) -> float:
     """Median time of a forward pass over one sequence of the sample, by the student without padding."""
-    prompt = sample["input_ids"][:1]
-    model = moved(compact_model(ta, granularity), prompt.device)
+    first = {name: rows[:1] for name, rows in sample.items()}
+    device = next(iter(first.values())).device
+    model = moved(compact_model(ta, granularity), device)
     seconds = []
     for _ in range(_LATENCY_REPEATS + 2):
         started = time.perf_counter()
-        model(input_ids=prompt, use_cache=False)
-        if prompt.is_cuda:
+        for _piece in objective.answers(model, first):
+            pass
+        if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[2:])  # the first two warm up

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from matta_core.objectives.objective import Answer, Batch, Objective, Sums, Targets
+from matta_core.objectives.objective import Answer, Batch, Objective, Sums, Targets, num_sequences
 from matta_core.recipe import LossConfig
-from matta_core.training.passes import PassSettings, answer_to, states_of
+from matta_core.training.passes import PassSettings, answer_to, chunk_tokens, states_of
 
 
 def joint_backward(
@@ -49,7 +49,7 @@ def joint_backward(
     own, from_ta = (
         {term: weights[weight] for term, weight in terms.items()} for terms in (objective.own_terms, objective.ta_terms)
     )
-    rows = rows or dict.fromkeys((ta_name, *students), range(_num_rows(batch)))
+    rows = rows or dict.fromkeys((ta_name, *students), range(num_sequences(batch)))
     num_student_targets = num_student_targets or len(students) * num_targets
     of_ta = _scaled(objective, own, weights["ta"] / num_targets)
     of_student = _scaled(objective, own | from_ta, 1.0 / num_student_targets) if students else {}
@@ -93,7 +93,7 @@ class _Pass:
 
     def forward(self) -> None:
         objective, batch, settings = self.work.objective, self.work.batch, self.work.settings
-        if len(self.rows) < _num_rows(batch):
+        if len(self.rows) < num_sequences(batch):
             batch = {column: _rows_of(values, self.rows) for column, values in batch.items()}
         with torch.set_grad_enabled(self.name is not None):
             states, self.targets = states_of(objective, self.model, batch, settings)
@@ -140,7 +140,7 @@ def _chunks(passes: Sequence[_Pass]) -> Iterator[dict[_Pass, slice]]:
     """Chunks of the batch's targets. For each pass that has them, where they lie among its own."""
     if not passes:
         return
-    size = passes[0].work.settings.head_chunk_tokens
+    size = chunk_tokens(passes[0].model, passes[0].leaf, passes[0].work.settings)
     per_row = len(passes[0].leaf) // len(passes[0].rows)
     done = dict.fromkeys(passes, 0)
     of_row: dict[int, list[_Pass]] = {}
@@ -154,10 +154,6 @@ def _chunks(passes: Sequence[_Pass]) -> Iterator[dict[_Pass, slice]]:
             yield {each: slice(done[each] + start, done[each] + end) for each in members}
         for each in members:
             done[each] += number
-
-
-def _num_rows(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
 
 
 def _rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:

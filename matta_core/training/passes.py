@@ -16,12 +16,25 @@ from matta_core.recipe import ScoreTeacherConfig
 
 @dataclass(frozen=True)
 class PassSettings:
-    """How passes are computed: how many targets head and loss see at a time, the autocast type (None for fp32), and
-    whether TA and students go forward and backward together, or one after the other."""
+    """How passes are computed: how many targets head and loss see at a time (None: see `chunk_tokens`), the autocast
+    type (None for fp32), and whether TA and students go forward and backward together, or one after the other."""
 
-    head_chunk_tokens: int = 4096
+    head_chunk_tokens: int | None = None
     autocast_dtype: torch.dtype | None = None
     together: bool = False
+
+
+def chunk_tokens(model: PreTrainedModel, states: Tensor, settings: PassSettings) -> int:
+    """How many targets head and loss see at a time: those that are set, or as many as have outputs of 24 MiB on a CPU
+    (glibc maps arrays of more than 32 MiB anew each time, page by page), of 1 GiB on a GPU.
+
+    But outputs may take half as much as the head's weight: a gradient of that size is added per chunk.
+    """
+    if settings.head_chunk_tokens:
+        return settings.head_chunk_tokens
+    head = model.get_output_embeddings()
+    num_outputs = head.out_features if head is not None else (model.config.num_labels or 1)
+    return max((2**30 if states.is_cuda else 24 * 2**20) // (4 * num_outputs), states.shape[-1] // 2, 1)
 
 
 def states_of(
@@ -70,8 +83,9 @@ def _answers(
 ) -> Iterator[tuple[Answer, Targets]]:
     """A batch's targets and the model's answers to them, a chunk at a time."""
     states, targets = states_of(objective, model, batch, settings)
-    for start in range(0, len(states), settings.head_chunk_tokens):
-        chunk = slice(start, start + settings.head_chunk_tokens)
+    size = chunk_tokens(model, states, settings)
+    for start in range(0, len(states), size):
+        chunk = slice(start, start + size)
         yield answer_to(objective, model, states[chunk], settings), targets[chunk]
 
 

@@ -11,7 +11,7 @@ from matta_core import distributed
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
 from matta_core.objectives import Objective
-from matta_core.objectives.objective import Batch, Sums
+from matta_core.objectives.objective import Batch, Sums, num_sequences
 from matta_core.recipe import TrainConfig
 from matta_core.training.drawn import DrawnStudents
 from matta_core.training.joint import joint_backward
@@ -93,7 +93,7 @@ def train_step(training: Training, step: int, batches: Iterable[Batch], stop: St
     for batch in batches:
         if stop.is_given:
             break
-        number = len(next(iter(batch.values())))
+        number = num_sequences(batch)
         positions = distributed.rank() + distributed.world_size() * np.arange(num_read, num_read + number)
         num_read += number
         for name, total in joint_backward(

@@ -12,6 +12,7 @@ from components.evaluate.definitions import check_tasks
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe, TrainConfig
 from matta_core.recipe.settings import errors_of_section
+from pipelines.checks.checkpoints import check_start, check_teacher, checkpoints_here
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -30,11 +31,11 @@ def main() -> None:
 
 
 def needs_torch(recipe: Recipe) -> bool:
-    """Whether the check counts parameters, or looks a name up among torch's activations."""
+    """Whether the check counts parameters, outlines models, or looks a name up among torch's activations."""
     trainings = [config for config in (recipe.train, recipe.train_teacher) if config is not None]
     named = ("_act", "_activation", "activation_function")
     activations = any(key.endswith(named) for config in trainings for key in config.model)
-    return activations or bool(recipe.extract_students.mixes)
+    return activations or bool(recipe.extract_students.mixes) or checkpoints_here(recipe)
 
 
 def check_models(recipe: Recipe) -> None:
@@ -42,7 +43,8 @@ def check_models(recipe: Recipe) -> None:
     vocabulary = vocabulary_of(recipe)
     if recipe.train_teacher is not None:
         with errors_of_section("train_teacher"):
-            _shape(recipe.train_teacher, vocabulary, recipe.prepare_data.sequence_length)
+            shape = _shape(recipe.train_teacher, vocabulary, recipe.prepare_data.sequence_length)
+            check_start(recipe, recipe.train_teacher, *shape)
     config, granularities = _shape(recipe.train, vocabulary, recipe.prepare_data.sequence_length)
     if vocabulary is not None and recipe.score_teacher.top_k > vocabulary:
         raise UserError(
@@ -50,6 +52,8 @@ def check_models(recipe: Recipe) -> None:
         )
     if recipe.extract_students.mixes and config.vocab_size != _UNKNOWN:
         _check_mixes(recipe, config, granularities)
+    check_teacher(recipe)
+    check_start(recipe, recipe.train, config, granularities)
     check_tasks(recipe.evaluate.tasks, files=False)
 
 
@@ -103,7 +107,7 @@ def _check_mixes(recipe: Recipe, config: "PreTrainedConfig", granularities: "dic
         sample = {"input_ids": torch.zeros((1, recipe.prepare_data.sequence_length), dtype=torch.long)}
     for name, mix in recipe.extract_students.mixes.items():
         if mix.budget[0] != "prefill_seconds":
-            space_of(ta, granularities, recipe.train.student, name, mix, sample)
+            space_of(OBJECTIVE, ta, granularities, recipe.train.student, name, mix, sample)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pipelines.steps import TRAINING_STEPS
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
     """Check that the families take the shapes, that sizes nest, that budgets of mixes can be kept, that the Teacher's
-    top k is within the vocabulary, that lm-eval knows tasks and metrics, and that batches divide over the profile's
-    processes.
+    top k is within the vocabulary, that checkpoints on this disk fit, that lm-eval knows tasks and metrics, and that
+    batches divide over the profile's processes.
 
     It takes seconds, in a process of its own (`pipelines.checks.models`): there transformers' config classes do without
     torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.

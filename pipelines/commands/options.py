@@ -3,6 +3,7 @@
 import argparse
 
 from components.common.command_line import DEFAULT_RECIPE, path_option
+from components.common.interpreter import python
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one setting, for instance train.steps=100; `python -m components.STEP --help` lists them",
+        help=f"override one setting, for instance train.steps=100; `{python()} -m components.STEP --help` lists them",
     )
 
 

@@ -10,7 +10,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,7 +18,6 @@ import kfp_server_api
 import urllib3
 from kfp import client as kfp_client
 from kfp_server_api.exceptions import ApiException
-from kfp_server_api.rest import RESTClientObject
 
 from matta_core.errors import UserError
 from pipelines.kubeflow.credentials import (
@@ -30,61 +28,12 @@ from pipelines.kubeflow.credentials import (
     service_accounts_token,
 )
 from pipelines.kubeflow.errors import KubeflowError, errors_explained, shortened
+from pipelines.kubeflow.http import PATIENCE, TEXT, Patience, Rest
 
 # Where Kubeflow's API is, and where the token for it is projected, inside the cluster.
 _HOST_IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 _TRY_AGAIN = (429, 500, 502, 503, 504)
-_TEXT = "text/plain"
 _HEALTH = "/apis/v2beta1/healthz"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for an answer, and how often to ask again."""
-
-    connect_seconds: float = 10
-    read_seconds: float = 60
-    attempts: int = 5
-    backoff_seconds: float = 1  # then twice as long each time
-    longest_wait_seconds: int = 60  # also where Retry-After says more
-
-
-PATIENCE = Patience()
-
-
-class _Rest(RESTClientObject):
-    """kfp's HTTP layer, which by itself waits for ever and takes a login page for an empty answer."""
-
-    def __init__(self, configuration: kfp_server_api.Configuration, patience: Patience) -> None:
-        super().__init__(configuration)
-        self._configuration = configuration
-        self._timeout = (patience.connect_seconds, patience.read_seconds)
-
-    def request(self, method: str, url: str, headers: dict[str, str] | None = None, **arguments: Any) -> Any:
-        """The base class's request with a timeout. After a 401 it tries once more if the token has changed since."""
-        headers = dict(headers or {})
-        arguments["_request_timeout"] = arguments.get("_request_timeout") or self._timeout
-        try:
-            # The base class takes Content-Type out of the headers of an upload: each try gets its own.
-            response = super().request(method, url, headers=dict(headers), **arguments)
-        except ApiException as error:
-            token = self._configuration.get_api_key_with_prefix("authorization")
-            if error.status != 401 or token in (None, headers.get("authorization")):
-                raise
-            response = super().request(method, url, headers={**headers, "authorization": token}, **arguments)
-        if headers.get("Accept") == _TEXT and "text/html" not in response.urllib3_response.headers.get(
-            "Content-Type", ""
-        ):
-            return response
-        try:
-            json.loads(response.data)
-        except ValueError:
-            raise KubeflowError(
-                f"{url} answered with something that is not JSON, perhaps a login page: check --host, and give "
-                f"--token-file: {shortened(response.data)}",
-                2,
-            ) from None
-        return response
 
 
 class Client(kfp_client.Client):
@@ -164,12 +113,12 @@ class Client(kfp_client.Client):
         Raises: KubeflowError where there is no log.
         """
         try:
-            text = self._get(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", _TEXT)
+            text = self._get(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", TEXT)
         except ApiException as error:
             if error.status != 404:
                 raise
             where = {"podname": pod, "runid": run_id, "podnamespace": namespace, "createdat": day}
-            return self._get(f"/k8s/pod/logs?{urlencode(where)}", _TEXT)
+            return self._get(f"/k8s/pod/logs?{urlencode(where)}", TEXT)
         # The server answers 200 before it looks for the log (run_log_server.go): an error may stand in the body.
         with contextlib.suppress(ValueError):
             said = json.loads(text)
@@ -219,8 +168,8 @@ class Client(kfp_client.Client):
 
     def _be_patient(self) -> None:
         api_client = self._run_api.api_client  # all of kfp's services share it
-        if not isinstance(api_client.rest_client, _Rest):
-            api_client.rest_client = _Rest(api_client.configuration, self.patience)
+        if not isinstance(api_client.rest_client, Rest):
+            api_client.rest_client = Rest(api_client.configuration, self.patience)
 
 
 def connect(

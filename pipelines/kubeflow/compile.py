@@ -8,7 +8,7 @@ import yaml
 from kfp.compiler import Compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-from components.common.step_runner import disk_errors_explained, make_directory
+from components.common.disk import disk_errors_explained, make_directory
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe

@@ -27,7 +27,7 @@ _COLOURS = {State.SUCCEEDED: "green", State.FAILED: "red", State.RUNNING: "cyan"
 
 
 @dataclass(frozen=True)
-class Step:
+class StepOfRun:
     """A task of the run, under the name that a person knows.
 
     `seconds` counts from its start; it is None before. `node` is the id of the workflow's node that it began last, by
@@ -103,7 +103,7 @@ def follow(
     return False
 
 
-def steps_of_run(run: Any, order: list[str]) -> list[Step]:
+def steps_of_run(run: Any, order: list[str]) -> list[StepOfRun]:
     """The run's steps: those named in `order`, and drivers that failed. Kubeflow's other tasks (the root, loops and
     conditions, attempts, each step's executor pod) are among them only where nothing else says what failed.
 
@@ -118,14 +118,14 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
     if not any(task.state == State.FAILED for task in shown):
         shown += [task for task in tasks if task.state == State.FAILED]
     places = {name: place for place, name in enumerate(order)}
-    steps: list[Step] = []
+    steps: list[StepOfRun] = []
     met: Counter[str] = Counter()
     for task in shown:
         name = task.display_name or task.task_id
         met[name] += 1
         children = [child.pod_name for child in task.child_tasks or [] if child.pod_name]
         steps.append(
-            Step(
+            StepOfRun(
                 name=name if met[name] == 1 else f"{name} ({met[name]})",
                 place=places.get(name.removesuffix("-driver"), len(places)),
                 state=State.SKIPPED if task.state == _OMITTED else task.state or State.PENDING,
@@ -134,7 +134,7 @@ def steps_of_run(run: Any, order: list[str]) -> list[Step]:
             )
         )
     not_begun = State.SKIPPED if run.state in _ENDED else State.PENDING
-    steps += [Step(name, places[name], not_begun, None, "") for name in order if not met[name]]
+    steps += [StepOfRun(name, places[name], not_begun, None, "") for name in order if not met[name]]
     return sorted(steps, key=lambda step: step.place)
 
 
@@ -147,7 +147,7 @@ def _seconds(task: Any) -> float | None:
     return max(0.0, end - task.start_time.timestamp())
 
 
-def _table(run: Any, steps: list[Step]) -> Table:
+def _table(run: Any, steps: list[StepOfRun]) -> Table:
     table = Table(title=escape(f"{run.display_name}: {run.state}"), title_justify="left")
     table.add_column("step")
     table.add_column("state")
@@ -160,7 +160,7 @@ def _table(run: Any, steps: list[Step]) -> Table:
     return table
 
 
-def _line(step: Step) -> str:
+def _line(step: StepOfRun) -> str:
     return f"{time.strftime('%H:%M:%S')} {step.name:<20} {step.state:<10} {_duration(step.seconds)}".rstrip()
 
 
@@ -173,7 +173,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _tell_failures(
-    console: Console, client: Client, run: Any, steps: list[Step], order: list[str], namespace: str
+    console: Console, client: Client, run: Any, steps: list[StepOfRun], order: list[str], namespace: str
 ) -> None:
     console.print(f"run {escape(run.display_name or run.run_id)}: {run.state}")
     day = ""

@@ -22,8 +22,8 @@ import docker
 from docker.types import DeviceRequest, Mount
 from kfp import local
 
+from components.common.disk import make_directory
 from components.common.images import CODE_DIGEST_LABEL, DATA_IMAGE, EVALUATOR_IMAGE, TRAINER_IMAGE, code_digest
-from components.common.step_runner import make_directory
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
 from pipelines.local.mounts import Mounts, mounts_of

@@ -12,7 +12,7 @@ from typing import Any
 
 from docker.types import Mount
 
-from components.common.step_runner import make_directory
+from components.common.disk import make_directory
 from matta_core.errors import UserError
 from matta_core.recipe import Recipe
 

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.common.disk import make_directory
 from components.common.locks import locked
-from components.common.step_runner import make_directory, say
+from components.common.step_runner import say
 from components.find_data.step import Findings, Sections, find_data, finish, give_up
 from matta_core.artifacts import write_json_atomically
 from matta_core.artifacts.json_files import read_json

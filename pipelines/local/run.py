@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
+from components.common.disk import disk_errors_explained, make_directory
 from components.common.served.pointer import read_pointer
-from components.common.step_runner import disk_errors_explained, make_directory
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.evaluate.definitions import local_file
 from components.train.start import start_of
 from matta_core.artifacts import open_artifact
@@ -122,7 +122,7 @@ def _check_what_is_named(recipe: Recipe) -> None:
             raise UserError(f"{where}: there is no folder {name}: correct the path, or give a model's name on the hub")
     target = Path(recipe.push.target).absolute()
     if "://" in recipe.push.target:
-        read_pointer(open_store(recipe.push.target), recipe.train.student)
+        read_pointer(open_storage(recipe.push.target), recipe.train.student)
     elif not (there := next(place for place in (target, *target.parents) if place.exists())).is_dir():
         raise UserError(f"push.target: {target} cannot be a directory, as {there} is a file: correct the path")
     else:

@@ -12,7 +12,7 @@ import pytest
 from support import TRAINING, in_a_child
 
 from components.common.step_runner import run_step
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.train.step import train
 from matta_core.artifacts import IN_PROGRESS, MANIFEST, file_digest, open_artifact, read_manifest
 from matta_core.errors import UserError
@@ -169,4 +169,4 @@ def test_a_file_system_without_locks_is_told_in_one_line(tmp_path, monkeypatch, 
     assert len(str(told.value).splitlines()) == 1
     assert not (tmp_path / "out" / MANIFEST).exists()
     with pytest.raises(UserError, match=message):
-        open_store(str(tmp_path / "pushed")).write("s/current.json", b"{}", expected=None)
+        open_storage(str(tmp_path / "pushed")).write("s/current.json", b"{}", expected=None)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GemmaTokenizer, LlamaTokeniz
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import version_name
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push.release import push_version
 from matta_core.checkpoints import save_model
 from matta_core.families import FAMILIES
@@ -123,14 +123,14 @@ def folders(tmp_path_factory):
     """A pushed version of each family and variant, one in bfloat16, and a checkpoint with each kind of tokenizer."""
     root = tmp_path_factory.mktemp("older")
     made = {}
-    store = open_store(str(root / "pushed"))
+    storage = open_storage(str(root / "pushed"))
     for family, variant in CHECKPOINTS:
         source = root / family / str(variant)
         save_model(model_of(family, variant), byte_tokenizer(), source)
         size = f"{family}-{variant or 'own'}".replace("_", "-")
         (root / "reference").write_text("logits")
         pushed = push_version(
-            store,
+            storage,
             size,
             source,
             root / "reference",
@@ -140,7 +140,7 @@ def folders(tmp_path_factory):
             metadata={},
             decision="d",
         )
-        assert read_pointer(store, size).version == pushed.version
+        assert read_pointer(storage, size).version == pushed.version
         made[family, variant] = root / "pushed" / version_name(size, pushed.version)
     made["half"] = root / "half"
     save_model(model_of("qwen3", "theta", torch.bfloat16), byte_tokenizer(), made["half"])

@@ -19,8 +19,9 @@ def impatient(monkeypatch, tmp_path):
     import pipelines.checks.recipe
     import pipelines.commands.submit
     import pipelines.kubeflow.client
+    import pipelines.kubeflow.http
 
-    patience = pipelines.kubeflow.client.Patience(
+    patience = pipelines.kubeflow.http.Patience(
         connect_seconds=2, read_seconds=0.5, attempts=3, backoff_seconds=0.02, longest_wait_seconds=0.3
     )
     monkeypatch.setattr(pipelines.kubeflow.client, "PATIENCE", patience)

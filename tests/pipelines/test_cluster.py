@@ -212,7 +212,7 @@ def test_tags_are_taken_where_the_profile_allows_them():
     ("content", "message"),
     [
         (None, "cannot read cluster profile .*: No such file or directory; cluster profiles here: .*one_gpu.yaml"),
-        ("a: [", "cluster profile .* is not YAML in UTF-8"),
+        ("a: [", "cluster profile .*, line 1, column 5: what begins in line 1, column 5 is not closed"),
         ("- a", "cluster profile .* must be a mapping of settings, got list"),
         (yaml.safe_dump({"name": "x", "images": IMAGES, "stores": ""}), r"unknown setting stores: .*\(in .*c.yaml\)"),
     ],

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.common.step_runner import disk_errors_explained, make_directory
+from components.common.disk import disk_errors_explained, make_directory
 
 HEARTBEAT_VARIABLE = "MATTA_HEARTBEAT"  # tells the nodes' pods the file
 _BEAT_SECONDS = 20.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from components.common.served.moves import Move, Withdrawal, Withdrawn, is_version, replay
-from components.common.storage.store import ConflictError, Store
+from components.common.storage.storage import ConflictError, Storage
 from matta_core.artifacts.json_files import parse_json
 from matta_core.errors import UserError
 
@@ -62,9 +62,9 @@ class Pointer:
             object.__setattr__(self, "withdrawn", replay(self.history))
 
 
-def read_pointer(store: Store, size: str) -> Pointer | None:
+def read_pointer(storage: Storage, size: str) -> Pointer | None:
     """A size's pointer; None where nothing was pushed yet. Raises: UserError if it is unreadable."""
-    found = store.read(f"{size}/{POINTER}")
+    found = storage.read(f"{size}/{POINTER}")
     if found is None:
         return None
     data, generation = found
@@ -73,14 +73,14 @@ def read_pointer(store: Store, size: str) -> Pointer | None:
         _check(pointer, size)
     except ValueError as error:
         raise UserError(
-            f"{store.location(f'{size}/{POINTER}')} is no pointer ({error}): put back an older state of the file, or "
+            f"{storage.location(f'{size}/{POINTER}')} is no pointer ({error}): put back an older state of the file, or "
             f"delete it, which forgets what was withdrawn, and push again"
         ) from None
     return dataclasses.replace(pointer, generation=generation)
 
 
 def move_pointer(
-    store: Store,
+    storage: Storage,
     size: str,
     before: Pointer | None,
     digest: str,
@@ -112,27 +112,27 @@ def move_pointer(
         history=(*history, move)[-HISTORY_LENGTH:],
         withdrawn=withdrawn.after(move, history[-1] if history else None, before and before.previous),
     )
-    return _swap(store, pointer, None if before is None else before.generation)
+    return _swap(storage, pointer, None if before is None else before.generation)
 
 
-def change_pointer(store: Store, size: str, change: Callable[[Pointer], Pointer]) -> Pointer:
+def change_pointer(storage: Storage, size: str, change: Callable[[Pointer], Pointer]) -> Pointer:
     """Apply `change` to the pointer, anew where another process was faster. The change must not alter what is served.
 
     Raises: UserError where nothing was pushed yet, or others were faster a hundred times.
     """
     for attempt in range(_ATTEMPTS):
-        before = read_pointer(store, size)
+        before = read_pointer(storage, size)
         if before is None:
-            raise UserError(f"nothing of size {size!r} was pushed to {store.url} yet")
+            raise UserError(f"nothing of size {size!r} was pushed to {storage.url} yet")
         after = change(before)
         assert after.history == before.history, "this is what move_pointer is for"
         if after == before:
             return before
         try:
-            return _swap(store, after, before.generation)
+            return _swap(storage, after, before.generation)
         except ConflictError:
             time.sleep(random.uniform(0, 0.01 * (attempt + 1)))
-    raise UserError(f"{store.location(f'{size}/{POINTER}')} changed {_ATTEMPTS} times meanwhile: try again later")
+    raise UserError(f"{storage.location(f'{size}/{POINTER}')} changed {_ATTEMPTS} times meanwhile: try again later")
 
 
 def same_move(one: Pointer | None, other: Pointer | None) -> bool:
@@ -172,11 +172,11 @@ def _check(pointer: Pointer, size: str) -> None:
         raise ValueError(f"path and digest are not those of {pointer.version}")
 
 
-def _swap(store: Store, pointer: Pointer, generation: str | None) -> Pointer:
+def _swap(storage: Storage, pointer: Pointer, generation: str | None) -> Pointer:
     values: dict[str, Any] = dataclasses.asdict(pointer)
     del values["generation"]
     data = json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"
-    written = store.write(f"{pointer.size}/{POINTER}", data, expected=generation)
+    written = storage.write(f"{pointer.size}/{POINTER}", data, expected=generation)
     return dataclasses.replace(pointer, generation=written)
 
 

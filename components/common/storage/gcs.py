@@ -1,8 +1,8 @@
-"""Google Cloud Storage as a store, through google-cloud-storage.
+"""A bucket of Google Cloud Storage as a storage, through google-cloud-storage.
 
 A file's generation is the object's. Every write carries `if_generation_match`, so that the client may repeat it without
 harm after a lost answer; a read then tells whether the first write arrived. The service writes objects whole or not at
-all. With STORAGE_EMULATOR_HOST set, the store talks to an emulator, anonymously.
+all. With STORAGE_EMULATOR_HOST set, the storage talks to an emulator, anonymously.
 
 The service honours `if_generation_match` for deletions; fake-gcs-server 1.x does not, and deletes whatever is there.
 """
@@ -22,14 +22,14 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage import Blob, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from components.common.storage.store import ConflictError, Entry
+from components.common.storage.storage import ConflictError, StoredFile
 from matta_core.errors import UserError
 
 _CHUNK_BYTES = 32 * 2**20  # of a resumable upload; a broken connection sends one again; a multiple of 256 KiB
 
 
-class GcsStore:
-    """The store below gs://bucket/prefix. The bucket must exist."""
+class GcsStorage:
+    """The storage below gs://bucket/prefix. The bucket must exist."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -83,17 +83,17 @@ class GcsStore:
                 pass
         return sorted(prefix.removeprefix(start).rstrip("/") for prefix in listing.prefixes)
 
-    def list(self, prefix: str) -> list[Entry]:
+    def list(self, prefix: str) -> list[StoredFile]:
         with self._explained(f"list {prefix or 'all'} in"):
             folder = self._key(f"{prefix}/" if prefix else "")
             blobs = list(self._bucket.list_blobs(prefix=folder, retry=DEFAULT_RETRY))
         start = len(self._key(""))
         return [
-            Entry(blob.name[start:], blob.size, str(blob.generation), blob.updated.timestamp(), blob.crc32c)
+            StoredFile(blob.name[start:], blob.size, str(blob.generation), blob.updated.timestamp(), blob.crc32c)
             for blob in sorted(blobs, key=lambda blob: blob.name)
         ]
 
-    def open(self, entry: Entry) -> IO[bytes]:
+    def open(self, entry: StoredFile) -> IO[bytes]:
         blob = self._bucket.blob(self._key(entry.name), generation=int(entry.generation))
         return blob.open("rb", retry=DEFAULT_RETRY)
 
@@ -128,7 +128,7 @@ class GcsStore:
                 raise UserError(f"{self.location(name)} is not there") from None
         part.replace(file)
 
-    def delete(self, entry: Entry) -> None:
+    def delete(self, entry: StoredFile) -> None:
         blob = self._blob(entry.name)
         with (
             self._explained(f"delete {entry.name} in"),

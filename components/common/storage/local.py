@@ -1,4 +1,4 @@
-"""A local directory as a store: every write goes to a file aside, is flushed, and is renamed into place.
+"""A local directory as a storage: every write goes to a file aside, is flushed, and is renamed into place.
 
 <target>/.lock   held while a conditional write or a deletion compares and acts; never deleted
 <target>/.tmp/   files being written; what a killed process left there is removed after a day
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from components.common.locks import locked
-from components.common.storage.store import ConflictError, Entry
+from components.common.storage.storage import ConflictError, StoredFile
 from matta_core.artifacts import file_digest, flush_to_disk
 from matta_core.errors import UserError
 
@@ -41,8 +41,8 @@ _ATTEMPTS = 100
 T = TypeVar("T")
 
 
-class LocalStore:
-    """The store below an absolute path. The folder is made by the first write."""
+class LocalStorage:
+    """The storage below an absolute path. The folder is made by the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class LocalStore:
         except FileNotFoundError:
             return []
 
-    def list(self, prefix: str) -> list[Entry]:
+    def list(self, prefix: str) -> list[StoredFile]:
         entries = []
         for folder, folders, names in os.walk(self.root / prefix):
             folders[:] = [child for child in folders if child != _TEMPORARY]
@@ -85,10 +85,10 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     found = path.stat()
                     name = path.relative_to(self.root).as_posix()
-                    entries.append(Entry(name, found.st_size, _stamp(found), found.st_mtime))
+                    entries.append(StoredFile(name, found.st_size, _stamp(found), found.st_mtime))
         return sorted(entries, key=lambda entry: entry.name)
 
-    def open(self, entry: Entry) -> IO[bytes]:
+    def open(self, entry: StoredFile) -> IO[bytes]:
         return (self.root / entry.name).open("rb")
 
     def holds(self, file: Path, name: str) -> bool:
@@ -120,7 +120,7 @@ class LocalStore:
             raise UserError(f"{self.location(name)} is not there")
         part.replace(file)
 
-    def delete(self, entry: Entry) -> None:
+    def delete(self, entry: StoredFile) -> None:
         path = self.root / entry.name
         with self._locked():
             found = self._found(entry.name)

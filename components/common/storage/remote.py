@@ -12,8 +12,8 @@ from typing import IO, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from components.common.storage.open_store import open_store
-from components.common.storage.store import Entry, Store
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import Storage, StoredFile
 
 SCHEME = "gs://"
 
@@ -22,7 +22,7 @@ class RemoteFile(NamedTuple):
     """A file of a bucket, as it was listed."""
 
     url: str
-    entry: Entry
+    entry: StoredFile
 
 
 def is_remote(source: str) -> bool:
@@ -69,6 +69,6 @@ def _split(url: str) -> tuple[str, str]:
 
 
 @lru_cache
-def _bucket(bucket: str) -> Store:
-    """The bucket's store. A process has one client, because each client has connections of its own."""
-    return open_store(f"{SCHEME}{bucket}")
+def _bucket(bucket: str) -> Storage:
+    """The bucket's storage. A process has one client, because each client has connections of its own."""
+    return open_storage(f"{SCHEME}{bucket}")

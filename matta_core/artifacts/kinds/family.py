@@ -33,7 +33,7 @@ class Compact(TypedDict):
 
 
 class FoundMix(TypedDict):
-    """How a mix was found. Losses are nats per token on the search's sample; `cost` is in the budget's unit."""
+    """How a mix was found. Losses are the objective's figure on the search's sample; `cost` is in the budget's unit."""
 
     budget: dict[str, float]
     loss: float
@@ -64,7 +64,7 @@ class Member(Size):
     mix: NotRequired[FoundMix]
 
 
-class Family(TypedDict):
+class StudentFamily(TypedDict):
     """A family of students. Where these are served, every text begins with `bos_token`; None means nothing."""
 
     student: NotRequired[str]
@@ -73,12 +73,12 @@ class Family(TypedDict):
     bos_token: NotRequired[str | None]
 
 
-def read_family(artifact: Path) -> Family:
+def read_family(artifact: Path) -> StudentFamily:
     """Read a family. Raises: UserError where it is none, or a student's files or name would lead out of the folder."""
-    return read_json(artifact / FAMILY, Family, remedy="run extract_students again", check=_check_family)
+    return read_json(artifact / FAMILY, StudentFamily, remedy="run extract_students again", check=_check_family)
 
 
-def _check_family(family: Family) -> None:
+def _check_family(family: StudentFamily) -> None:
     for size, member in family["students"].items():
         if not re.fullmatch(SIZE_NAME, size):  # it becomes the name of a folder below push.target
             raise ValueError(f"no size is named {size[:60]!r}")

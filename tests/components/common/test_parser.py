@@ -8,6 +8,8 @@ from unittest import mock
 
 import pytest
 
+from components.common.interpreter import python
+
 ROOT = Path(__file__).parents[3]
 MODULES = [
     *(f"components.{file.parent.name}.__main__" for file in sorted(ROOT.glob("components/*/__main__.py"))),
@@ -70,4 +72,4 @@ def test_what_a_parser_refuses_is_one_line(monkeypatch, capsys):
         told = capsys.readouterr().err
         assert (end.value.code, told.count("\n")) == (2, 1), told
         assert told.startswith("error: ")
-        assert "python -m components.push --help" in told
+        assert f"(all options: {python()} -m components.push --help)" in told

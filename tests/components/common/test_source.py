@@ -108,7 +108,7 @@ STEPS = {
     for step in (
         "prepare_data", "score_teacher", "train", "extract_students", "evaluate", "gate", "push", "report",
     )
-} | {"merge_evaluations": "components/evaluate/merging.py"}  # fmt: skip
+} | {"merge_evaluations": "components/evaluate/merge_evaluations.py"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +135,9 @@ def keys(root, monkeypatch):
         ("matta_core/train.py", {"train"}),
         ("matta_core/teacher.py", {"score_teacher"}),
         ("matta_core/training/passes.py", {"score_teacher", "train", "extract_students"}),
-        ("components/common/storage/store.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
+        ("components/common/storage/storage.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
         ("components/common/served/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),
-        ("components/push/query.py", {"push"}),
+        ("matta_core/objectives/next_token_query.py", {"push"}),
         ("components/push/operations.py", set()),
         ("components/common/statistics.py", {"evaluate", "merge_evaluations", "gate", "push", "report"}),
         ("components/evaluate/memory.py", {"evaluate"}),
@@ -145,7 +145,7 @@ def keys(root, monkeypatch):
         ("components/train/component.py", set()),
         ("components/train/teacher.py", set()),
         ("components/evaluate/plan.py", set()),
-        ("components/evaluate/merging.py", {"merge_evaluations"}),
+        ("components/evaluate/merge_evaluations.py", {"merge_evaluations"}),
         ("components/push/__main__.py", set()),
         ("pipelines/dag.py", set()),
         ("matta_core/recipe/settings.py", set(STEPS)),

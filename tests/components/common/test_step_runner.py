@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from components.common.command_line import load_recipe
+from components.common.interpreter import python
 from components.common.step_runner import exit_on_user_error, run_step
 from matta_core.artifacts import IN_PROGRESS, open_artifact
 from matta_core.errors import TrainingDivergedError, UserError
@@ -226,7 +227,7 @@ def test_a_recipe_that_is_missing_or_no_yaml_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read recipe .*nowhere.yaml: No such file.*recipes here: .*demo.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match=r"bad.yaml is not YAML"):
+    with pytest.raises(UserError, match=r"bad.yaml, line 1, column 6: what begins in line 1, column 4 is not closed"):
         load_recipe(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(UserError, match=r"list.yaml must be a mapping of settings, got list"):
@@ -251,7 +252,7 @@ def test_the_help_of_each_step_teaches_and_needs_no_heavy_library(step):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--output" in result.stdout
-    assert "usage: python -m components." in result.stdout
+    assert f"usage: {python()} -m components." in result.stdout
 
 
 def test_two_processes_do_not_work_in_one_directory(tmp_path):

@@ -6,6 +6,9 @@ import time
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from nasty_settings import quickly
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
 from components.common.yaml_file import read_yaml
@@ -115,21 +118,57 @@ def test_what_is_easily_taken_for_something_else_is_refused_with_its_line(text, 
     [
         ("", "recipe r.yaml is empty: there is no value in it"),
         ("# nothing", "recipe r.yaml is empty: there is no value in it"),
-        ("a: [1", "recipe r.yaml is not YAML in UTF-8: line 1: expected ',' or ']'"),
-        ("a: 1\n b: 2", "recipe r.yaml is not YAML in UTF-8: line 2: mapping values are not allowed here"),
-        ("a: 1\n---\nb: 1", "recipe r.yaml is not YAML in UTF-8: line 2: but found another document"),
-        ("a: 1\nb: x\u2028c: 2", "recipe r.yaml is not YAML in UTF-8: line 2: character 0x2028, which ended a line"),
-        ("a: *x", "recipe r.yaml is not YAML in UTF-8: line 1: found undefined alias 'x'"),
-        ("a: &x 1\nb: &x 2", "recipe r.yaml is not YAML in UTF-8: line 2: second occurrence"),
-        ("a: 1\nb: \0", "recipe r.yaml is not YAML in UTF-8: line 2: character 0x0"),
-        ('a: 1\nb: "\\UFFFFFFFF"', "recipe r.yaml is not YAML in UTF-8: line 2: there is no character of such"),
-        ("a:\n\t- 1", "recipe r.yaml is not YAML in UTF-8: line 2: found character '\\t' that cannot start any token"),
+        ("a: [1", "recipe r.yaml, line 1, column 6: what begins in line 1, column 4 is not closed, or a com"),
+        ("a: {b: 1\nc: 2", "recipe r.yaml, line 2, column 2: what begins in line 1, column 4 is not closed"),
+        (
+            "a: 1\n b: 2",
+            "recipe r.yaml, line 2, column 3: the setting in line 1 has its value there: indent both alike",
+        ),
+        ("a: b: c", "recipe r.yaml, line 1, column 5: a second colon in one line: quote text that holds one"),
+        ("a:\n  b: 1\n c: 2", "recipe r.yaml, line 3, column 2: no part of what begins in line 1: give all of one"),
+        ("a: 1\n---\nb: 1", "recipe r.yaml, line 2, column 1: a second document begins: leave one out"),
+        ("a: 1\nb: x\u2028c: 2", "recipe r.yaml, line 2, column 5: character 0x2028, which ended a line before YAML"),
+        ("a: *x", "recipe r.yaml, line 1, column 4: text must not begin with *: quote it"),
+        ("a: @x", "recipe r.yaml, line 1, column 4: text must not begin with @: quote it"),
+        ("a: 'x\nb: 1", "recipe r.yaml, line 1, column 4: a quotation mark that is not closed: close it"),
+        ("a: &x 1\nb: &x 2", "recipe r.yaml, line 2, column 4: second occurrence: quote what is text"),
+        ("a: 1\nb: \0", "recipe r.yaml, line 2, column 4: character 0x0, which YAML does not allow: take it out"),
+        ('a: 1\nb: "\\UFFFFFFFF"', "recipe r.yaml, line 2: there is no character of such"),
+        ("a:\n\t- 1", "recipe r.yaml, line 2, column 1: a tab: indent with spaces"),
+        ("a:\n  \tb: 1", "recipe r.yaml, line 2, column 3: a tab: indent with spaces"),
+        (
+            "My recipe\n\n# it\nname: x",
+            "recipe r.yaml, line 1, column 1: 'My recipe' is no setting: a setting is KEY: ",
+        ),
+        (
+            "name:x\nb: 1",
+            "recipe r.yaml, line 1, column 1: 'name:x' is no setting: a setting is KEY: VALUE, with a space",
+        ),
+        (
+            "name: x\nTraining\nsteps: 3",
+            "recipe r.yaml, line 2, column 1: 'Training' is no setting: a setting is KEY: ",
+        ),
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_line(text, message):
     with pytest.raises(UserError) as refused:
         read(text)
     assert str(refused.value).startswith(message)
+
+
+def test_a_file_that_is_not_in_utf_8_is_refused_with_its_place(tmp_path):
+    (tmp_path / "r.yaml").write_bytes("name: x\n# für den Kreis\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"r.yaml, line 2, column 4: byte 0xfc is not UTF-8: save the file in that enc"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@quickly
+@given(text=st.text(alphabet="ab:-[]{}'\"#&*!|>%@`,?. \n\t\r", max_size=30))
+def test_any_text_is_read_or_refused_in_one_line(text):
+    try:
+        read(text)
+    except UserError as error:
+        assert "\n" not in str(error)
 
 
 def test_aliases_of_aliases_cannot_fill_the_memory():
@@ -221,7 +260,10 @@ def test_a_value_that_an_override_set_has_no_line_in_the_file():
             ["gate.policy.maximum={matta_bits_per_byte: 1}", "gate={}"],
             r"^--set gate={} undoes --set gate.policy.maximum={matta_bits_per_byte: 1} before it",
         ),
-        (["prepare_data.source=*.txt"], r"is not YAML in UTF-8: line 1: .*; quote text for the shell and for YAML"),
+        (
+            ["prepare_data.source=*.txt"],
+            r"line 1, column 1: text must not begin with \*: quote it; quote text for the shell and for YAML",
+        ),
         (["train.sizes={s: 8, s: 16}"], r"^--set train.sizes={s: 8, s: 16}, line 1: s stands twice"),
         (["name=a\nb"], r"^name must be letters, digits, - and _, got 'a b'"),
     ],

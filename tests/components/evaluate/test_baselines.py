@@ -1,4 +1,4 @@
-"""Which pushed version a student is compared with, in a real store."""
+"""Which pushed version a student is compared with, in a real storage."""
 
 import json
 
@@ -8,9 +8,9 @@ from support import byte_tokenizer, tiny_gpt2
 
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.evaluate.baselines import Baseline, fetch_all, resolve
-from components.evaluate.planning import plan_evaluation
+from components.evaluate.plan_evaluation import plan_evaluation
 from components.evaluate.step import evaluate
 from matta_core.artifacts import finish_artifact
 from matta_core.errors import UserError
@@ -18,14 +18,14 @@ from matta_core.errors import UserError
 
 def put(target, size, model, *, vocabulary=None, tokenizer=None):
     """Push a folder, or a tiny model with `vocabulary` tokens, by what push itself is made of; its digest."""
-    store = open_store(str(target))
+    storage = open_storage(str(target))
     if vocabulary is not None:
         tiny_gpt2(24, vocabulary, seed=3, max_position_embeddings=32).save_pretrained(model)
         if tokenizer is not None:
             tokenizer.save_pretrained(model)
     digest = content_digest(model)
-    install(store, size, model, digest, reference=model / "config.json", inputs={}, metadata={})
-    move_pointer(store, size, read_pointer(store, size), digest, why="push")
+    install(storage, size, model, digest, reference=model / "config.json", inputs={}, metadata={})
+    move_pointer(storage, size, read_pointer(storage, size), digest, why="push")
     return digest
 
 
@@ -65,8 +65,8 @@ def test_a_student_that_a_rollback_made_current_is_its_own_baseline(tmp_path):
     target = tmp_path / "pushed"
     first = put(target, "s", folder_of(tmp_path, "first"))
     put(target, "s", folder_of(tmp_path, "second"))
-    store = open_store(str(target))
-    move_pointer(store, "s", read_pointer(store, "s"), first, why="rollback")
+    storage = open_storage(str(target))
+    move_pointer(storage, "s", read_pointer(storage, "s"), first, why="rollback")
     found = resolve(str(target), {"s": first})
     assert found == {"s": Baseline("s", first[:16], first, is_student=True)}
     assert found["s"].name == "s"

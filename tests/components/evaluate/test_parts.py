@@ -11,10 +11,10 @@ from support import tiny_gpt2
 
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.evaluate import costs
-from components.evaluate.merging import merge_evaluations
-from components.evaluate.planning import EvaluationPlan, plan_evaluation
+from components.evaluate.merge_evaluations import merge_evaluations
+from components.evaluate.plan_evaluation import EvaluationPlan, plan_evaluation
 from components.evaluate.step import evaluate
 from matta_core.artifacts import finish_artifact, open_artifact
 from matta_core.errors import UserError
@@ -23,10 +23,10 @@ TIMES = ("prefill", "decode", "peak_memory_bytes")
 
 
 def push(target, size, model):
-    store = open_store(str(target))
+    storage = open_storage(str(target))
     digest = content_digest(model)
-    install(store, size, model, digest, reference=model / "config.json", inputs={}, metadata={})
-    move_pointer(store, size, read_pointer(store, size), digest, why="push")
+    install(storage, size, model, digest, reference=model / "config.json", inputs={}, metadata={})
+    move_pointer(storage, size, read_pointer(storage, size), digest, why="push")
 
 
 def run(root, config, output, **part):
@@ -180,7 +180,7 @@ def test_a_part_that_cannot_be_is_refused_before_anything_is_read(tmp_path, conf
 
 def test_a_version_without_a_config_is_told_by_its_place(evaluated, tmp_path):
     shutil.copytree(evaluated / "pushed", tmp_path / "pushed")
-    pointer = read_pointer(open_store(str(tmp_path / "pushed")), "s")
+    pointer = read_pointer(open_storage(str(tmp_path / "pushed")), "s")
     (tmp_path / "pushed" / "s" / "versions" / pointer.version / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing: roll back to another version of s"):
         plan_evaluation(evaluated / "students", str(tmp_path / "pushed"))

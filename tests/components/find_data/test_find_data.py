@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.find_data.ledger import read_entry
 from components.find_data.step import find_data, finish, give_up, renew, span_of, status
 from matta_core.artifacts import finish_artifact
@@ -27,9 +27,9 @@ def sections(target):
 @pytest.fixture
 def add_span(sections):
     def add(day, *names):
-        store = open_store(sections["config"].prefix)
+        storage = open_storage(sections["config"].prefix)
         for name in names or ("a.jsonl", "b.jsonl", "_SUCCESS"):
-            store.write(f"span=2024-11-{day}/{name}", b'{"text": "one"}', expected=None)
+            storage.write(f"span=2024-11-{day}/{name}", b'{"text": "one"}', expected=None)
 
     return add
 
@@ -61,7 +61,7 @@ def test_a_span_of_the_future_is_neither_noted_as_processed_nor_renewed(sections
     for use in (lambda **given: finish(**given, pushed=[]), renew):
         with pytest.raises(UserError, match=r"span=2942-11-24 is dated in the future"):
             use(**sections, run="one", span="span=2942-11-24")
-    assert read_entry(open_store(sections["push_config"].target), "nightly")["processed"] == []
+    assert read_entry(open_storage(sections["push_config"].target), "nightly")["processed"] == []
 
 
 def test_without_a_complete_span_there_is_nothing_to_do(sections, add_span):
@@ -83,7 +83,7 @@ def test_a_span_without_a_matching_file_is_a_mistake_and_takes_no_lease(sections
     add_span(23, "a.parquet", "_SUCCESS")
     with pytest.raises(UserError, match=r"span=2024-11-23 is complete, but \*.jsonl matches none of its files"):
         find_data(**sections, run="one")
-    assert read_entry(open_store(sections["push_config"].target), "nightly")["lease"] is None
+    assert read_entry(open_storage(sections["push_config"].target), "nightly")["lease"] is None
 
 
 def test_a_failed_runs_lease_can_be_given_back(sections, add_span, capsys):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.find_data import spans
 from components.find_data.spans import newest_span, parse_span, time_digits
 from matta_core.errors import UserError
@@ -14,11 +14,11 @@ from matta_core.recipe import RetrainConfig
 @pytest.fixture
 def put(target):
     """Write files below the prefix, which is the target's."""
-    store = open_store(target)
+    storage = open_storage(target)
 
     def write(*names):
         for name in names:
-            store.write(name, b"{}", expected=None)
+            storage.write(name, b"{}", expected=None)
 
     return write
 

@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 
 from components.common.served.pointer import read_pointer
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import step
 from matta_core.artifacts import finish_artifact
 from matta_core.recipe import PushConfig
@@ -136,7 +136,7 @@ def made(make):
 def queried(monkeypatch):
     """Models are not loaded, only noted."""
     tried = []
-    monkeypatch.setattr(step, "validate", lambda queries, config, store, size, version: tried.append(size))
+    monkeypatch.setattr(step, "validate", lambda queries, config, storage, size, version: tried.append(size))
     return tried
 
 
@@ -148,8 +148,8 @@ def push_to(monkeypatch):
         config = PushConfig.from_dict({"target": str(target)} | settings, "push")
         with monkeypatch.context() as patch:
             if not stale:
-                store = open_store(config.target)
-                served = {size: pointer.version for size in SIZES if (pointer := read_pointer(store, size))}
+                storage = open_storage(config.target)
+                served = {size: pointer.version for size in SIZES if (pointer := read_pointer(storage, size))}
                 patch.setattr(step._Judged, "judged_against", lambda self, size: served.get(size))
             return step.push(config, *made, output=output)
 

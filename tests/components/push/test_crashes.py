@@ -10,7 +10,7 @@ from support import in_a_child
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import step
 from components.push.retention import retire
 
@@ -30,11 +30,11 @@ class Countdown:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class KilledStore:
-    """A store that announces every write, before it and after it."""
+class KilledStorage:
+    """A storage that announces every write, before it and after it."""
 
-    def __init__(self, store, announce):
-        self._store, self._announce = store, announce
+    def __init__(self, storage, announce):
+        self._store, self._announce = storage, announce
 
     def __getattr__(self, name):
         method = getattr(self._store, name)
@@ -56,8 +56,8 @@ def in_a_process_killed_at(write, work):
 
 
 def announcing_every_write(monkeypatch, announce, *, flushes):
-    real_open, real_fsync = step.open_store, os.fsync
-    monkeypatch.setattr(step, "open_store", lambda target: KilledStore(real_open(target), announce))
+    real_open, real_fsync = step.open_storage, os.fsync
+    monkeypatch.setattr(step, "open_storage", lambda target: KilledStorage(real_open(target), announce))
     if flushes:  # in the middle of a directory's writes as well: written and not yet in place
 
         def fsync(descriptor):
@@ -73,21 +73,21 @@ def record_of(artifact):
 
 def assert_pointers_are_sound(target, folder):
     """What a pointer names is there, whole, whoever comes to fetch it now."""
-    store = open_store(target)
+    storage = open_storage(target)
     for size in ("s", "xl"):
-        if (pointer := read_pointer(store, size)) is not None:
-            assert content_digest(fetch(store, size, pointer.version, folder)) == pointer.digest
+        if (pointer := read_pointer(storage, size)) is not None:
+            assert content_digest(fetch(storage, size, pointer.version, folder)) == pointer.digest
 
 
 def state_of(target):
     """What lies in a target and what its pointers say, but for times, processes and generations."""
-    store = open_store(target)
+    storage = open_storage(target)
     state = {}
     for size in ("s", "xl"):
-        if (pointer := read_pointer(store, size)) is None:
+        if (pointer := read_pointer(storage, size)) is None:
             continue
         moves = [(move.version, move.why, move.decision) for move in pointer.history]
-        files = [entry.name for entry in store.list(size)]
+        files = [entry.name for entry in storage.list(size)]
         state[size] = (pointer.version, pointer.previous, pointer.retired, moves, files)
     return state
 
@@ -139,29 +139,31 @@ def test_a_deletion_killed_halfway_is_never_taken_for_a_whole_version_and_the_ne
     first, second, third = make("first"), make("second"), make("third")
     for number, made in enumerate((first, second, third)):
         push_to(target, made, tmp_path / f"record-{number}")
-    store, doomed = open_store(target), content_digest(first.students / "s")[:16]
+    storage, doomed = open_storage(target), content_digest(first.students / "s")[:16]
 
     def delete(announce):
-        retire(KilledStore(store, announce), "s", keep=2)
+        retire(KilledStorage(storage, announce), "s", keep=2)
 
     # Announced: marking (2), the manifest (2), and before the first of the model's files.
     assert in_a_process_killed_at(5, delete) == -signal.SIGKILL
-    assert store.read(f"s/versions/{doomed}/manifest.json") is None
-    assert store.read(f"s/versions/{doomed}/model.safetensors") is not None
-    assert read_pointer(store, "s").retired == (doomed,)
+    assert storage.read(f"s/versions/{doomed}/manifest.json") is None
+    assert storage.read(f"s/versions/{doomed}/model.safetensors") is not None
+    assert read_pointer(storage, "s").retired == (doomed,)
     push_to(target, third, tmp_path / "record-2", **SETTINGS)
-    assert doomed not in versions_there(store, "s")
-    assert read_pointer(store, "s").retired == ()
-    assert [entry.name for entry in store.list("s/references") if doomed in entry.name] == []
+    assert doomed not in versions_there(storage, "s")
+    assert read_pointer(storage, "s").retired == ()
+    assert [entry.name for entry in storage.list("s/references") if doomed in entry.name] == []
 
 
 def test_a_version_whose_deletion_was_killed_can_be_pushed_again(target, make, push_to, queried, tmp_path):
     generations = [make("first"), make("second"), make("third")]
     for number, made in enumerate(generations):
         push_to(target, made, tmp_path / f"record-{number}")
-    store, digest = open_store(target), content_digest(generations[0].students / "s")
-    assert in_a_process_killed_at(6, lambda announce: retire(KilledStore(store, announce), "s", 2)) == -signal.SIGKILL
+    storage, digest = open_storage(target), content_digest(generations[0].students / "s")
+    assert (
+        in_a_process_killed_at(6, lambda announce: retire(KilledStorage(storage, announce), "s", 2)) == -signal.SIGKILL
+    )
     record = record_of(push_to(target, generations[0], tmp_path / "again"))
     assert record["s"]["after"] == digest[:16]
-    assert content_digest(fetch(store, "s", digest[:16], tmp_path / "fetched")) == digest
-    assert read_pointer(store, "s").retired == ()
+    assert content_digest(fetch(storage, "s", digest[:16], tmp_path / "fetched")) == digest
+    assert read_pointer(storage, "s").retired == ()

@@ -12,7 +12,7 @@ import pytest
 
 from components.common.served.pointer import HISTORY_LENGTH, move_pointer, read_pointer, withdrawal
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import operations, retention, step
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
@@ -23,7 +23,9 @@ Made = namedtuple("Made", "decision students evaluation")  # as in conftest.py
 @pytest.fixture
 def tried(monkeypatch):
     versions = []
-    monkeypatch.setattr(operations, "validate", lambda queries, config, store, size, version: versions.append(version))
+    monkeypatch.setattr(
+        operations, "validate", lambda queries, config, storage, size, version: versions.append(version)
+    )
     return versions
 
 
@@ -39,7 +41,7 @@ def pushed(target, make, push_to, queried, tmp_path):
 
 
 def current(config):
-    return read_pointer(open_store(config.target), "s")
+    return read_pointer(open_storage(config.target), "s")
 
 
 def test_a_rollback_goes_to_the_version_before_after_it_was_tried_out_and_a_second_one_is_refused(pushed, tried):
@@ -91,9 +93,9 @@ def test_a_withdrawn_version_whose_files_are_gone_comes_back_by_a_push_and_a_rol
 ):
     config, versions = pushed
     operations.rollback(config, "s")
-    store = open_store(target)
-    for entry in store.list(f"s/versions/{versions[3]}"):
-        store.delete(entry)
+    storage = open_storage(target)
+    for entry in storage.list(f"s/versions/{versions[3]}"):
+        storage.delete(entry)
     fourth = Made(*(tmp_path / f"{kind}-fourth" for kind in Made._fields))
     push_to(target, fourth, tmp_path / "again")
     assert current(config).version == versions[2]
@@ -173,9 +175,9 @@ def test_the_history_tells_every_move_with_its_time_mover_reason_and_decision(pu
 
 def test_the_history_says_what_was_deleted_and_what_was_never_served(pushed):
     config, _ = pushed
-    store = open_store(config.target)
-    retention.retire(store, "s", keep=2)
-    store.write("s/versions/00000000000000aa/config.json", b"{}", expected=None)
+    storage = open_storage(config.target)
+    retention.retire(storage, "s", keep=2)
+    storage.write("s/versions/00000000000000aa/config.json", b"{}", expected=None)
     lines = list(operations.history(config, "s"))
     assert [line.endswith("[deleted]") for line in lines[1:5]] == [True, True, False, False]
     assert lines[5] == "  there, but served at no time in this history: 00000000000000aa"
@@ -183,21 +185,21 @@ def test_the_history_says_what_was_deleted_and_what_was_never_served(pushed):
 
 def test_the_newest_versions_are_kept_and_with_them_the_current_its_previous_and_the_pinned(pushed, tried):
     config, versions = pushed
-    store = open_store(config.target)
+    storage = open_storage(config.target)
     operations.pin(config, "s", versions[0])
-    assert retention.retire(store, "s", keep=2) == [versions[1]]  # the pinned one does not count
-    assert set(versions_there(store, "s")) == {versions[0], versions[2], versions[3]}
+    assert retention.retire(storage, "s", keep=2) == [versions[1]]  # the pinned one does not count
+    assert set(versions_there(storage, "s")) == {versions[0], versions[2], versions[3]}
     operations.rollback(config, "s", versions[0])
-    assert retention.retire(store, "s", keep=1) == [versions[2]]
-    assert set(versions_there(store, "s")) == {versions[0], versions[3]}
+    assert retention.retire(storage, "s", keep=1) == [versions[2]]
+    assert set(versions_there(storage, "s")) == {versions[0], versions[3]}
     operations.unpin(config, "s", versions[0])
-    assert retention.retire(store, "s", keep=1) == []  # still current
+    assert retention.retire(storage, "s", keep=1) == []  # still current
 
 
 def test_a_push_deletes_beyond_the_versions_to_keep_and_says_which(pushed, make, push_to, tmp_path, capsys):
     config, versions = pushed
     push_to(config.target, make("fifth"), tmp_path / "record", keep_versions=3)
-    there = versions_there(open_store(config.target), "s")
+    there = versions_there(open_storage(config.target), "s")
     assert set(versions) & set(there) == set(versions[2:])
     gone = ", ".join(sorted(versions[:2]))
     assert f"[push] s: deleted {gone} (push.keep_versions = 3)" in capsys.readouterr().out
@@ -205,30 +207,30 @@ def test_a_push_deletes_beyond_the_versions_to_keep_and_says_which(pushed, make,
 
 def test_what_is_deleted_is_gone_with_its_reference(pushed):
     config, versions = pushed
-    store = open_store(config.target)
-    retention.retire(store, "s", keep=2)
-    left = [entry.name for entry in store.list("s")]
+    storage = open_storage(config.target)
+    retention.retire(storage, "s", keep=2)
+    left = [entry.name for entry in storage.list("s")]
     assert not [name for name in left if versions[0] in name or versions[1] in name]
     assert f"s/references/{versions[3]}.safetensors" in left
 
 
 def test_a_version_that_never_was_served_is_deleted_a_day_after_its_last_file(pushed, monkeypatch):
     config, versions = pushed
-    store = open_store(config.target)
-    store.write("s/references/00000000000000aa.safetensors", b"", expected=None)  # as a push does, before all else
-    store.write("s/versions/00000000000000aa/config.json", b"{}", expected=None)
-    assert retention.retire(store, "s", keep=9) == []
+    storage = open_storage(config.target)
+    storage.write("s/references/00000000000000aa.safetensors", b"", expected=None)  # as a push does, before all else
+    storage.write("s/versions/00000000000000aa/config.json", b"{}", expected=None)
+    assert retention.retire(storage, "s", keep=9) == []
     now = time.time()
     monkeypatch.setattr(retention.time, "time", lambda: now + 25 * 3600)
-    assert retention.retire(store, "s", keep=9) == ["00000000000000aa"]
-    assert set(versions_there(store, "s")) == set(versions)
+    assert retention.retire(storage, "s", keep=9) == ["00000000000000aa"]
+    assert set(versions_there(storage, "s")) == set(versions)
 
 
 def test_a_version_that_is_marked_cannot_be_pinned_or_rolled_back_to(pushed, tried, monkeypatch):
     config, versions = pushed
-    store = open_store(config.target)
+    storage = open_storage(config.target)
     monkeypatch.setattr(retention, "finish_deletion", lambda *arguments: None)
-    retention.retire(store, "s", keep=3)
+    retention.retire(storage, "s", keep=3)
     assert current(config).retired == (versions[0],)
     for operation in (operations.pin, operations.rollback):
         with pytest.raises(UserError, match=rf"{versions[0]} of size 's' is being deleted"):
@@ -240,18 +242,18 @@ def test_a_version_that_is_deleted_while_it_is_pushed_is_put_back_whole(
 ):
     """Of the oldest model, which is pushed again just when it is the next to be deleted."""
     config, versions = pushed
-    store, deleted = open_store(config.target), []
+    storage, deleted = open_storage(config.target), []
 
-    def delete_once(queries, config, store, size, version):
+    def delete_once(queries, config, storage, size, version):
         if size == "s" and not deleted:
-            deleted.extend(retention.retire(store, "s", keep=2))
+            deleted.extend(retention.retire(storage, "s", keep=2))
 
     monkeypatch.setattr(step, "validate", delete_once)
     record = push_to(config.target, Made(*(tmp_path / f"{kind}-first" for kind in Made._fields)), tmp_path / "again")
     assert deleted == sorted(versions[:2])
     assert record.metadata["pushed"] == ["s", "xl"]
     assert current(config).version == versions[0]
-    assert content_digest(fetch(store, "s", versions[0], tmp_path / "fetched"))[:16] == versions[0]
+    assert content_digest(fetch(storage, "s", versions[0], tmp_path / "fetched"))[:16] == versions[0]
     assert current(config).retired == ()
 
 
@@ -259,7 +261,7 @@ def test_a_pin_that_comes_during_a_push_does_not_stop_it(pushed, make, push_to, 
     config, versions = pushed
     pins = []
 
-    def pin_once(queries, config, store, size, version):
+    def pin_once(queries, config, storage, size, version):
         if size == "s":
             pins.append(operations.pin(config, "s", versions[0]))
 
@@ -272,9 +274,9 @@ def test_a_pin_that_comes_during_a_push_does_not_stop_it(pushed, make, push_to, 
 
 def test_what_is_not_marked_any_more_is_not_deleted(pushed, tmp_path):
     config, versions = pushed
-    store = open_store(config.target)
-    retention.finish_deletion(store, "s", versions[0])
-    assert content_digest(fetch(store, "s", versions[0], tmp_path)).startswith(versions[0])
+    storage = open_storage(config.target)
+    retention.finish_deletion(storage, "s", versions[0])
+    assert content_digest(fetch(storage, "s", versions[0], tmp_path)).startswith(versions[0])
 
 
 def test_pins_of_what_is_not_there_and_unpins_of_what_is_not_pinned_are_refused(pushed):
@@ -290,10 +292,10 @@ def test_the_history_keeps_the_newest_moves_when_it_is_full(tmp_path, monkeypatc
     from components.common.served import pointer
 
     monkeypatch.setattr(pointer, "HISTORY_LENGTH", 3)
-    store, before = open_store(str(tmp_path)), None
+    storage, before = open_storage(str(tmp_path)), None
     for number in range(5):
-        before = move_pointer(store, "s", before, f"{number:016d}" + "0" * 48, why="push")
-    assert [int(move.version) for move in read_pointer(store, "s").history] == [2, 3, 4]
+        before = move_pointer(storage, "s", before, f"{number:016d}" + "0" * 48, why="push")
+    assert [int(move.version) for move in read_pointer(storage, "s").history] == [2, 3, 4]
     assert HISTORY_LENGTH >= 1000
 
 

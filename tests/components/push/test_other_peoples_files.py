@@ -7,7 +7,7 @@ import pytest
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, versions_there
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import operations, retention
 from matta_core.artifacts import digest_of
 from matta_core.errors import UserError
@@ -27,67 +27,67 @@ OTHERS = (
 
 @pytest.fixture
 def served(target, make, push_to, queried, tmp_path):
-    """A store to which three models were pushed, and the versions of s, oldest first."""
+    """A storage to which three models were pushed, and the versions of s, oldest first."""
     versions = []
     for content in ("first", "second", "third"):
         made = make(content)
         push_to(target, made, tmp_path / f"record-{content}")
         versions.append(content_digest(made.students / "s")[:16])
-    return open_store(target), versions
+    return open_storage(target), versions
 
 
 def test_other_peoples_files_outlive_every_deletion(served, monkeypatch):
-    store, versions = served
+    storage, versions = served
     for name in OTHERS:
-        store.write(name, b"kept", expected=None)
+        storage.write(name, b"kept", expected=None)
     in_two_days = retention.time.time() + 48 * 3600
     monkeypatch.setattr(retention.time, "time", lambda: in_two_days)
-    assert retention.retire(store, "s", keep=1) == [versions[0]]
-    assert {name: store.read(name)[0] for name in OTHERS} == dict.fromkeys(OTHERS, b"kept")
+    assert retention.retire(storage, "s", keep=1) == [versions[0]]
+    assert {name: storage.read(name)[0] for name in OTHERS} == dict.fromkeys(OTHERS, b"kept")
 
 
 def test_a_folder_that_is_only_named_as_a_version_is_not_deleted(served, monkeypatch):
     """16 digits: a moment to the hundredth of a second."""
-    store, versions = served
-    store.write("s/versions/2026112514302211/why.txt", b"kept", expected=None)
+    storage, versions = served
+    storage.write("s/versions/2026112514302211/why.txt", b"kept", expected=None)
     in_two_days = retention.time.time() + 48 * 3600
     monkeypatch.setattr(retention.time, "time", lambda: in_two_days)
-    assert retention.retire(store, "s", keep=1) == [versions[0]]
-    assert store.read("s/versions/2026112514302211/why.txt")[0] == b"kept"
+    assert retention.retire(storage, "s", keep=1) == [versions[0]]
+    assert storage.read("s/versions/2026112514302211/why.txt")[0] == b"kept"
 
 
 def test_other_peoples_names_are_not_told_as_versions(served):
-    store, versions = served
+    storage, versions = served
     for name in OTHERS:
-        store.write(name, b"kept", expected=None)
-    assert sorted(versions_there(store, "s")) == sorted(versions)
-    assert len(list(operations.history(PushConfig(target=store.url), "s"))) == 4
+        storage.write(name, b"kept", expected=None)
+    assert sorted(versions_there(storage, "s")) == sorted(versions)
+    assert len(list(operations.history(PushConfig(target=storage.url), "s"))) == 4
     with pytest.raises(UserError, match=rf"Versions there: {', '.join(sorted(versions))}$"):
-        operations.pin(PushConfig(target=store.url), "s", "0" * 16)
+        operations.pin(PushConfig(target=storage.url), "s", "0" * 16)
     with pytest.raises(UserError, match=r"sizes there: m?,? ?s, xl$"):
-        list(operations.history(PushConfig(target=store.url), "large"))
+        list(operations.history(PushConfig(target=storage.url), "large"))
 
 
 def test_a_version_in_which_somebody_left_a_file_is_not_deleted_and_the_others_are(served, capsys):
-    store, versions = served
+    storage, versions = served
     mine = f"s/versions/{versions[0]}/notes.txt"
-    store.write(mine, b"kept", expected=None)
-    assert retention.retire(store, "s", keep=1) == []
-    assert store.read(mine)[0] == b"kept"
-    assert read_pointer(store, "s").retired == ()
-    told = f"{versions[0]} need not be kept, but is not deleted: {store.location(mine)} is no file of this version"
+    storage.write(mine, b"kept", expected=None)
+    assert retention.retire(storage, "s", keep=1) == []
+    assert storage.read(mine)[0] == b"kept"
+    assert read_pointer(storage, "s").retired == ()
+    told = f"{versions[0]} need not be kept, but is not deleted: {storage.location(mine)} is no file of this version"
     assert told in capsys.readouterr().out
 
 
-def alter_manifest(store, version, change):
+def alter_manifest(storage, version, change):
     """As somebody would who can write to the target: the manifest's own digest fits again."""
     name = f"s/versions/{version}/manifest.json"
-    data, generation = store.read(name)
+    data, generation = storage.read(name)
     manifest = json.loads(data)
     change(manifest)
     notes = {note: manifest.pop(note) for note in ("digest", "created_at", "seconds")}
     notes["digest"] = digest_of(manifest)
-    store.write(name, json.dumps(manifest | notes).encode(), expected=generation)
+    storage.write(name, json.dumps(manifest | notes).encode(), expected=generation)
 
 
 @pytest.mark.parametrize(
@@ -107,25 +107,25 @@ def alter_manifest(store, version, change):
 def test_a_manifest_that_names_a_file_elsewhere_is_refused_before_a_byte_is_fetched(
     served, tmp_path, monkeypatch, name
 ):
-    store, versions = served
-    alter_manifest(store, versions[0], lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": "0"}}))
-    monkeypatch.setattr(store, "download", lambda *_: pytest.fail("something was fetched"))
+    storage, versions = served
+    alter_manifest(storage, versions[0], lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": "0"}}))
+    monkeypatch.setattr(storage, "download", lambda *_: pytest.fail("something was fetched"))
     before = sorted(Path(tmp_path).rglob("*"))
     with pytest.raises(UserError, match=rf"{versions[0]} is damaged .*/manifest.json names the file .* plain relative"):
-        fetch(store, "s", versions[0], tmp_path / "deeply" / "below")
+        fetch(storage, "s", versions[0], tmp_path / "deeply" / "below")
     assert sorted(Path(tmp_path).rglob("*")) == before
 
 
 def test_a_manifest_whose_files_are_not_its_versions_content_is_refused_before_a_byte_is_fetched(
     served, tmp_path, monkeypatch
 ):
-    store, versions = served
+    storage, versions = served
     alter_manifest(
-        store, versions[0], lambda manifest: manifest["files"].update(extra={"bytes": 1, "sha256": "0" * 64})
+        storage, versions[0], lambda manifest: manifest["files"].update(extra={"bytes": 1, "sha256": "0" * 64})
     )
-    monkeypatch.setattr(store, "download", lambda *_: pytest.fail("something was fetched"))
+    monkeypatch.setattr(storage, "download", lambda *_: pytest.fail("something was fetched"))
     with pytest.raises(UserError, match=r"files that its manifest.json names are not the content"):
-        fetch(store, "s", versions[0], tmp_path / "fetched")
+        fetch(storage, "s", versions[0], tmp_path / "fetched")
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_a_manifest_whose_files_are_not_its_versions_content_is_refused_before_a
 def test_a_manifest_with_other_contents_is_one_line(tmp_path, make, push_to, queried, damage):
     made, target = make("first"), str(tmp_path / "pushed")
     push_to(target, made, tmp_path / "record")
-    store, version = open_store(target), content_digest(made.students / "s")[:16]
+    storage, version = open_storage(target), content_digest(made.students / "s")[:16]
     (tmp_path / "pushed" / "s" / "versions" / version / "manifest.json").write_bytes(damage)
     reason = "is not to be believed: |has schema version None, this program reads 1"
     with pytest.raises(UserError, match=rf"{version} is damaged .*/manifest.json ({reason})") as error:
-        fetch(store, "s", version, tmp_path / "fetched")
+        fetch(storage, "s", version, tmp_path / "fetched")
     assert "\n" not in str(error.value)

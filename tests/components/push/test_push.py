@@ -10,7 +10,7 @@ import yaml
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest, fetch, version_digest, versions_there
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import step
 from matta_core.artifacts import digest_of, files_of, open_artifact
 from matta_core.errors import UserError
@@ -23,27 +23,27 @@ def record_of(artifact):
 
 def state_of(target):
     """Every file of the target, with its generation: equal where nothing was written."""
-    store = open_store(str(target))
-    return [entry for size in ("s", "m", "xl") for entry in store.list(size)]
+    storage = open_storage(str(target))
+    return [entry for size in ("s", "m", "xl") for entry in storage.list(size)]
 
 
 def test_blessed_students_are_pushed_and_the_others_are_not(target, made, push_to, queried, tmp_path, capsys):
     artifact = push_to(target, made, tmp_path / "record")
-    record, store = record_of(artifact), open_store(target)
+    record, storage = record_of(artifact), open_storage(target)
     assert artifact.metadata == {"pushed": ["s", "xl"]}
     assert queried == ["s", "xl"]
     for size in ("s", "xl"):
-        pointer = read_pointer(store, size)
-        files = fetch(store, size, pointer.version, tmp_path / "fetched")
+        pointer = read_pointer(storage, size)
+        files = fetch(storage, size, pointer.version, tmp_path / "fetched")
         assert (files / "model.safetensors").read_text() == f"first weights of {size}"
-        assert record[size]["path"] == f"{store.url}/{size}/versions/{pointer.version}"
+        assert record[size]["path"] == f"{storage.url}/{size}/versions/{pointer.version}"
         assert record[size]["digest"] == pointer.digest == content_digest(made.students / size) == content_digest(files)
         assert (record[size]["before"], record[size]["after"]) == (None, pointer.version)
         assert pointer.version == pointer.digest[:16]
     assert record["m"]["pushed"] is False
     assert record["m"]["why"] == "not blessed: worse than s"
     assert record["m"].keys() == record["s"].keys()
-    assert store.list("m") == []
+    assert storage.list("m") == []
     assert "[push] m: not pushed, not blessed: worse than s" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ def test_an_earlier_record_does_not_hide_that_the_pointer_was_moved(target, made
     assert other["s"]["before"] == first["s"]["version"]
     again = record_of(push_to(target, made, output))
     assert (again["s"]["before"], again["s"]["after"]) == (other["s"]["version"], first["s"]["version"])
-    assert read_pointer(open_store(target), "s").version == first["s"]["version"]
+    assert read_pointer(open_storage(target), "s").version == first["s"]["version"]
 
 
 def test_a_missing_version_behind_a_pointer_is_put_back_and_tried_out(made, push_to, queried, tmp_path):
@@ -100,28 +100,28 @@ def test_a_missing_version_behind_a_pointer_is_put_back_and_tried_out(made, push
 
 def test_a_damaged_version_is_named_by_push_and_by_fetch(target, made, make, push_to, queried, tmp_path):
     record = record_of(push_to(target, made, tmp_path / "record"))
-    store = open_store(target)
+    storage = open_storage(target)
     name = f"s/versions/{record['s']['version']}/model.safetensors"
-    store.write(name, b"FIRST weights of s", expected=store.read(name)[1])
+    storage.write(name, b"FIRST weights of s", expected=storage.read(name)[1])
     with pytest.raises(UserError, match=r"s: pushed version .* is damaged .*model\.safetensors is missing or was alt"):
         push_to(target, made, tmp_path / "record")
     with pytest.raises(UserError, match=r"damaged .*model\.safetensors was altered"):
-        fetch(store, "s", record["s"]["version"], tmp_path / "fetched")
+        fetch(storage, "s", record["s"]["version"], tmp_path / "fetched")
 
 
 def test_a_student_that_fails_does_not_keep_the_others_from_being_pushed(
     target, made, push_to, monkeypatch, tmp_path, capsys
 ):
-    def fail_for_s(queries, config, store, size, version):
+    def fail_for_s(queries, config, storage, size, version):
         if size == "s":
             raise UserError("it does not load")
 
     monkeypatch.setattr(step, "validate", fail_for_s)
     with pytest.raises(UserError, match=r"^s: it does not load \(pushed all the same: xl\)$"):
         push_to(target, made, tmp_path / "record")
-    store = open_store(target)
-    assert read_pointer(store, "s") is None
-    assert read_pointer(store, "xl") is not None
+    storage = open_storage(target)
+    assert read_pointer(storage, "s") is None
+    assert read_pointer(storage, "xl") is not None
     assert "[push] s: NOT pushed: it does not load" in capsys.readouterr().out
     assert not (tmp_path / "record" / "manifest.json").exists()
 
@@ -141,7 +141,7 @@ def test_a_family_without_recorded_logits_is_refused(made, push_to, queried, tmp
     facts = step._Judged(*(open_artifact(path, kind) for path, kind in zip(made, step_kinds(), strict=True)))
     facts.members = family["students"]
     with pytest.raises(UserError, match=r"holds no recorded logits of s: run extract_students again"):
-        step._push_one(PushConfig(target=str(tmp_path)), open_store(str(tmp_path / "pushed")), "s", facts, None)
+        step._push_one(PushConfig(target=str(tmp_path)), open_storage(str(tmp_path / "pushed")), "s", facts, None)
 
 
 def step_kinds():
@@ -163,7 +163,7 @@ def test_a_target_that_cannot_be_written_is_named_with_the_setting(made, push_to
 def test_a_push_that_fails_leaves_the_record_of_the_one_before(made, push_to, queried, tmp_path, monkeypatch):
     record = push_to(tmp_path / "pushed", made, tmp_path / "record")
 
-    def fails(config, store, size, facts, queries):
+    def fails(config, storage, size, facts, queries):
         raise UserError("the disk is full")
 
     monkeypatch.setattr(step, "_push_one", fails)
@@ -197,11 +197,11 @@ def test_sizes_that_would_be_served_under_one_name_are_refused_before_anything_i
 
 
 def test_a_broken_pointer_is_named(target, made, push_to, queried, tmp_path):
-    store = open_store(target)
-    store.write("s/current.json", b'{"version": ', expected=None)
+    storage = open_storage(target)
+    storage.write("s/current.json", b'{"version": ', expected=None)
     with pytest.raises(UserError, match=r"s/current\.json is no pointer .*push again"):
         push_to(target, made, tmp_path / "record")
-    assert store.read("s/current.json")[0] == b'{"version": '
+    assert storage.read("s/current.json")[0] == b'{"version": '
 
 
 def test_the_content_digest_depends_on_names_and_bytes_and_on_nothing_else(tmp_path):
@@ -219,69 +219,69 @@ def test_a_version_of_other_content_under_the_same_name_is_an_error_that_names_b
     target, made, push_to, queried, tmp_path
 ):
     record = record_of(push_to(target, made, tmp_path / "record"))
-    digest, store = record["s"]["digest"], open_store(target)
+    digest, storage = record["s"]["digest"], open_storage(target)
     name = f"s/versions/{digest[:16]}/manifest.json"
-    data, generation = store.read(name)
+    data, generation = storage.read(name)
     other = digest[:16] + "0" * 48
     manifest = json.loads(data) | {"key": other}
     body = {name: value for name, value in manifest.items() if name not in ("digest", "created_at", "seconds")}
-    store.write(name, json.dumps(manifest | {"digest": digest_of(body)}).encode(), expected=generation)
+    storage.write(name, json.dumps(manifest | {"digest": digest_of(body)}).encode(), expected=generation)
     with pytest.raises(UserError, match=rf"holds the content {other}, not {digest}"):
         push_to(target, made, tmp_path / "record")
 
 
 def test_a_file_that_is_not_the_models_is_named(target, made, push_to, queried, tmp_path):
-    store, digest = open_store(target), content_digest(made.students / "s")
-    store.write(f"s/versions/{digest[:16]}/model.py", b"import os", expected=None)
+    storage, digest = open_storage(target), content_digest(made.students / "s")
+    storage.write(f"s/versions/{digest[:16]}/model.py", b"import os", expected=None)
     with pytest.raises(UserError, match=r"model\.py is no file of this version: remove it"):
         push_to(target, made, tmp_path / "record")
-    assert read_pointer(store, "s") is None
+    assert read_pointer(storage, "s") is None
 
 
 def test_a_half_written_version_is_gone_on_with(target, made, push_to, queried, tmp_path):
-    store, digest = open_store(target), content_digest(made.students / "s")
+    storage, digest = open_storage(target), content_digest(made.students / "s")
     folder = f"s/versions/{digest[:16]}"
-    store.upload(made.students / "s" / "model.safetensors", f"{folder}/model.safetensors")
-    store.write(f"{folder}/nested/tokenizer.json", b"half", expected=None)
-    (kept,) = (entry for entry in store.list(folder) if entry.name.endswith("model.safetensors"))
+    storage.upload(made.students / "s" / "model.safetensors", f"{folder}/model.safetensors")
+    storage.write(f"{folder}/nested/tokenizer.json", b"half", expected=None)
+    (kept,) = (entry for entry in storage.list(folder) if entry.name.endswith("model.safetensors"))
     with pytest.raises(UserError, match=r"manifest\.json is missing: \w+ is no whole version of size 's'"):
-        version_digest(store, "s", digest[:16])
+        version_digest(storage, "s", digest[:16])
     push_to(target, made, tmp_path / "record")
-    assert kept in store.list(folder)
-    assert content_digest(fetch(store, "s", digest[:16], tmp_path / "fetched")) == digest
+    assert kept in storage.list(folder)
+    assert content_digest(fetch(storage, "s", digest[:16], tmp_path / "fetched")) == digest
 
 
 def test_a_reference_that_is_missing_is_put_back(target, made, push_to, queried, tmp_path):
     record = record_of(push_to(target, made, tmp_path / "record"))
-    store, name = open_store(target), f"s/references/{record['s']['version']}.safetensors"
-    (entry,) = (entry for entry in store.list("s") if entry.name == name)
-    store.delete(entry)
+    storage, name = open_storage(target), f"s/references/{record['s']['version']}.safetensors"
+    (entry,) = (entry for entry in storage.list("s") if entry.name == name)
+    storage.delete(entry)
     push_to(target, made, tmp_path / "record")
-    assert store.read(name)[0] == b"first logits of s"
+    assert storage.read(name)[0] == b"first logits of s"
 
 
 def test_a_version_that_is_fetched_again_downloads_only_what_is_missing(
     gcs_target, made, push_to, queried, tmp_path, monkeypatch
 ):
     record = record_of(push_to(gcs_target, made, tmp_path / "record"))
-    store, version = open_store(gcs_target), record["s"]["version"]
-    place = fetch(store, "s", version, tmp_path / "fetched")
+    storage, version = open_storage(gcs_target), record["s"]["version"]
+    place = fetch(storage, "s", version, tmp_path / "fetched")
     (place / "nested" / "tokenizer.json").write_text("half")
-    downloaded, real = [], store.download
-    monkeypatch.setattr(store, "download", lambda name, file: downloaded.append(name) or real(name, file))
-    assert fetch(store, "s", version, tmp_path / "fetched") == place
+    downloaded, real = [], storage.download
+    monkeypatch.setattr(storage, "download", lambda name, file: downloaded.append(name) or real(name, file))
+    assert fetch(storage, "s", version, tmp_path / "fetched") == place
     assert [Path(name).name for name in downloaded] == ["tokenizer.json", "manifest.json"]
 
 
 def test_what_is_no_versions_name_is_refused(target):
     with pytest.raises(UserError, match=r"16 hexadecimal digits, got '\.\./\.\./etc'"):
-        version_digest(open_store(target), "s", "../../etc")
+        version_digest(open_storage(target), "s", "../../etc")
 
 
 def test_a_missing_version_is_told_with_those_that_are_there(target, made, push_to, queried, tmp_path):
     record = record_of(push_to(target, made, tmp_path / "record"))
     with pytest.raises(UserError, match=rf"no whole version of size 's'. Versions there: {record['s']['version']}$"):
-        fetch(open_store(target), "s", "0" * 16, tmp_path)
+        fetch(open_storage(target), "s", "0" * 16, tmp_path)
 
 
 def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make, push_to, tmp_path, monkeypatch):
@@ -296,9 +296,9 @@ def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make,
     message = rf"s/current\.json was moved .*no version was expected, {winner} \(moved at .* by .*process.*\) won"
     with pytest.raises(UserError, match=message):
         push_to(target, made, tmp_path / "record")
-    store = open_store(target)
-    assert read_pointer(store, "s").version == winner
-    assert len(versions_there(store, "s")) == 2
+    storage = open_storage(target)
+    assert read_pointer(storage, "s").version == winner
+    assert len(versions_there(storage, "s")) == 2
     record = record_of(push_to(target, made, tmp_path / "record"))
     assert record["s"]["before"] == winner
 
@@ -306,7 +306,7 @@ def test_another_push_that_wins_is_named_and_nothing_is_lost(target, made, make,
 def test_a_student_is_pushed_only_over_what_it_was_compared_with(target, make, push_to, queried, tmp_path):
     first, second = make("first"), make("second")  # both judged where nothing was served
     push_to(target, first, tmp_path / "first", stale=True)
-    served = read_pointer(open_store(target), "s")
+    served = read_pointer(open_storage(target), "s")
     with pytest.raises(
         UserError, match=rf"^s: it was judged against nothing served, but {served.version} .* is served now"
     ):
@@ -314,5 +314,5 @@ def test_a_student_is_pushed_only_over_what_it_was_compared_with(target, make, p
     compared_with_another = make("third", baseline="baseline-s")
     with pytest.raises(UserError, match=r"^s: it was judged against 0123456789abcdef, but .*: run the pipeline again"):
         push_to(target, compared_with_another, tmp_path / "third", stale=True)
-    assert read_pointer(open_store(target), "s") == served
+    assert read_pointer(open_storage(target), "s") == served
     push_to(target, first, tmp_path / "first", stale=True)  # what is served already is never stale

@@ -12,7 +12,7 @@ from mr_openapi.models.registered_model_create import RegisteredModelCreate
 from pydantic import ValidationError
 
 from components.common.served.pointer import read_pointer
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from matta_core.errors import UserError
 from matta_core.recipe import PushConfig
 
@@ -157,7 +157,7 @@ def test_a_registry_that_fails_in_between_is_told_and_recorded_and_the_next_push
     assert record["s"]["registered"] is None
     assert "did not register matta-s" in record["s"]["registry_error"]
     assert "out of order" in record["s"]["registry_error"]
-    assert read_pointer(open_store(str(target)), "s").version == record["s"]["version"]
+    assert read_pointer(open_storage(str(target)), "s").version == record["s"]["version"]
     assert "[push] s: pushed, but NOT registered: http://127" in capsys.readouterr().out
     registry.refuse_after = None
     record = record_of(push_to(target, made, tmp_path / "record", registry=registry.url))

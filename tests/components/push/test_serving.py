@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from support import byte_tokenizer, tiny_gpt2
 
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import serving
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
@@ -76,7 +76,7 @@ def service_of(config, target, size="s"):
 def text_of(config, target, size="s"):
     arguments = ["--model_name=matta-s", "--dtype=float32", "--backend=huggingface"]
     return serving.manifest(
-        config, open_store(target), size, VERSION, DIGEST, memory=config.memory or "5121Mi", arguments=arguments
+        config, open_storage(target), size, VERSION, DIGEST, memory=config.memory or "5121Mi", arguments=arguments
     )
 
 

@@ -1,4 +1,4 @@
-"""A directory as a store that several machines share: their locks are the server's, what they know of it may be old."""
+"""A directory that several machines share: their locks are the server's, what they know of it may be old."""
 
 import errno
 import io
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import in_a_child
 
-from components.common.storage.open_store import open_store
-from components.common.storage.store import ConflictError
+from components.common.storage.open_storage import open_storage
+from components.common.storage.storage import ConflictError
 
 SWAPS = 60
 
@@ -109,23 +109,23 @@ def _answers(ask, path):
 
 
 def swap_many(target, number, outcomes):
-    """Add one to a number in the store, often, and note each swap that was told to have been done; and try to be the
+    """Add one to a number in the storage, often, and note each swap that was told to have been done; and try to be the
     first to make files that the other process makes as well."""
-    store, done, first = open_store(target), 0, []
+    storage, done, first = open_storage(target), 0, []
     while done < SWAPS:
-        found = store.read("s/current.json")
+        found = storage.read("s/current.json")
         value = 0 if found is None else int(found[0])
         try:
-            store.write("s/current.json", b"%d" % (value + 1), expected=found and found[1])
+            storage.write("s/current.json", b"%d" % (value + 1), expected=found and found[1])
             done += 1
         except ConflictError:
             continue
         if done % 3 == 0:
             try:
-                store.write(f"m/versions/{done}/manifest.json", b"%d" % number, expected=None)
+                storage.write(f"m/versions/{done}/manifest.json", b"%d" % number, expected=None)
                 first.append(done)
             except ConflictError:
-                assert store.read(f"m/versions/{done}/manifest.json") is not None
+                assert storage.read(f"m/versions/{done}/manifest.json") is not None
     outcomes.joinpath(str(number)).write_text(json.dumps(first))
 
 
@@ -144,12 +144,12 @@ def race(targets, tmp_path, begin=lambda: None):
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
     made = [json.loads((tmp_path / str(number)).read_text()) for number in range(2)]
-    store = open_store(targets[0])
-    assert int(store.read("s/current.json")[0]) == 2 * SWAPS
+    storage = open_storage(targets[0])
+    assert int(storage.read("s/current.json")[0]) == 2 * SWAPS
     assert sorted(made[0] + made[1]) == list(range(3, SWAPS + 1, 3))
     for number in range(2):
         for turn in made[number]:
-            assert store.read(f"m/versions/{turn}/manifest.json")[0] == b"%d" % number
+            assert storage.read(f"m/versions/{turn}/manifest.json")[0] == b"%d" % number
 
 
 def elsewhere(commands, folder):
@@ -200,22 +200,22 @@ def test_two_places_where_one_file_system_is_mounted_lose_no_swap(tmp_path, moun
 
 def test_a_deletion_by_one_machine_spares_what_another_wrote_since(tmp_path, client):
     target = tmp_path / "pushed"
-    store = open_store(str(target))
-    store.write("s/x", b"old", expected=None)
+    storage = open_storage(str(target))
+    storage.write("s/x", b"old", expected=None)
 
     def on_one_machine():
         client()
-        (entry,) = store.list("s")
+        (entry,) = storage.list("s")
         elsewhere("sleep 0.01; cp s/x t; printf new > t; mv t s/x", target)
-        store.delete(entry)
+        storage.delete(entry)
 
     assert in_a_child(on_one_machine) == 0
-    assert store.read("s/x")[0] == b"new"
+    assert storage.read("s/x")[0] == b"new"
 
 
 def test_a_file_that_another_machine_replaces_while_it_is_read_is_read_again(tmp_path, monkeypatch):
-    store = open_store(str(tmp_path / "pushed"))
-    store.write("s/x", b"one", expected=None)
+    storage = open_storage(str(tmp_path / "pushed"))
+    storage.write("s/x", b"one", expected=None)
     real, stale = os.fstat, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))] * 3
 
     def fstat(descriptor):
@@ -224,7 +224,7 @@ def test_a_file_that_another_machine_replaces_while_it_is_read_is_read_again(tmp
         return real(descriptor)
 
     monkeypatch.setattr(os, "fstat", fstat)
-    assert store.read("s/x")[0] == b"one"
+    assert storage.read("s/x")[0] == b"one"
     assert stale == []
 
 
@@ -235,11 +235,11 @@ def test_times_kept_to_the_second_still_tell_one_write_from_the_next(tmp_path, m
         real(path, ns=tuple(time_ns // 10**9 * 10**9 for time_ns in ns))
 
     monkeypatch.setattr(os, "utime", utime)
-    store = open_store(str(tmp_path / "pushed"))
-    generations = [store.write("s/x", b"0", expected=None)]
+    storage = open_storage(str(tmp_path / "pushed"))
+    generations = [storage.write("s/x", b"0", expected=None)]
     for number in range(4):
-        generations.append(store.write("s/x", b"%d" % number, expected=generations[-1]))
+        generations.append(storage.write("s/x", b"%d" % number, expected=generations[-1]))
         with pytest.raises(ConflictError):
-            store.write("s/x", b"!", expected=generations[-2])
+            storage.write("s/x", b"!", expected=generations[-2])
     assert len(set(generations)) == 5
     assert Path(tmp_path, "pushed/s/x").stat().st_mtime < time.time() + 60

@@ -13,7 +13,7 @@ from support import byte_tokenizer, granularity, tiny_gpt2
 
 from components.common.served.pointer import read_pointer
 from components.common.served.versions import content_digest
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.extract_students.step import extract_students
 from components.push import validation
 from components.push.operations import rollback
@@ -160,11 +160,11 @@ def test_a_failed_validation_moves_no_pointer_and_the_version_stays_for_the_next
     monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, "sys.exit('out of luck')"))
     with pytest.raises(UserError, match=r"s: .*fresh process: out of luck\. .*xl: .*out of luck"):
         push_to(target, made, tmp_path / "record")
-    store = open_store(target)
-    assert read_pointer(store, "s") is None
+    storage = open_storage(target)
+    assert read_pointer(storage, "s") is None
     monkeypatch.setattr(validation, "QUERY", stand_in(tmp_path, f"print({json.dumps(passed())!r})"))
     push_to(target, made, tmp_path / "record")
-    assert read_pointer(store, "s") is not None
+    assert read_pointer(storage, "s") is not None
 
 
 def passed():

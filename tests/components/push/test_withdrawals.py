@@ -16,7 +16,7 @@ from components.common.served import pointer
 from components.common.served.moves import replay
 from components.common.served.pointer import read_pointer, withdrawal
 from components.common.served.versions import content_digest, versions_there
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.push import operations, step
 from components.push.release import push_version, roll_back
 from components.push.retention import retire
@@ -29,7 +29,7 @@ class Served:
 
     def __init__(self, folder, models="ABCD"):
         self.folder, self.config = folder, PushConfig(target=str(folder / "pushed"))
-        self.store = open_store(self.config.target)
+        self.storage = open_storage(self.config.target)
         (folder / "reference").write_text("logits")
         for name in models:
             (folder / name).mkdir()
@@ -39,7 +39,7 @@ class Served:
 
     @property
     def pointer(self):
-        return read_pointer(self.store, "s")
+        return read_pointer(self.storage, "s")
 
     @property
     def current(self):
@@ -47,12 +47,12 @@ class Served:
 
     def push(self, name):
         push_version(
-            self.store,
+            self.storage,
             "s",
             self.folder / name,
             self.folder / "reference",
             may_replace=lambda served: step._may_replace(
-                self.store, "s", self.versions[name], served and served.version, served
+                self.storage, "s", self.versions[name], served and served.version, served
             ),
             try_out=lambda version: None,
             inputs={},
@@ -61,7 +61,7 @@ class Served:
         )
 
     def roll_back(self, to=None):
-        roll_back(self.store, "s", to and self.versions[to], try_out=lambda version: None)
+        roll_back(self.storage, "s", to and self.versions[to], try_out=lambda version: None)
 
     def withdrawn(self):
         return {name for name, version in self.versions.items() if withdrawal(self.pointer, version)}
@@ -130,7 +130,7 @@ class Serving(RuleBasedStateMachine):
     @rule(name=models)
     def roll_back_to(self, name):
         before = self.served.current
-        if self.served.versions[name] in versions_there(self.served.store, "s"):
+        if self.served.versions[name] in versions_there(self.served.storage, "s"):
             self.served.roll_back(name)
             assert self.served.current == name
         else:
@@ -144,13 +144,13 @@ class Serving(RuleBasedStateMachine):
         version = self.served.versions[name]
         if version in self.served.pointer.pinned:
             operations.unpin(self.served.config, "s", version)
-        elif version in versions_there(self.served.store, "s"):
+        elif version in versions_there(self.served.storage, "s"):
             operations.pin(self.served.config, "s", version)
 
     @precondition(lambda self: self.moves)
     @rule()
     def delete_old_versions(self):
-        retire(self.served.store, "s", keep=1)
+        retire(self.served.storage, "s", keep=1)
 
     @invariant()
     def what_a_person_withdrew_last_is_withdrawn_and_nothing_else(self):
@@ -217,6 +217,6 @@ def test_a_pointer_without_withdrawals_has_those_of_its_history(served):
     before = served.pointer
     values = dataclasses.asdict(before)
     del values["withdrawn"], values["generation"]
-    served.store.write("s/current.json", json.dumps(values).encode(), expected=before.generation)
+    served.storage.write("s/current.json", json.dumps(values).encode(), expected=before.generation)
     assert served.pointer.withdrawn == before.withdrawn == replay(before.history)
     assert served.withdrawn() == {"C"}

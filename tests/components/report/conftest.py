@@ -111,7 +111,7 @@ def build_run(folder, *, teacher_flops=None, sizes=SIZES, bits=BITS, tasks=TASKS
         for step in range(0, 801, 50)
     ]
     metrics = "".join(json.dumps(row) + "\n" for row in rows)
-    metadata = {"figure": "cross_entropy"}
+    metadata = {"figure": "cross_entropy", "figure_title": "cross-entropy, nats per token", "steps": 400}
     artifact("checkpoint", "MattaCheckpoint", {"metrics.jsonl": metrics}, ["dataset"], 200.0, metadata)
     members = {
         size: {"path": size, "parameters": count, "bytes": 4 * count, "flops_per_token": 2 * count}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.report.axes import Axis, log_ticks, nice_ticks
+from components.report.axes import PlotAxis, log_ticks, nice_ticks
 from components.report.plot import DECODE, LARGE, PARAMETERS, SMALL, Point, curves_plot, pareto_front, quality_plot
 
 BITS = {"unit": "bits per byte", "higher_is_better": False}
@@ -62,8 +62,8 @@ def test_logarithmic_ticks_are_round():
 
 
 def test_an_axis_maps_its_ends_to_its_pixels():
-    assert [Axis(2, 4, 100, 0).place(value) for value in (2, 3, 4)] == [100, 50, 0]
-    assert [Axis(1, 100, 0, 10, logarithmic=True).place(value) for value in (1, 10, 100)] == [0, 5, 10]
+    assert [PlotAxis(2, 4, 100, 0).place(value) for value in (2, 3, 4)] == [100, 50, 0]
+    assert [PlotAxis(1, 100, 0, 10, logarithmic=True).place(value) for value in (1, 10, 100)] == [0, 5, 10]
 
 
 def test_the_pareto_front_leaves_out_what_costs_more_and_is_no_better():
@@ -136,7 +136,7 @@ def test_curves_are_named_at_their_ends_and_names_do_not_overlap():
         name: [(step, 4 + 3 * math.exp(-step / 99) + n / 1000) for step in range(0, 900, 100)]
         for n, name in enumerate("smlx")
     }
-    svg = ET.fromstring(curves_plot(curves))
+    svg = ET.fromstring(curves_plot(curves, "loss"))
     labels = [text for text in svg.iter("text") if text.get("class") == "label"]
     assert [label.text.split()[0] for label in labels] == list("smlx")
     heights = sorted(float(label.get("y")) for label in labels)
@@ -144,7 +144,7 @@ def test_curves_are_named_at_their_ends_and_names_do_not_overlap():
 
 
 def test_a_single_evaluation_is_drawn_too():
-    ET.fromstring(curves_plot({"s": [(100, 3.0)]}))
+    ET.fromstring(curves_plot({"s": [(100, 3.0)]}, "loss"))
     assert len(list(drawn([Point("s", 1, 2.0)]).iter("circle"))) == 1
 
 

@@ -121,8 +121,11 @@ def test_a_ta_that_was_not_extracted_is_null(tmp_path, make_run):
 def test_curves_are_of_the_figure_that_the_checkpoint_names(tmp_path):
     rows = [{"step": 0, "eval/squared_error/s": 2.0, "eval/other/s": 5.0}, {"step": 4, "eval/squared_error/s": 1.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    checkpoint = finish_artifact(tmp_path, "MattaCheckpoint", key="k", metadata={"figure": "squared_error"})
-    assert training_curves(checkpoint, ["s", "xl"]) == {"s": [(0, 2.0), (4, 1.0)]}
+    alone = tmp_path / "consolidation" / "s" / "metrics.jsonl"
+    alone.parent.mkdir(parents=True)
+    alone.write_text(json.dumps({"step": 2, "eval/squared_error/s": 0.5}) + "\n")
+    checkpoint = finish_artifact(tmp_path, "MattaCheckpoint", key="k", metadata={"figure": "squared_error", "steps": 4})
+    assert training_curves(checkpoint, ["s", "xl"]) == {"s": [(0, 2.0), (4, 1.0), (6, 0.5)]}
 
 
 def test_the_terminal_table_has_a_row_per_model_and_two_tasks_within_80_columns(tmp_path, make_run, further_tasks):

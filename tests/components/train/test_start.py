@@ -9,7 +9,7 @@ from support import TRAINING
 from components.common.launching.config import LaunchConfig
 from components.common.served.pointer import move_pointer, read_pointer
 from components.common.served.versions import content_digest, install
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.extract_students.step import extract_students
 from components.train.start import start_of
 from components.train.step import train, train_teacher
@@ -36,10 +36,10 @@ def evaluation(run, step, size):
 
 def push(students, target, size="s"):
     """As push's step moves a size's pointer to an extracted student."""
-    store, model = open_store(target), students.path / size
+    storage, model = open_storage(target), students.path / size
     digest = content_digest(model)
     install(
-        store,
+        storage,
         size,
         model,
         digest,
@@ -47,7 +47,7 @@ def push(students, target, size="s"):
         inputs={},
         metadata={},
     )
-    return move_pointer(store, size, read_pointer(store, size), digest, why="push")
+    return move_pointer(storage, size, read_pointer(storage, size), digest, why="push")
 
 
 @pytest.fixture

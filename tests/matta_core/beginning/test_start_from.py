@@ -213,7 +213,7 @@ def test_without_a_generation_config_the_end_token_is_its_configs(dataset, chat,
 
 def test_a_damaged_generation_config_is_told(dataset, chat, tmp_path):
     (chat / "generation_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot load generation_config.json of .*chat: .*Mend that file, or"):
+    with pytest.raises(UserError, match=r"cannot load generation_config.json from .*chat: .*Mend that file, or"):
         train(start_from(chat), dataset.path, None, output=tmp_path / "run")
 
 

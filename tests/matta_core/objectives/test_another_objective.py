@@ -15,13 +15,17 @@ from support import SEQUENCE_LENGTH, TRAINING, make_dataset
 from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from matta_core.artifacts import finish_artifact
+from matta_core.beginning.importance import measure, sort_by
 from matta_core.checkpoints import build_model
+from matta_core.nesting.cost import num_parameters
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import resolve
 from matta_core.objectives.divergences import hidden_state_mse
 from matta_core.recipe import ExtractStudentsConfig, LossConfig, ScoreTeacherConfig
+from matta_core.recipe.extraction import MixConfig
 from matta_core.students import extract
 from matta_core.students.certify import certify
+from matta_core.students.mix import mix, prefill_seconds, space_of
 from matta_core.teacher import score_teacher
 from matta_core.train import train
 from matta_core.training.step import train_step, training_of
@@ -55,12 +59,16 @@ class TwoScores:
     columns = ("input_ids", "scores")
     teacher_columns = ("teacher_scores",)
     figure = "squared_error"
+    figure_title = "squared error per sequence"
     own_terms = {"squared_error": "cross_entropy", "teacher_error": "teacher"}  # noqa: RUF012
     ta_terms = {"ta_error": "distillation", "hidden_state_mse": "hidden_state"}  # noqa: RUF012
     tasks = ()
 
     def num_targets(self, sequences, _sequence_length):
         return sequences
+
+    def num_tokens(self, batch):
+        return batch["input_ids"].numel()
 
     def states(self, model, batch):
         states = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, -1]
@@ -283,3 +291,21 @@ def test_the_certificate_sees_one_wrong_weight_of_the_head(tmp_path):
     with torch.no_grad():
         states = states_of(live_student(ta, size).eval())
     assert certificate["max_abs_difference"] == pytest.approx(1e-3 * states[:, 3].abs().max().item(), rel=1e-2)
+
+
+def test_importance_and_mixtures_ask_the_objective_alone():
+    ta, batch = tiny_scorer().eval(), random_batch()
+    with torch.no_grad():
+        before = torch.cat(list(OBJECTIVE.answers(ta, batch)))
+        sort_by(ta, measure(ta, [batch], OBJECTIVE))
+        torch.testing.assert_close(torch.cat(list(OBJECTIVE.answers(ta, batch))), before, rtol=1e-4, atol=1e-5)
+    sizes = resolve(ta.config, CONFIG.sizes)
+    least = prefill_seconds(OBJECTIVE, ta, sizes["s"], batch)
+    assert 0 < least < 1
+    budget = MixConfig(parameters=num_parameters(ta, sizes["m"]))
+    _, found = mix(OBJECTIVE, ta, space_of(OBJECTIVE, ta, sizes, "s", "mid", budget, batch), 50)
+    assert found["ended"] == "exhaustive"
+    with torch.no_grad():
+        students = {name: live_student(ta, sizes[name]).eval() for name in ("s", "m")}
+        errors = [squares(ta.score(states_of(student)), batch["scores"]).item() / 6 for student in students.values()]
+    assert found["loss"] <= min(errors) + 1e-5

@@ -25,7 +25,7 @@ def search(sizes, cost, limit, score, evaluations, where="mix"):
 
 
 def mixed(ta, sizes, config, evaluations=50, advance=lambda: None):
-    return mix(OBJECTIVE, ta, space_of(ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
+    return mix(OBJECTIVE, ta, space_of(OBJECTIVE, ta, sizes, "s", "mid", config, SAMPLE), evaluations, advance)
 
 
 def uniform(layers):
@@ -97,7 +97,7 @@ def test_every_kind_of_budget_is_kept_and_costs_are_those_of_the_mixture(model_t
         "flops_per_token": lambda size: flops_per_token(ta, size, 16),
     }[kind]
     limit = (cost(sizes["s"]) + cost(sizes["xl"])) // 2
-    space = space_of(ta, sizes, "s", "mid", MixConfig(**{kind: limit}), SAMPLE)
+    space = space_of(OBJECTIVE, ta, sizes, "s", "mid", MixConfig(**{kind: limit}), SAMPLE)
     for mixture in itertools.product(SIZES.values(), repeat=2):
         assert space.cost(mixture) == cost(space.sized(mixture))
     scored = []
@@ -112,7 +112,7 @@ def test_every_kind_of_budget_is_kept_and_costs_are_those_of_the_mixture(model_t
 def test_a_budget_of_time_is_kept_by_this_machines_clock():
     ta = tiny_model("llama", hidden_size=128, intermediate_size=8192).eval()
     sizes = resolve(ta.config, widths(s=128, m=2048, xl=8192))
-    small, large = (prefill_seconds(ta, sizes[name], SAMPLE) for name in ("s", "xl"))
+    small, large = (prefill_seconds(OBJECTIVE, ta, sizes[name], SAMPLE) for name in ("s", "xl"))
     limit = (small + large) / 2
     _, found = mixed(ta, sizes, MixConfig(prefill_seconds=limit))
     assert 0 < found["cost"] <= limit
@@ -126,7 +126,7 @@ def test_a_budget_of_time_is_kept_by_what_is_measured(monkeypatch):
     # A clock of neurons: the first layer's cost double when they are mixed, which no size shows.
     real = {(8, 8): 1.0, (16, 16): 2.0, (32, 32): 4.0, (32, 8): 3.4, (16, 8): 1.9, (8, 32): 2.4, (8, 16): 1.4}
 
-    def clock(_ta, size, _sample):
+    def clock(_objective, _ta, size, _sample):
         return real[size.by_layer["intermediate_size"]]
 
     monkeypatch.setattr("matta_core.students.mix.prefill_seconds", clock)

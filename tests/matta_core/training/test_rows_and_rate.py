@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from training_support import CONFIG
 
+from matta_core.recipe import ConsolidationConfig
 from matta_core.training.data import rows_of_step
 from matta_core.training.learning_rate import learning_rate
 
@@ -18,6 +19,12 @@ def test_an_epoch_sees_every_row_once_and_the_next_in_another_order():
 
 
 def test_the_learning_rate_warms_up_and_ends_at_its_final_fraction():
-    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0)
+    alone = ConsolidationConfig(steps_fraction=0.0)
+    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0, consolidation=alone)
     assert [learning_rate(config, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     assert learning_rate(config, 99) == pytest.approx(0.1)
+
+
+def test_the_joint_run_leaves_the_last_way_down_to_sizes_alone():
+    config = dataclasses.replace(CONFIG, steps=100, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(config, 99) == pytest.approx(0.5)

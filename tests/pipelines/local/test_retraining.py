@@ -17,7 +17,7 @@ from page_commands import blocks, commands
 from support import byte_tokenizer
 
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.find_data.ledger import read_entry, take_lease
 from components.find_data.spans import parse_span
 from matta_core.errors import UserError
@@ -67,7 +67,7 @@ def add_span(tmp_path, day):
 
 
 def processed(tmp_path):
-    return read_entry(open_store(str(tmp_path / "pushed")), "nightly")
+    return read_entry(open_storage(str(tmp_path / "pushed")), "nightly")
 
 
 def test_the_nightly_recipe_is_an_example_of_scheduled_retraining():
@@ -259,11 +259,11 @@ def test_nights_with_new_data_retrain_and_others_end_at_once(recipe_file, tmp_pa
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["students"]["s"]["baseline"] is not None  # compared with what the first night pushed
     assert (tmp_path / "pushed" / "s" / "current.json").read_bytes() != served
-    store = open_store(str(tmp_path / "pushed"))
+    storage = open_storage(str(tmp_path / "pushed"))
     assert [done["span"] for done in processed(tmp_path)["processed"]] == ["span=2024-11-23", "span=2024-11-24"]
 
     add_span(tmp_path, 25)
-    take_lease(store, "nightly", "on another machine", parse_span("span=2024-11-25"), 1000.0)
+    take_lease(storage, "nightly", "on another machine", parse_span("span=2024-11-25"), 1000.0)
     refused = run()
     assert refused.returncode == 0
     assert "another run of 'nightly' is at work: run on another machine (" in refused.stdout

@@ -1,4 +1,6 @@
-"""Where pushed models lie: the operations that a store must have.
+"""A storage: a directory or a bucket that holds what is pushed, and the ledger of scheduled runs.
+
+A cluster profile's `store` is another thing: the folder in which a run's steps leave their artifacts.
 
 Push promises whole versions, a pointer that moves once, and a history that loses nothing. `components.common.served`
 and `components.push` build all of this on these few operations, alike for a directory and for `gs://`.
@@ -14,10 +16,10 @@ class ConflictError(Exception):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file of the store. `generation` differs for every write to the name; `updated` is in seconds since 1970.
+class StoredFile:
+    """A file of the storage. `generation` differs for every write to the name; `updated` is in seconds since 1970.
 
-    `checksum` is that of the content (for `gs://`, base64 of the crc32c); it is None where the store keeps none.
+    `checksum` is that of the content (for `gs://`, base64 of the crc32c); it is None where the storage keeps none.
     """
 
     name: str
@@ -27,11 +29,11 @@ class Entry:
     checksum: str | None = None
 
 
-class Store(Protocol):
+class Storage(Protocol):
     """Files by name (`s/current.json`) below a target. Names are separated by `/`, on any system.
 
     A write is whole or absent: no reader ever sees half a file. Every method raises UserError, with the place and the
-    remedy, where the store cannot be reached, read or written.
+    remedy, where the storage cannot be reached, read or written.
     """
 
     url: str  # the target: an absolute path, or gs://bucket/prefix
@@ -54,10 +56,10 @@ class Store(Protocol):
     def folders(self) -> list[str]:
         """The names of the folders right below the target, sorted. Their content is not listed."""
 
-    def list(self, prefix: str) -> list[Entry]:
+    def list(self, prefix: str) -> list[StoredFile]:
         """All files below the folder `prefix` ("" for all), sorted by name, with everything written before the call."""
 
-    def open(self, entry: Entry) -> IO[bytes]:
+    def open(self, entry: StoredFile) -> IO[bytes]:
         """A stream of the listed content that can seek. Reading raises OSError, or the client's GoogleAPIError, where
         that content is gone or cannot be read."""
 
@@ -73,5 +75,5 @@ class Store(Protocol):
     def download(self, name: str, file: Path) -> None:
         """Copy the content to a local file, whole or not at all. Raises: UserError if there is no such name."""
 
-    def delete(self, entry: Entry) -> None:
+    def delete(self, entry: StoredFile) -> None:
         """Delete that generation, if it is still there."""

@@ -1,6 +1,6 @@
-"""Load a model as its users do, and query it: stock transformers, no code of ours.
+"""Load a model of the next-token objective as its users do, and query it: stock transformers, no code of ours.
 
-    HF_HUB_OFFLINE=1 python -I query.py <folder> <reference.safetensors>
+    HF_HUB_OFFLINE=1 python -I next_token_query.py <folder> <reference.safetensors>
 
 The reference holds input_ids (1, n) and the logits (n, vocabulary) that the model gave for them when it was made. It
 prints one line of JSON, {"generated", "max_difference", "tolerance", "peak_memory_bytes", "seconds"}; the exit status

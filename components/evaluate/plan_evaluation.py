@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from components.common.interpreter import python
 from components.common.served.versions import version_name
-from components.common.storage.open_store import open_store
+from components.common.storage.open_storage import open_storage
 from components.evaluate.baselines import Baseline, resolve
 from components.evaluate.candidates import TEACHER, family
 from matta_core.artifacts import open_artifact
@@ -84,7 +85,7 @@ def read_plan(file: Path) -> EvaluationPlan:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"cannot read the plan {file}: {error.strerror}; python -m components.evaluate.plan makes one"
+            f"cannot read the plan {file}: {error.strerror}; {python()} -m components.evaluate.plan makes one"
         ) from None
     return EvaluationPlan.from_json(text, f"the plan {file}")
 
@@ -97,11 +98,11 @@ def _context_length(folder: str | None, target: str | None, baseline: Baseline) 
     if folder is not None:
         return context_length(load_config(folder))
     assert target is not None, "the baseline lies below it"
-    store = open_store(target)
+    storage = open_storage(target)
     name = f"{version_name(baseline.size, baseline.version)}/config.json"
-    found = store.read(name)
+    found = storage.read(name)
     if found is None:
-        raise UserError(f"{store.location(name)} is missing: roll back to another version of {baseline.size}")
+        raise UserError(f"{storage.location(name)} is missing: roll back to another version of {baseline.size}")
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary, "config.json").write_bytes(found[0])
         return context_length(load_config(temporary))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from components.common.step_runner import run_step
 from components.evaluate.baselines import Baseline
-from components.evaluate.planning import model_names
+from components.evaluate.plan_evaluation import model_names
 from matta_core.artifacts import Artifact, open_artifact, write_json_atomically
 from matta_core.artifacts.kinds.evaluation import QUESTIONS, RESULTS, ModelResults, Results, read_results
 from matta_core.errors import UserError
