@@ -14,8 +14,8 @@ from torch import Tensor
 from matta_core.recipe import ScoreTeacherConfig
 
 STEPS_PER_NAT = 64  # p is exact to 0.8 %
-MASS_STEPS_PER_NAT = 2048  # the rest's mass counts in every outcome; it is known down to 1e-14
-_LARGEST = np.iinfo(np.uint16).max  # 1,024 nats: in float32 exp() gave 0 long before
+TAIL_STEPS_PER_NAT = 2048  # there are two numbers of the rest, which weigh more than one of many
+_LARGEST = np.iinfo(np.uint16).max  # 1,024 nats, and 32 of the rest: a mass of 1e-14 counts for nothing
 
 COLUMNS = ("top_k_ids", "top_k_steps", "tail_mass_steps")
 TAIL_COLUMNS = ("tail_id_gaps", "tail_log_prob_steps")
@@ -41,11 +41,11 @@ def pack(scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     packed = {
         "top_k_ids": given["top_k_ids"].astype(np.int32),
         "top_k_steps": _differences(_steps(given["top_k_log_probs"])).astype(np.uint16),
-        "tail_mass_steps": _steps(log_mass, MASS_STEPS_PER_NAT).astype(np.uint16),
+        "tail_mass_steps": _steps(log_mass, TAIL_STEPS_PER_NAT).astype(np.uint16),
     }
     if "tail_ids" in given:
         packed["tail_id_gaps"] = _differences(given["tail_ids"]).astype(np.int32)
-        packed["tail_log_prob_steps"] = _steps(given["tail_log_prob"]).astype(np.uint16)
+        packed["tail_log_prob_steps"] = _steps(given["tail_log_prob"], TAIL_STEPS_PER_NAT).astype(np.uint16)
     return packed
 
 
@@ -57,17 +57,21 @@ def unpack(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     sequences, predicted = columns["tail_mass_steps"].shape
 
     def summed(name: str) -> np.ndarray:
-        by_token = columns[name].reshape(sequences, predicted, -1)
-        return np.cumsum(by_token, axis=-1, dtype=np.int64).reshape(sequences, -1)
+        return np.cumsum(columns[name].reshape(sequences, predicted, -1), axis=-1, dtype=np.int64)
 
+    log_probs = _log_probs(summed("top_k_steps"))
+    tail_mass = np.exp(_log_probs(columns["tail_mass_steps"], TAIL_STEPS_PER_NAT))
+    # Rounded, they no longer add up to 1, by which a small divergence would be off.
+    total = np.exp(log_probs).sum(-1) + tail_mass
+    log_probs -= np.log(total)[..., None]
     found |= {
         "top_k_ids": columns["top_k_ids"],
-        "top_k_log_probs": _log_probs(summed("top_k_steps")),
-        "tail_mass": np.exp(_log_probs(columns["tail_mass_steps"], MASS_STEPS_PER_NAT)),
+        "top_k_log_probs": log_probs.reshape(sequences, -1),
+        "tail_mass": tail_mass / total,
     }
     if TAIL_COLUMNS[0] in columns:
-        found["tail_ids"] = summed("tail_id_gaps")
-        found["tail_log_prob"] = _log_probs(columns["tail_log_prob_steps"])
+        found["tail_ids"] = summed("tail_id_gaps").reshape(sequences, -1)
+        found["tail_log_prob"] = _log_probs(columns["tail_log_prob_steps"], TAIL_STEPS_PER_NAT)
     return found
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matta_core.objectives.divergences import forward_kl, sampled_forward_kl, top_k_divergence, vocabulary_divergence
-from matta_core.objectives.packed_scores import MASS_STEPS_PER_NAT, STEPS_PER_NAT, pack, schema, unpack
+from matta_core.objectives.packed_scores import STEPS_PER_NAT, TAIL_STEPS_PER_NAT, pack, schema, unpack
 from matta_core.objectives.top_k import top_k_scores
 from matta_core.recipe import ScoreTeacherConfig
 
@@ -41,9 +41,12 @@ def test_scores_come_back_from_the_columns_of_the_schema(seed, vocabulary, k, sa
         if name.endswith("ids"):
             assert np.array_equal(ours, theirs)
         elif name == "tail_mass":
-            assert np.allclose(ours, theirs, rtol=0.6 / MASS_STEPS_PER_NAT, atol=2e-14)
-        else:  # beyond 1,023 nats a probability is 0 long since
-            assert np.allclose(ours, theirs.clip(-65_535 / STEPS_PER_NAT), atol=HALF_A_STEP)
+            assert np.allclose(ours, theirs, rtol=2 * HALF_A_STEP, atol=2e-14)
+        elif name == "tail_log_prob":
+            assert np.allclose(ours, theirs.clip(-65_535 / TAIL_STEPS_PER_NAT), atol=0.6 / TAIL_STEPS_PER_NAT)
+        else:  # beyond 1,023 nats a probability is 0 long since; all are made to add up to 1 again
+            assert np.allclose(ours, theirs.clip(-65_535 / STEPS_PER_NAT), atol=2 * HALF_A_STEP)
+    assert np.allclose(np.exp(found["top_k_log_probs"]).reshape(6, -1).sum(-1) + found["tail_mass"].reshape(6), 1.0)
 
 
 def test_the_samples_stand_for_the_rest_without_bias():
