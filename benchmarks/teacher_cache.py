@@ -11,7 +11,7 @@ import argparse
 import copy
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from matta_core.pretrained import load_model, load_tokenizer
 from matta_core.recipe import LossConfig
 from matta_core.teacher import PARQUET_OPTIONS
 
-LENGTH, TOKENS_AT_A_TIME = 256, 255
+LENGTH = 256
 KEPT = [(k, 0) for k in (8, 16, 32, 64, 128)] + [(8, 32), (8, 64), (16, 32), (16, 64), (32, 32), (32, 48), (64, 32)]
 SHOWN = 32  # of the top k, where encodings are compared
 
@@ -209,40 +209,51 @@ class Error:
 def bytes_of(pieces: list[TeacherTargets]) -> float:
     """Bytes per token on disk, as score_teacher writes them."""
     columns = [pack(piece.columns()) for piece in pieces]
-    return sum(size(np.concatenate([piece[name] for piece in columns])) for name in columns[0])
+    return sum(size([piece[name] for piece in columns]) for name in columns[0])
 
 
-def size(values: np.ndarray, level: int | None = None, **options: Any) -> float:
-    """Bytes per token of a column (tokens, ...) in a parquet file, in lists of a sequence each."""
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    lists = pa.FixedSizeListArray.from_arrays(flat, len(flat) // (len(values) // TOKENS_AT_A_TIME))
+def size(pieces: list[np.ndarray], level: int | None = None, **options: Any) -> float:
+    """Bytes per token of a column in a parquet file, with a list for each piece, which is a sequence's."""
+    flat = pa.array(np.concatenate(pieces).reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(flat, pieces[0].size)
     file = io.BytesIO()
-    pq.write_table(pa.table({"x": lists}), file, compression_level=level, **(PARQUET_OPTIONS | options))
-    return file.tell() / len(values)
+    pq.write_table(pa.table({"x": lists}), file, compression_level=level, **{**PARQUET_OPTIONS, **options})
+    return file.tell() / sum(len(piece) for piece in pieces)
 
 
 def encodings_of(pieces: list[TeacherTargets], vocabulary: int) -> dict[str, float]:
     """Bytes per token of the top k's columns, and of as many samples, in other encodings than those chosen."""
     ids, log_probs, drawn = (
-        np.concatenate([getattr(piece, name).numpy() for piece in pieces])
-        for name in ("top_k_ids", "top_k_log_probs", "tail_ids")
+        [getattr(piece, name).numpy() for piece in pieces] for name in ("top_k_ids", "top_k_log_probs", "tail_ids")
     )
     plain = {"use_byte_stream_split": False}
-    steps = np.rint(log_probs * -64).astype(np.int32)
+
+    def of(columns: list[np.ndarray], change: Callable[[np.ndarray], np.ndarray], to: type, **options: Any) -> float:
+        return size([change(column).astype(to) for column in columns], **options)
+
+    def same(values: np.ndarray) -> np.ndarray:
+        return values
+
+    def gaps(values: np.ndarray) -> np.ndarray:
+        return np.diff(values, axis=-1, prepend=0)
+
+    def steps(values: np.ndarray) -> np.ndarray:
+        return np.rint(values * -64).astype(np.int32)
+
     return {
-        "ids, int32": size(ids.astype(np.int32), **plain, use_dictionary=True),
-        "ids, as few bits as the vocabulary needs": size(bits(ids, vocabulary), **plain),
-        "ids, byte planes": size(ids.astype(np.int32)),
-        "ids, byte planes, zstd level 19": size(ids.astype(np.int32), level=19),
-        "ids, ascending, gaps, byte planes": size(np.diff(np.sort(ids, -1), axis=-1, prepend=0).astype(np.int32)),
-        "log-probabilities, float16": size(log_probs.astype(np.float16), **plain),
-        "log-probabilities, float16, byte planes": size(log_probs.astype(np.float16)),
-        "log-probabilities, bfloat16, byte planes": size((log_probs.view(np.uint32) >> 16).astype(np.uint16)),
-        "log-probabilities, a byte, steps of 1/16": size(np.rint(log_probs * -16).clip(0, 255).astype(np.uint8)),
-        "log-probabilities, steps of 1/64": size(steps.astype(np.uint16)),
-        "log-probabilities, steps of 1/64, differences": size(np.diff(steps, axis=-1, prepend=0).astype(np.uint16)),
-        "samples, byte planes": size(drawn.astype(np.int32)),
-        "samples, gaps, byte planes": size(np.diff(drawn, axis=-1, prepend=0).astype(np.int32)),
+        "ids, int32": of(ids, same, np.int32, **plain, use_dictionary=True),
+        "ids, as few bits as the vocabulary needs": of(ids, lambda x: bits(x, vocabulary), np.uint8, **plain),
+        "ids, byte planes": of(ids, same, np.int32),
+        "ids, byte planes, zstd level 19": of(ids, same, np.int32, level=19),
+        "ids, ascending, gaps, byte planes": of(ids, lambda x: gaps(np.sort(x, -1)), np.int32),
+        "log-probabilities, float16": of(log_probs, same, np.float16, **plain),
+        "log-probabilities, float16, byte planes": of(log_probs, same, np.float16),
+        "log-probabilities, bfloat16, byte planes": of(log_probs, lambda x: x.view(np.uint32) >> 16, np.uint16),
+        "log-probabilities, a byte, steps of 1/16": of(log_probs, lambda x: (x * -16).round().clip(0, 255), np.uint8),
+        "log-probabilities, steps of 1/64": of(log_probs, steps, np.uint16),
+        "log-probabilities, steps of 1/64, differences": of(log_probs, lambda x: gaps(steps(x)), np.uint16),
+        "samples, byte planes": of(drawn, same, np.int32),
+        "samples, gaps, byte planes": of(drawn, gaps, np.int32),
     }
 
 

@@ -32,7 +32,9 @@ def teacher(tmp_path):
 
 
 def config(teacher, **changes):
-    return ScoreTeacherConfig(**({"teacher": str(teacher), "top_k": 8, "tail_samples": 32, "precision": "fp32"} | changes))
+    return ScoreTeacherConfig(
+        **({"teacher": str(teacher), "top_k": 8, "tail_samples": 32, "precision": "fp32"} | changes)
+    )
 
 
 def test_scores_lie_row_by_row_beside_the_dataset_and_are_the_teachers(dataset, teacher, tmp_path):
