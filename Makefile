@@ -13,7 +13,7 @@ REGISTRY ?=
 REVISION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size bench-train clean
+.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size bench-train bench-teacher-cache clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 19
@@ -69,6 +69,10 @@ bench-paper-size: setup ## time and memory at the full size of a recipe, on rand
 
 bench-train: setup ## the joint step's time beside a plain one, at GPT-2's vocabulary; a minute (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.joint_step $(ARGS)
+
+bench-teacher-cache: setup ## the Teacher's cache: bytes against errors, and its speed beside an online Teacher; some 15 minutes
+	$(BIN)/python -m benchmarks.teacher_cache $(ARGS)
+	$(BIN)/python -m benchmarks.teacher_online
 
 clean: ## remove .venv and runs/
 	rm -rf $(VENV) runs *.egg-info

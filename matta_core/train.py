@@ -25,6 +25,7 @@ from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import DrawnConfig, TrainConfig
 from matta_core.students.extract import extract_student
+from matta_core.teacher import OnlineTeacher, load_teacher
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences, batches_of_step
 from matta_core.training.learning_rate import learning_rate
@@ -43,9 +44,12 @@ def train(
     work: Path,
     stop: StopSignal | None = None,
     objective: Objective = OBJECTIVE,
+    online: OnlineTeacher | None = None,
 ) -> dict[str, Any]:
     """Train the TA with its nested students, then each size alone from its slice, as `config.consolidation` says. Write
     `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`, and for sizes alone `consolidated/` and `consolidation/`.
+
+    `online` is a Teacher that scores each batch when it is read, in place of `scores`; the loss is the same.
 
     `work` keeps checkpoints while the run lasts. A killed run that is started again goes on from the newest, and ends
     with the same weights, bit for bit, on the same CPU. If `stop` is given in any rank, the ranks write one more
@@ -57,12 +61,13 @@ def train(
     stop = stop or StopSignal()
     device = distributed.pick_device()
     distributed.start(device)
-    _check(config, dataset, scores)
+    _check(config, dataset, scores or online)
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     sequence_length = dataset.metadata["sequence_length"]
     model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
     cache = work / f"arrow-{distributed.rank()}"
-    training_data = Sequences(objective, dataset, "train", cache, scores)
+    teacher = online and load_teacher(*online, dataset, objective, device)
+    training_data = Sequences(objective, dataset, "train", cache, scores, teacher and teacher.columns)
     validation_data = Sequences(objective, dataset, "validation", cache)
 
     checkpoints = Checkpoints(work)
@@ -237,7 +242,7 @@ class _Run:
         return validation
 
 
-def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> None:
+def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | OnlineTeacher | None) -> None:
     if config.batch_size % distributed.world_size():
         raise UserError(
             f"train.batch_size must be divisible by the number of processes, {distributed.world_size()}, "
@@ -246,7 +251,7 @@ def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> N
     if scores is None and config.loss.teacher_weight.highest > 0:
         raise UserError(
             f"train.loss.teacher_weight is {config.loss.teacher_weight}, but no teacher scores are given: "
-            f"give the artifact of score_teacher, or set it to 0"
+            f"give the artifact of score_teacher, or a Teacher with score_teacher.online, or set it to 0"
         )
     sequences = dataset.metadata["num_train_sequences"]
     if sequences < config.batch_size:
