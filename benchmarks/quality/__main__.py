@@ -78,7 +78,7 @@ def main() -> None:
                 if tasks and time.monotonic() - started < args.time_limit:
                     waiting.add(pool.submit(rows_of, place, tasks.pop(0)))
             _write(args.results, rows, rates)
-    print(table(rows))
+    print((args.results / "quality.md").read_text())
     if tasks:
         print(f"{len(tasks)} of the arms' runs were left out: --time-limit was over")
 
@@ -158,6 +158,7 @@ def _tasks(
 
 def _write(folder: Path, rows: Sequence[dict[str, object]], rates: dict[str, float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    rows = sorted(rows, key=lambda row: [str(row[name]) for name in ("regime", "shape", "budget", "arm", "seed")])
     lines = ",\n  ".join(json.dumps(row) for row in rows)
     text = (
         f'{{"held_out_sequences_left_out": {TUNING}, "learning_rates": {json.dumps(rates)}, "rows": [\n  {lines}\n]}}\n'
