@@ -14,7 +14,6 @@ from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import DrawnConfig, LossConfig
 from matta_core.training.optimizers import make_optimizer
 from matta_core.training.step import train_step, training_of
-from matta_core.training.work import work_of
 
 TAUGHT = dataclasses.replace(CONFIG, loss=LossConfig(teacher_weight=0.0), nest_from=0.5)
 LAST = TAUGHT.steps - 1
@@ -27,8 +26,7 @@ def trained(config):
     training = training_of(
         config, OBJECTIVE, ta, granularities, make_optimizer(ta, config, cuts(ta, [])), SEQUENCE_LENGTH
     )
-    work = work_of(config, OBJECTIVE, ta, granularities, SEQUENCE_LENGTH, together=training.settings.together)
-    return training, work
+    return training, training.work
 
 
 def counted(training, step):
