@@ -196,11 +196,11 @@ class _Run:
         return work.of_steps() + work.of_validations(sequences)
 
     def speed(self, steps: range, seconds: float) -> dict[str, float]:
-        """FLOP/s over all ranks, and the share of the GPUs' peak, where a data sheet says it."""
+        """What steps took: seconds, FLOP/s over all ranks, and the share of the GPUs' peak, if a data sheet says it."""
         rate, device = sum(map(self.training.work.of_step, steps)) / seconds, self.training.device
         gpu = gpu_called(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         known = {} if gpu is None else {"perf/mfu": rate / (gpu.peak_flops * distributed.world_size())}
-        return {"perf/flops_per_second": rate, **known}
+        return {"perf/seconds": seconds, "perf/flops_per_second": rate, **known}
 
     def opened_log(self, steps_done: int) -> MetricsLog | None:
         if distributed.rank() != 0:
