@@ -1,13 +1,14 @@
 """Training: TA and students with online distillation, then each size alone; resumable at any step."""
 
 import copy
-import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from matta_core import distributed
 from matta_core.artifacts import Artifact, write_json_atomically
@@ -15,17 +16,19 @@ from matta_core.artifacts.kinds.checkpoint import CONSOLIDATED, CONSOLIDATION, N
 from matta_core.beginning.start import agreed_over_ranks, initialize
 from matta_core.checkpoints import carry_generation, save_model
 from matta_core.errors import TrainingDivergedError, UserError
+from matta_core.machines import gpu_called
 from matta_core.model_config import build_config
 from matta_core.nesting.config import student_config
 from matta_core.nesting.cost import flops_per_token
-from matta_core.nesting.size import Granularity, whole
+from matta_core.nesting.size import whole
 from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
 from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
-from matta_core.recipe import DrawnConfig, TrainConfig
+from matta_core.recipe import TrainConfig
 from matta_core.students.extract import extract_student
 from matta_core.teacher import OnlineTeacher, load_teacher
+from matta_core.training.alone import settings_alone, sizes_alone
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences, batches_of_step
 from matta_core.training.learning_rate import learning_rate
@@ -85,11 +88,13 @@ def train(
         final = run.loop()
     if distributed.rank() == 0:
         save_model(ta, tokenizer, output / "ta")
-    consolidated = _consolidated(config, granularities)
+    consolidated = sizes_alone(config, granularities)
+    flops = run.flops
     for name in consolidated:
         alone = _alone(run, name, work / CONSOLIDATION / name)
         with alone.explained(), stop.awaited():
             final |= alone.loop()
+        flops += alone.flops
         if distributed.rank() == 0:
             save_model(alone.training.ta, tokenizer, output / CONSOLIDATED / name)
     if distributed.rank() == 0:
@@ -104,7 +109,6 @@ def train(
         write_json_atomically(output / NESTING, nesting)
     distributed.wait_for_all()
     distributed.stop()
-    flops = flops_per_token(ta, whole(ta.config, config.ta), sequence_length)
     return {
         "student": config.student,
         "ta": config.ta,
@@ -113,33 +117,17 @@ def train(
         "figure": objective.figure,
         "figure_title": objective.figure_title,
         "final": final,
-        "flops_per_token": flops,
+        "flops_per_token": flops_per_token(ta, whole(ta.config, config.ta), sequence_length),
+        "flops": flops,
+        "ranks": distributed.world_size(),
         "pass_order": "together" if training.settings.together else "one_by_one",
     }
 
 
-def _consolidated(config: TrainConfig, granularities: Mapping[str, Granularity]) -> list[str]:
-    """The sizes that go on alone: those that a stock model holds without padding."""
-    wanted = granularities if config.consolidation.sizes is None else config.consolidation.sizes
-    return [name for name in wanted if config.consolidation_steps and granularities[name].is_uniform]
-
-
 def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
     """The run of one size on its own, from its slice of the TA or from its newest checkpoint."""
-    training, settings = joint.training, joint.training.config.consolidation
-    steps = training.config.consolidation_steps
-    config = dataclasses.replace(
-        training.config,
-        sizes={name: training.config.sizes[training.config.ta]},  # only its name is read
-        student=name,
-        shares="all",
-        drawn=DrawnConfig(),
-        consolidation=dataclasses.replace(settings, sizes=None),
-        steps=steps,
-        warmup_steps=min(training.config.warmup_steps, steps // 10),
-        learning_rate=training.config.learning_rate * settings.learning_rate_fraction,
-        final_learning_rate_fraction=training.config.final_learning_rate_fraction / settings.learning_rate_fraction,
-    )
+    training = joint.training
+    config = settings_alone(training.config, name)
     size, checkpoints = training.granularities[name], Checkpoints(work)
     model_config = student_config(training.ta.config, size)
     resumed = checkpoints.resume(config, model_config, training.objective.model_class, training.device)
@@ -194,6 +182,7 @@ class _Run:
                         "train/learning_rate": learning_rate(config, step),
                         "perf/tokens_per_second": steps_timed * training.num_targets / seconds,
                     }
+                    values |= self.speed(range(step + 1 - steps_timed, step + 1), seconds)
                     values |= {f"train/weight/{name}": weight for name, weight in config.loss.weights_at(step).items()}
                     if log:
                         log.write(step + 1, values)
@@ -204,6 +193,19 @@ class _Run:
             log.close()
         assert evaluated is not None, "everything is due after the last step"
         return evaluated
+
+    @property
+    def flops(self) -> int:
+        """Of all steps and validations, over all ranks."""
+        work, sequences = self.training.work, min(self.training.config.eval_sequences, len(self.validation_data))
+        return work.of_steps() + work.of_validations(sequences)
+
+    def speed(self, steps: range, seconds: float) -> dict[str, float]:
+        """What steps took: seconds, FLOP/s over all ranks, and the share of the GPUs' peak, if a data sheet says it."""
+        rate, device = sum(map(self.training.work.of_step, steps)) / seconds, self.training.device
+        gpu = gpu_called(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        known = {} if gpu is None else {"perf/mfu": rate / (gpu.peak_flops * distributed.world_size())}
+        return {"perf/seconds": seconds, "perf/flops_per_second": rate, **known}
 
     def opened_log(self, steps_done: int) -> MetricsLog | None:
         if distributed.rank() != 0:

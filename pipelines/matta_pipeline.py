@@ -5,6 +5,7 @@ python -m pipelines.matta_pipeline run     --recipe pipelines/recipes/demo.yaml
 python -m pipelines.matta_pipeline submit   --recipe my.yaml --cluster my_cluster.yaml --host https://… --wait
 python -m pipelines.matta_pipeline schedule --recipe my.yaml --cluster my_cluster.yaml --host https://… \
     --name nightly --cron '0 3 * * *'
+python -m pipelines.matta_pipeline plan     --recipe my.yaml --gpus 8 --gpu h100
 """
 
 import argparse
@@ -15,7 +16,7 @@ from components.common.command_line import load_recipe, path_option, run_command
 from components.common.disk import disk_errors_explained
 from components.common.interpreter import python
 from components.common.parser import CommandParser
-from pipelines.commands import compile, schedule, submit  # noqa: A004 - the commands' names
+from pipelines.commands import compile, plan, schedule, submit  # noqa: A004 - the commands' names
 from pipelines.commands.options import add_recipe_options
 
 
@@ -33,6 +34,7 @@ def main() -> None:
     here.set_defaults(main=run)
     submit.add_parser(commands)
     schedule.add_parser(commands)
+    plan.add_parser(commands)
     args = parser.parse_args()
     args.main(args)
 

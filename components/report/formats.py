@@ -20,7 +20,7 @@ def scaled(value: float | None, unit: str = "") -> str:
     """1234567 -> "1.2 M", with a unit "1.2 MB"."""
     if value is None:
         return UNKNOWN
-    prefixes = iter(("", "k", "M", "G", "T", "P"))
+    prefixes = iter(("", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q"))
     prefix = next(prefixes)
     while round(abs(value), 1) >= 1000:
         value, prefix = value / 1000, next(prefixes)

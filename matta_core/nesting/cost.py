@@ -23,22 +23,23 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
     compute it and torch's FlopCounterMode counts it.
     """
     family = family_of(ta.config.model_type)
-    weights, features = _head_weights(ta), 0
+    weights, features = 0, 0
     for name, shape in _shapes(ta, granularity):
         if name.startswith(f"{family.layers}.") and len(shape) == 2:
             weights += math.prod(shape)
             reads = [axis.read for axis in family.axes if axis.attends]
             features += sum(shape[dimension] for output, dimension, _ in reads if name.endswith(f".{output}"))
-    return 2 * weights + 4 * sequence_length * features
+    return 2 * weights + 4 * sequence_length * features + head_flops_per_token(ta)
 
 
-def _head_weights(ta: PreTrainedModel) -> int:
-    """How many weights a token meets in the head. Tied heads count as the embedding; of other heads the matrices
-    outside of the trunk count."""
+def head_flops_per_token(ta: PreTrainedModel) -> int:
+    """The part of `flops_per_token` that is the head's: every size has the whole one. Tied heads count as the
+    embedding; of other heads the matrices outside of the trunk count."""
     if (head := ta.get_output_embeddings()) is not None:
-        return head.weight.numel()
+        return 2 * head.weight.numel()
     trunk = f"{ta.base_model_prefix}."
-    return sum(each.numel() for name, each in ta.named_parameters() if each.dim() == 2 and not name.startswith(trunk))
+    heads = [each.numel() for name, each in ta.named_parameters() if each.dim() == 2 and not name.startswith(trunk)]
+    return 2 * sum(heads)
 
 
 def _shapes(ta: PreTrainedModel, granularity: Granularity) -> list[tuple[str, torch.Size]]:

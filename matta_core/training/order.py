@@ -14,7 +14,7 @@ from matta_core.recipe import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-_SHARE_OF_MEMORY = 0.1
+SHARE_OF_MEMORY = 0.1  # that the students' trunks may take for going together with the TA's
 _KEPT_OUTPUTS = 3  # what norms and activation functions keep; more where they are many small ones (GELU)
 
 
@@ -29,12 +29,9 @@ def passes_together(
     students' trunks keep for their way back is estimated at no more than a tenth of the device's memory."""
     if config.pass_order != "auto":
         return config.pass_order == "together"
-    rows = min(config.micro_batch_size or config.batch_size, -(-config.batch_size // distributed.world_size()))
-    shares = config.share_of_size()
-    numbers = sum(shares[name] * kept_per_target(student) for name, student in students.items())
-    needed = numbers * rows * sequence_length * (dtype or torch.float32).itemsize
+    needed = kept_by(config, students, sequence_length, distributed.world_size(), dtype)
     memory = _memory_of(ta.device)
-    together = needed <= _SHARE_OF_MEMORY * memory
+    together = needed <= SHARE_OF_MEMORY * memory
     logger.info(
         "passes of TA and students go %s: together, the students keep about %.2f GiB more, of %.0f GiB",
         "together" if together else "one after the other",
@@ -42,6 +39,20 @@ def passes_together(
         memory / 2**30,
     )
     return together
+
+
+def kept_by(
+    config: TrainConfig,
+    models: Mapping[str, PreTrainedModel],
+    sequence_length: int,
+    ranks: int,
+    dtype: torch.dtype | None,
+) -> float:
+    """About how many bytes the trunks of these sizes keep together for their way back, in one pass of a rank."""
+    rows = min(config.micro_batch_size or config.batch_size, -(-config.batch_size // ranks))
+    shares = config.share_of_size()
+    numbers = sum(shares[name] * kept_per_target(model) for name, model in models.items())
+    return numbers * rows * sequence_length * (dtype or torch.float32).itemsize
 
 
 def kept_per_target(model: PreTrainedModel) -> int:

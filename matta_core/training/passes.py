@@ -25,16 +25,17 @@ class PassSettings:
 
 
 def chunk_tokens(model: PreTrainedModel, states: Tensor, settings: PassSettings) -> int:
-    """How many targets head and loss see at a time: those that are set, or as many as have outputs of 24 MiB on a CPU
-    (glibc maps arrays of more than 32 MiB anew each time, page by page), of 1 GiB on a GPU.
-
-    But outputs may take half as much as the head's weight: a gradient of that size is added per chunk.
-    """
-    if settings.head_chunk_tokens:
-        return settings.head_chunk_tokens
+    """How many targets head and loss see at a time: those that are set, or as `usual_chunk_tokens` says."""
     head = model.get_output_embeddings()
     num_outputs = head.out_features if head is not None else (model.config.num_labels or 1)
-    return max((2**30 if states.is_cuda else 24 * 2**20) // (4 * num_outputs), states.shape[-1] // 2, 1)
+    return settings.head_chunk_tokens or usual_chunk_tokens(num_outputs, states.shape[-1], on_gpu=states.is_cuda)
+
+
+def usual_chunk_tokens(num_outputs: int, hidden_size: int, *, on_gpu: bool) -> int:
+    """As many targets as have outputs of 24 MiB on a CPU (glibc maps arrays of more than 32 MiB anew each time, page by
+    page), of 1 GiB on a GPU. But outputs may take half as much as the head's weight: a gradient of that size is added
+    per chunk."""
+    return max((2**30 if on_gpu else 24 * 2**20) // (4 * num_outputs), hidden_size // 2, 1)
 
 
 def states_of(

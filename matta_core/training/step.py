@@ -23,6 +23,7 @@ from matta_core.training.passes import PassSettings
 from matta_core.training.precision import autocast_dtype
 from matta_core.training.shares import rows_in_batch, rows_of_sizes
 from matta_core.training.stopping import StopSignal
+from matta_core.training.work import Work, work_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Training:
     device: torch.device
     num_targets: int
     targets_of: Mapping[str, int]
+    work: Work
     figures: Figures = field(default_factory=Figures)
 
 
@@ -71,7 +73,18 @@ def training_of(
     num_targets = objective.num_targets(config.batch_size, sequence_length)
     targets_of = {name: objective.num_targets(n, sequence_length) for name, n in config.rows_per_size().items()}
     return Training(
-        config, objective, ta, students, drawn, granularities, optimizer, settings, ta.device, num_targets, targets_of
+        config,
+        objective,
+        ta,
+        students,
+        drawn,
+        granularities,
+        optimizer,
+        settings,
+        ta.device,
+        num_targets,
+        targets_of,
+        work_of(config, objective, ta, granularities, sequence_length, together=together),
     )
 
 
