@@ -38,7 +38,7 @@ def pack(scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Columns of the schema, from those of TeacherTargets, (tokens, ...)."""
     given = {name: values.cpu().numpy() for name, values in scores.items()}
     log_mass = np.log(np.maximum(given["tail_mass"], np.finfo(np.float32).tiny))
-    packed = {
+    packed: dict[str, np.ndarray] = {
         "top_k_ids": given["top_k_ids"].astype(np.int32),
         "top_k_steps": _differences(_steps(given["top_k_log_probs"])).astype(np.uint16),
         "tail_mass_steps": _steps(log_mass, TAIL_STEPS_PER_NAT).astype(np.uint16),

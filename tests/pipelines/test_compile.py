@@ -143,9 +143,7 @@ def test_with_cached_scores_train_does_not_know_how_they_were_made(tmp_path):
     train = tasks(compiled(tmp_path))["train"]
     assert "scores" in train.inputs.artifacts
     assert "teacher_checkpoint" not in train.inputs.artifacts
-    given = (
-        train.inputs.parameters.get("score_teacher_config", None)
-    )
+    given = train.inputs.parameters.get("score_teacher_config", None)
     assert given is None or not given.component_input_parameter
 
 
