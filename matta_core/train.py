@@ -66,8 +66,8 @@ def train(
     sequence_length = dataset.metadata["sequence_length"]
     model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
     cache = work / f"arrow-{distributed.rank()}"
-    teacher = online and load_teacher(*online, dataset, objective, device)
-    training_data = Sequences(objective, dataset, "train", cache, scores, teacher and teacher.columns)
+    teacher = load_teacher(*online, dataset, objective, device) if online else None
+    training_data = Sequences(objective, dataset, "train", cache, scores, teacher.columns if teacher else None)
     validation_data = Sequences(objective, dataset, "validation", cache)
 
     checkpoints = Checkpoints(work)

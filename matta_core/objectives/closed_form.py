@@ -96,7 +96,7 @@ def loss_and_gradient(
         teacher = None
     of_teacher = weights.get("teacher_divergence", 0.0) * valid
     sampled = teacher is not None and teacher.has_samples and loss.teacher_divergence == "forward_kl"
-    if sampled:
+    if teacher is not None and sampled:
         ids, masses, negative_entropy = sampled_outcomes(**teacher.columns())
         value = negative_entropy - torch.linalg.vecdot(masses, log_probs.gather(-1, ids))
         sums["teacher_divergence"] = torch.dot(value, valid)
