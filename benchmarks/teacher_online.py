@@ -30,6 +30,7 @@ from matta_core.training.data import Sequences
 STUDENT = {"model_type": "gpt2", "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2}
 TEACHER = {"model_type": "gpt2", "hidden_size": 320, "num_hidden_layers": 5, "num_attention_heads": 5}
 FFN = {"student": 512, "teacher": 1280}
+TEACHER_STEPS = 120
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def measure(dataset: Artifact, output: Path, steps: int, repeats: int) -> dict[str, Any]:
-    teacher = train_teacher(config_of("teacher", TEACHER, 2 * steps, LossConfig(teacher_weight=0.0)), dataset.path,
+    teacher = train_teacher(config_of("teacher", TEACHER, TEACHER_STEPS, LossConfig(teacher_weight=0.0)), dataset.path,
                             output=output / "train_teacher-{key}")  # fmt: skip
     scoring = ScoreTeacherConfig()
     assert teacher is not None
@@ -98,6 +99,7 @@ def config_of(name: str, model: dict[str, Any], steps: int, loss: LossConfig) ->
         learning_rate=3e-3,
         warmup_steps=steps // 10,
         eval_every_steps=steps,
+        log_every_steps=5,
         checkpoint_every_steps=steps,
         loss=loss,
     )
