@@ -12,7 +12,7 @@ from matta_core.artifacts.json_files import read_json
 from matta_core.artifacts.kinds.checkpoint import METRICS
 from matta_core.artifacts.kinds.dataset import STATS, Stats
 from matta_core.errors import UserError
-from pipelines.planning.machines import Machine
+from matta_core.machines import Machine
 from pipelines.steps import STEPS, TRAINING_STEPS
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from matta_core.families import family_of
+from matta_core.machines import Machine
 from matta_core.nesting.slices import cuts
 from matta_core.recipe import ScoreTeacherConfig, TrainConfig
 from matta_core.recipe.optimizer import PRECONDITIONED
@@ -13,7 +14,7 @@ from matta_core.training.optimizers import block_indices, hidden_matrices
 from matta_core.training.order import SHARE_OF_MEMORY, kept_by, kept_per_target
 from matta_core.training.passes import usual_chunk_tokens
 from matta_core.training.precision import autocast_dtype
-from pipelines.planning.machines import CPU, Machine
+from pipelines.planning.machines import CPU
 from pipelines.planning.shapes import Family, Teacher
 
 _FP32 = 4

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from matta_core.errors import UserError
+from matta_core.machines import Machine
 from matta_core.objectives import OBJECTIVE
 from matta_core.recipe import Recipe, TrainConfig
 from matta_core.training.alone import settings_alone, sizes_alone
 from matta_core.training.work import work_of
 from pipelines.planning.assumptions import Assumptions
 from pipelines.planning.data import text_bytes, training_tokens
-from pipelines.planning.machines import Machine
 from pipelines.planning.memory import (
     Memory,
     goes_together,
