@@ -13,7 +13,7 @@ REGISTRY ?=
 REVISION ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench bench-paper-size bench-train clean
+.PHONY: help setup demo demo-docker images images-gpu image-data-worker test test-fast lint compile bench-quality bench-paper-size bench-train bench-teacher-cache clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 19
@@ -61,14 +61,18 @@ lint: setup ## ruff, mypy, import-linter
 compile: setup ## write matta_pipeline.yaml for Kubeflow
 	$(BIN)/python -m pipelines.matta_pipeline compile --recipe $(RECIPE) --output matta_pipeline.yaml
 
-bench: setup ## measure what the README claims
-	$(BIN)/python -m benchmarks.quality
+bench-quality: setup ## MatTA beside each size alone and other ways to a family; hours on two cores (ARGS=… goes to it)
+	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 bench-paper-size: setup ## time and memory at the full size of a recipe, on random weights (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.paper_size $(ARGS)
 
 bench-train: setup ## the joint step's time beside a plain one, at GPT-2's vocabulary; a minute (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.joint_step $(ARGS)
+
+bench-teacher-cache: setup ## the Teacher's cache: bytes against errors, and its speed beside an online Teacher; some 15 minutes
+	$(BIN)/python -m benchmarks.teacher_cache $(ARGS)
+	$(BIN)/python -m benchmarks.teacher_online
 
 clean: ## remove .venv and runs/
 	rm -rf $(VENV) runs *.egg-info

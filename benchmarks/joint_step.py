@@ -127,7 +127,7 @@ def _batch(vocabulary: int) -> Batch:
     targets = SEQUENCES * (LENGTH - 1)
     input_ids = torch.randint(0, vocabulary, (SEQUENCES, LENGTH), generator=generator)
     scores = top_k_scores(torch.randn(targets, vocabulary, generator=generator), TOP_K, vocabulary)
-    return {"input_ids": input_ids} | {name: each.reshape(SEQUENCES, -1) for name, each in vars(scores).items()}
+    return {"input_ids": input_ids} | {name: each.reshape(SEQUENCES, -1) for name, each in scores.columns().items()}
 
 
 if __name__ == "__main__":

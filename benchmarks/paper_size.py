@@ -159,7 +159,7 @@ def random_batch(vocab_size: int, batch_size: int, length: int, top_k: int, seed
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(vocab_size, (batch_size, length), generator=generator)
     logits = torch.randn(batch_size * (length - 1), vocab_size, generator=generator)
-    return {"input_ids": input_ids, **vars(top_k_scores(logits, top_k, vocab_size))}
+    return {"input_ids": input_ids, **top_k_scores(logits, top_k, vocab_size).columns()}
 
 
 def check_student(

@@ -1,9 +1,9 @@
-"""Scoring: the Teacher's scores of every target of the train split, computed once."""
+"""The Teacher's scores: of every target of the train split, computed once, or of a batch in training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from matta_core.artifacts import Artifact
 from matta_core.checkpoints import non_finite
 from matta_core.errors import UserError, some_of
 from matta_core.objectives import OBJECTIVE, Objective
+from matta_core.objectives.objective import Batch, num_sequences
 from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import ScoreTeacherConfig
@@ -25,18 +26,49 @@ from matta_core.training.data import arrays, as_batch
 from matta_core.training.passes import PassSettings, teacher_scores
 from matta_core.training.precision import autocast_dtype
 
+# The first bytes of a column's numbers lie together, and so on, where zstd finds more (benchmarks/teacher_cache.py).
+PARQUET_OPTIONS: Mapping[str, Any] = {"compression": "zstd", "use_dictionary": False, "use_byte_stream_split": True}
+
+
+class OnlineTeacher(NamedTuple):
+    """A Teacher that scores in training: how, and its checkpoint."""
+
+    config: ScoreTeacherConfig
+    checkpoint: str | Path
+
 
 @dataclass(frozen=True)
-class _Scoring:
-    """All that the scoring of a shard needs."""
+class Teacher:
+    """A Teacher that fits a dataset, on its device."""
 
     objective: Objective
+    name: str | Path
     model: PreTrainedModel
     config: ScoreTeacherConfig
     num_ids: int
-    schema: pa.Schema
     settings: PassSettings
     device: torch.device
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """The scores of a batch's targets, by column: (targets, ...)."""
+        return teacher_scores(self.objective, self.model, batch, self.config, self.num_ids, self.settings)
+
+    def columns(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as columns of the batch: (sequences, ...)."""
+        sequences = num_sequences(batch)
+        return {name: values.reshape(sequences, -1) for name, values in self.scores(batch).items()}
+
+
+def load_teacher(
+    config: ScoreTeacherConfig, teacher: str | Path, dataset: Artifact, objective: Objective, device: torch.device
+) -> Teacher:
+    """Raises: UserError where the Teacher does not fit the dataset, as `Objective.check_teacher` says."""
+    dtype = torch.float32 if config.precision == "fp32" else None
+    model = moved(load_model(teacher, objective.model_class, dtype), device).eval().requires_grad_(False)
+    tokenizer = load_tokenizer(dataset.path / "tokenizer")
+    objective.check_teacher(model, teacher, config, tokenizer, dataset.metadata["sequence_length"])
+    settings = PassSettings(autocast_dtype=autocast_dtype(config.precision, model, device))
+    return Teacher(objective, teacher, model, config, num_token_ids(tokenizer), settings, device)
 
 
 def score_teacher(
@@ -48,40 +80,42 @@ def score_teacher(
 ) -> dict[str, Any]:
     """Write `train/part-*.parquet`, one to one with the dataset's shards and rows. Finished shards are kept.
 
-    The columns are the objective's. For next tokens, a row of length T has top_k_ids (T-1)*k int32, top_k_log_probs
-    (T-1)*k float16, and tail_mass T-1 float16. Probabilities are over the token ids of the dataset's tokenizer alone,
-    even if the Teacher's output has more. Only the train split is scored: validation needs no Teacher.
+    The columns are the objective's (for next tokens, `objectives.packed_scores`). Probabilities are over the token ids
+    of the dataset's tokenizer alone, even if the Teacher's output has more. Only the train split is scored: validation
+    needs no Teacher. Under torchrun each rank takes every so manieth shard, and all wait for one another at the end.
 
     Raises: UserError where the Teacher does not fit the dataset, as `Objective.check_teacher` says, or gives a score
     that is no finite number.
     """
+    rank, ranks = distributed.rank(), distributed.world_size()
     device = distributed.pick_device()
-    dtype = torch.float32 if config.precision == "fp32" else None
-    model = moved(load_model(teacher, objective.model_class, dtype), device).eval()
-    tokenizer, length = load_tokenizer(dataset.path / "tokenizer"), dataset.metadata["sequence_length"]
-    objective.check_teacher(model, teacher, config, tokenizer, length)
-    settings = PassSettings(autocast_dtype=autocast_dtype(config.precision, model, device))
-    schema = objective.score_schema(config, length)
-    scoring = _Scoring(objective, model, config, num_token_ids(tokenizer), schema, settings, device)
-    shards = sorted((dataset.path / "train").glob("*.parquet"))
+    distributed.start(device)
+    loaded = load_teacher(config, teacher, dataset, objective, device)
+    schema = objective.score_schema(config, dataset.metadata["sequence_length"])
+    mine = sorted((dataset.path / "train").glob("*.parquet"))[rank::ranks]
     (output / "train").mkdir(exist_ok=True)
-    with progress(dataset.metadata["num_train_sequences"], "score_teacher", "sequences") as bar:
-        for shard in shards:
+    what = "score_teacher" if ranks == 1 else f"score_teacher, of {ranks} ranks the first"
+    with progress(sum(pq.ParquetFile(shard).metadata.num_rows for shard in mine), what, "sequences") as bar:
+        for shard in mine:
             target = output / "train" / shard.name
             if target.exists():
                 bar.update(pq.ParquetFile(target).metadata.num_rows)
                 continue
             temporary = target.with_name(f".{target.name}.tmp")
             try:
-                _score_shard(scoring, shard, temporary, bar.update)
+                _score_shard(loaded, schema, shard, temporary, bar.update)
             except _NotFiniteError as error:
-                raise UserError(f"teacher {teacher} {_why_not_finite(model, settings, str(error))}") from None
+                why = _why_not_finite(loaded.model, loaded.settings, str(error))
+                raise UserError(f"teacher {teacher} {why}") from None
             temporary.rename(target)
-    return {"top_k": config.top_k, "teacher_parameters": sum(p.numel() for p in model.parameters())}
+    distributed.wait_for_all()
+    distributed.stop()
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    return {"top_k": config.top_k, "teacher_parameters": parameters, "ranks": ranks}
 
 
 class _NotFiniteError(Exception):
-    """A score is NaN or too large for float16. The error says where the first one lies."""
+    """A score is no finite number. The error says where the first one lies."""
 
 
 def _why_not_finite(model: PreTrainedModel, settings: PassSettings, where: str) -> str:
@@ -95,36 +129,30 @@ def _why_not_finite(model: PreTrainedModel, settings: PassSettings, where: str) 
     return f"gives log-probabilities that are no finite numbers ({where}), {remedy}"
 
 
-def _score_shard(scoring: _Scoring, shard: Path, target: Path, advance: Any) -> None:
-    objective, config, done = scoring.objective, scoring.config, 0
-    with pq.ParquetWriter(target, scoring.schema, compression="zstd") as writer:
-        for rows in pq.ParquetFile(shard).iter_batches(config.batch_size, columns=list(objective.columns)):
+def _score_shard(teacher: Teacher, schema: pa.Schema, shard: Path, target: Path, advance: Any) -> None:
+    objective, done = teacher.objective, 0
+    with pq.ParquetWriter(target, schema, **PARQUET_OPTIONS) as writer:
+        for rows in pq.ParquetFile(shard).iter_batches(teacher.config.batch_size, columns=list(objective.columns)):
             if len(rows) == 0:
                 continue
-            batch = as_batch(arrays(rows), scoring.device)
-            scores = teacher_scores(objective, scoring.model, batch, config, scoring.num_ids, scoring.settings)
-            record = _record_batch(scores, len(rows), scoring.schema)
-            _check_finite(record, done, shard)
-            writer.write_batch(record)
+            scores = teacher.scores(as_batch(arrays(rows), teacher.device))
+            _check_finite(scores, len(rows), done, shard)
+            writer.write_batch(_record_batch(objective.pack(scores), len(rows), schema))
             done += len(rows)
             advance(len(rows))
 
 
-def _check_finite(record: pa.RecordBatch, rows_before: int, shard: Path) -> None:
-    for values in arrays(record).values():
-        if len(broken := np.flatnonzero(~np.isfinite(values).all(axis=1))):
-            raise _NotFiniteError(f"first in sequence {rows_before + broken[0]} of {shard.name}")
+def _check_finite(scores: Mapping[str, Tensor], num_rows: int, rows_before: int, shard: Path) -> None:
+    for values in scores.values():
+        broken = (~values.isfinite()).view(num_rows, -1).any(1).nonzero()
+        if len(broken):
+            raise _NotFiniteError(f"first in sequence {rows_before + broken[0].item()} of {shard.name}")
 
 
-def _record_batch(scores: Mapping[str, Tensor], num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
-    with np.errstate(over="ignore"):  # an infinity is refused afterwards, with its place
-        columns = [
-            scores[field.name].cpu().numpy().astype(field.type.value_type.to_pandas_dtype()).reshape(-1)
-            for field in schema
-        ]
+def _record_batch(columns: Mapping[str, np.ndarray], num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
     lists = [
-        pa.FixedSizeListArray.from_arrays(pa.array(column), type=field.type)
-        for column, field in zip(columns, schema, strict=True)
+        pa.FixedSizeListArray.from_arrays(pa.array(columns[field.name].reshape(-1)), type=field.type)
+        for field in schema
     ]
     assert all(len(column) == num_rows for column in lists)
     return pa.record_batch(lists, schema=schema)

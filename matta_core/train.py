@@ -19,7 +19,7 @@ from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.machines import gpu_called
 from matta_core.model_config import build_config
 from matta_core.nesting.config import student_config
-from matta_core.nesting.cost import flops_per_token
+from matta_core.nesting.cost import flops_per_token, teacher_flops_per_token
 from matta_core.nesting.size import whole
 from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
@@ -27,6 +27,7 @@ from matta_core.pretrained import load_tokenizer, moved
 from matta_core.progress import progress
 from matta_core.recipe import TrainConfig
 from matta_core.students.extract import extract_student
+from matta_core.teacher import OnlineTeacher, load_teacher
 from matta_core.training.alone import settings_alone, sizes_alone
 from matta_core.training.checkpoints import Checkpoints
 from matta_core.training.data import Sequences, batches_of_step
@@ -46,9 +47,12 @@ def train(
     work: Path,
     stop: StopSignal | None = None,
     objective: Objective = OBJECTIVE,
+    online: OnlineTeacher | None = None,
 ) -> dict[str, Any]:
     """Train the TA with its nested students, then each size alone from its slice, as `config.consolidation` says. Write
     `ta/`, `nesting.json`, `metrics.jsonl`, `tensorboard/`, and for sizes alone `consolidated/` and `consolidation/`.
+
+    `online` is a Teacher that scores each batch when it is read, in place of `scores`; the loss is the same.
 
     `work` keeps checkpoints while the run lasts. A killed run that is started again goes on from the newest, and ends
     with the same weights, bit for bit, on the same CPU. If `stop` is given in any rank, the ranks write one more
@@ -60,12 +64,13 @@ def train(
     stop = stop or StopSignal()
     device = distributed.pick_device()
     distributed.start(device)
-    _check(config, dataset, scores)
+    _check(config, dataset, scores or online)
     tokenizer = load_tokenizer(dataset.path / "tokenizer")
     sequence_length = dataset.metadata["sequence_length"]
     model_config = build_config(config.model, config.sizes[config.ta], tokenizer, sequence_length)
     cache = work / f"arrow-{distributed.rank()}"
-    training_data = Sequences(objective, dataset, "train", cache, scores)
+    teacher = load_teacher(*online, dataset, objective, device) if online else None
+    training_data = Sequences(objective, dataset, "train", cache, scores, teacher.columns if teacher else None)
     validation_data = Sequences(objective, dataset, "validation", cache)
 
     checkpoints = Checkpoints(work)
@@ -77,7 +82,8 @@ def train(
         optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     if config.start_from is not None:
         carry_generation(ta, config.start_from, config.model)
-    training = training_of(config, objective, ta, granularities, optimizer, sequence_length)
+    of_teacher = teacher_flops_per_token(teacher.model, sequence_length) if teacher else 0
+    training = training_of(config, objective, ta, granularities, optimizer, sequence_length, of_teacher)
     run = _Run(training, training_data, validation_data, checkpoints, output, stop)
     with run.explained(), stop.awaited():
         final = run.loop()
@@ -135,7 +141,8 @@ def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
     if model.can_generate():
         model.generation_config = copy.deepcopy(training.ta.generation_config)
     sequence_length = joint.training_data.sequence_length
-    alone = training_of(config, training.objective, model, sizes, optimizer, sequence_length)
+    of_teacher = training.work.teacher
+    alone = training_of(config, training.objective, model, sizes, optimizer, sequence_length, of_teacher)
     output = joint.output / CONSOLIDATION / name
     return _Run(
         alone, joint.training_data, joint.validation_data, checkpoints, output, joint.stop, training.config.steps
@@ -239,7 +246,7 @@ class _Run:
         return validation
 
 
-def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> None:
+def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | OnlineTeacher | None) -> None:
     if config.batch_size % distributed.world_size():
         raise UserError(
             f"train.batch_size must be divisible by the number of processes, {distributed.world_size()}, "
@@ -248,7 +255,7 @@ def _check(config: TrainConfig, dataset: Artifact, scores: Artifact | None) -> N
     if scores is None and config.loss.teacher_weight.highest > 0:
         raise UserError(
             f"train.loss.teacher_weight is {config.loss.teacher_weight}, but no teacher scores are given: "
-            f"give the artifact of score_teacher, or set it to 0"
+            f"give the artifact of score_teacher, or a Teacher with score_teacher.online, or set it to 0"
         )
     sequences = dataset.metadata["num_train_sequences"]
     if sequences < config.batch_size:

@@ -24,7 +24,7 @@ from components.common.launching.config import (
     must_match,
 )
 from matta_core.recipe.settings import Section, setting
-from pipelines.steps import STEPS, TRAINING_STEPS, steps_in
+from pipelines.steps import STEPS, STEPS_IN_RANKS, steps_in
 
 # Quantities that both Kubernetes and kfp's setters take: kfp knows neither Kubernetes' small k nor fractions of memory.
 _CPU = r"[0-9]+m|[0-9]+(\.[0-9]+)?"
@@ -235,12 +235,12 @@ class ClusterProfile(Section):
         for step, placement in self.steps.items():
             if step not in STEPS:
                 raise ValueError(f"steps must be among {', '.join(STEPS)}, got {step!r}")
-            if step not in TRAINING_STEPS and (placement.nodes > 1 or placement.processes > 1):
+            if step not in STEPS_IN_RANKS and (placement.nodes > 1 or placement.processes > 1):
                 raise ValueError(
-                    f"steps.{step}: only {' and '.join(TRAINING_STEPS)} run as several processes, got nodes "
+                    f"steps.{step}: only {', '.join(STEPS_IN_RANKS)} run as several processes, got nodes "
                     f"{placement.nodes} and processes {placement.processes} (one per accelerator)"
                 )
-            if step not in TRAINING_STEPS and placement.runtime != LaunchConfig.runtime:
+            if step not in STEPS_IN_RANKS and placement.runtime != LaunchConfig.runtime:
                 raise ValueError(f"steps.{step}.runtime is of the training steps, got {placement.runtime!r}")
             if placement.nodes > 1 and not self.store:
                 raise ValueError(f"steps.{step}.nodes > 1 needs a store, on a volume that all nodes mount")

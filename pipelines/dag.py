@@ -102,10 +102,14 @@ def _steps(
     teacher: dict[str, Any] = {}
     if recipe.train_teacher:
         teacher = {"teacher_checkpoint": step("train_teacher", dataset=data).outputs["checkpoint"]}
-    scores = step("score_teacher", dataset=data, **teacher).outputs["scores"]
-    # Only then: push's settings are else no part of what train's cache is known by.
+    # Only where they are needed: other steps' settings are else no part of what train's cache is known by.
     also = ["push_config"] if recipe.train.start_from == PUSHED else []
-    checkpoint = step("train", also=also, dataset=data, scores=scores).outputs["checkpoint"]
+    scores: dict[str, Any] = {}
+    if recipe.score_teacher.online:
+        also.append("score_teacher_config")
+    else:
+        scores = {"scores": step("score_teacher", dataset=data, **teacher).outputs["scores"]}
+    checkpoint = step("train", also=also, dataset=data, **(scores or teacher)).outputs["checkpoint"]
     extracted = step("extract_students", checkpoint=checkpoint, dataset=data)
     students = extracted.outputs["students"]
     to_evaluate = {"dataset": data, "students": students, **teacher}
@@ -127,7 +131,7 @@ def _steps(
         evaluation=evaluation,
         decision=decision,
         record=pushed.outputs["record"],
-        scores=scores,
+        **scores,
         **teacher,
     )
     return reported, pushed.outputs["record"]

@@ -24,7 +24,7 @@ joint_backward = partial(joint.joint_backward, OBJECTIVE)
 
 
 def top_k_scores(teacher, input_ids, top_k):
-    config = ScoreTeacherConfig(top_k=top_k)
+    config = ScoreTeacherConfig(top_k=top_k, tail_samples=0)
     return teacher_scores(OBJECTIVE, teacher, {"input_ids": input_ids}, config, VOCABULARY, WHOLE)
 
 

@@ -106,7 +106,7 @@ def byte_tokenizer(hole: int = 0) -> PreTrainedTokenizerFast:
     )
 
 
-def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH, hole=0) -> Artifact:
+def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENCE_LENGTH, hole=0, shards=2) -> Artifact:
     """A TokenizedDataset of repeated counting sequences: easy to learn, so that a loss can be seen to fall."""
     tokenizer = byte_tokenizer(hole)
     tokenizer.save_pretrained(path / "tokenizer")
@@ -115,10 +115,10 @@ def make_dataset(path: Path, *, train_rows=24, validation_rows=6, length=SEQUENC
         starts = np.random.default_rng(len(split)).integers(1, 200, rows)
         tokens = (starts[:, None] + np.arange(length)).astype(np.int32)
         tokens += hole * (tokens >= 200)
-        for shard, part in enumerate(np.array_split(tokens, 2)):
+        for shard, part in enumerate(np.array_split(tokens, shards)):
             column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), length)
             table = pa.table({"input_ids": column})
-            pq.write_table(table, path / split / f"part-{shard:05d}-of-00002.parquet")
+            pq.write_table(table, path / split / f"part-{shard:05d}-of-{shards:05d}.parquet")
     (path / "stats.json").write_text(json.dumps({}))
     metadata = {
         "sequence_length": length,

@@ -10,31 +10,42 @@ def train(
     config: str,
     store: str,
     dataset: dsl.Input[dsl.Dataset],
-    scores: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    scores: dsl.Input[dsl.Dataset] | None = None,
+    teacher_checkpoint: dsl.Input[dsl.Model] | None = None,
     launch_config: str = "",
     push_config: str = "",
+    score_teacher_config: str = "",
 ) -> None:
-    """Train the TA with its nested students.
+    """Train the TA with its nested students, by the Teacher's scores, or by a Teacher that scores each batch.
 
     Artifact files: ta/ (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
     `launch_config`: where the ranks run, LaunchConfig of components.common.launching as JSON; empty: in this process.
     `push_config`: where the Student lies that `start_from: pushed` names.
+    `score_teacher_config`: how the Teacher scores, where it does in training.
     """
     from components.common.kubeflow import output_path, publish, received
     from components.common.launching.config import LaunchConfig
     from components.common.step_runner import exit_on_user_error
     from components.train.step import train
-    from matta_core.recipe import PushConfig, TrainConfig
+    from matta_core.recipe import PushConfig, ScoreTeacherConfig, TrainConfig
 
     with exit_on_user_error():
         settings = TrainConfig.from_json(config, "train")
         output = output_path(store, "train", checkpoint.path)
         launch = LaunchConfig.from_json(launch_config, "launch_config") if launch_config else None
         push = PushConfig.from_json(push_config, "push") if push_config else None
+        teacher = ScoreTeacherConfig.from_json(score_teacher_config, "score_teacher") if score_teacher_config else None
         artifact = train(
-            settings, received(dataset), received(scores), output=output, launch_config=launch, push_config=push
+            settings,
+            received(dataset),
+            received(scores) if scores else None,
+            output=output,
+            launch_config=launch,
+            push_config=push,
+            teacher_config=teacher,
+            teacher_checkpoint=received(teacher_checkpoint) if teacher_checkpoint else None,
         )
         assert artifact is not None, "no rank of torchrun's runs this"
         publish(checkpoint, artifact)

@@ -3,20 +3,18 @@
 The Teacher's training is for the demo: real recipes name a checkpoint that exists.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from components.common.disk import disk_errors_explained
 from components.common.launching.config import LaunchConfig
 from components.common.launching.heartbeat import end_with_the_step
-from components.common.launching.launch import run_ranks
-from components.common.step_runner import Work, keyed_path, run_step, say, step_key
-from components.train.start import Start, start_of
-from matta_core.artifacts import IN_PROGRESS, Artifact, is_finished, open_artifact
+from components.common.launching.step import run_step_in_ranks
+from components.common.teacher import teacher_of
+from components.train.start import start_of
+from matta_core.artifacts import IN_PROGRESS, Artifact, open_artifact
 from matta_core.errors import UserError
-from matta_core.recipe import PushConfig, TrainConfig
+from matta_core.recipe import PushConfig, ScoreTeacherConfig, TrainConfig
 from matta_core.recipe.settings import errors_of_section
 from matta_core.training.stopping import on_sigterm
 
@@ -32,13 +30,15 @@ def train(
     step: str = "train",
     launch_config: LaunchConfig | None = None,
     push_config: PushConfig | None = None,
+    teacher_config: ScoreTeacherConfig | None = None,
+    teacher_checkpoint: str | Path | None = None,
 ) -> Artifact | None:
     """Make a MattaCheckpoint: `ta/` (a Hugging Face checkpoint), nesting.json, metrics.jsonl, tensorboard/.
 
-    If it is killed and started again with the same output, it goes on from its newest checkpoint. Under torchrun every
-    process calls it, and only rank 0 gets the artifact. With a `launch_config` of several processes, this process
-    starts them, watches them and opens the artifact. A rank of a TrainJob ends itself when the step that follows the
-    job is gone. `push_config` says where the served Student lies, for `start_from: pushed`.
+    If it is killed and started again with the same output, it goes on from its newest checkpoint. `run_step_in_ranks`
+    says how several processes train. A rank of a TrainJob ends itself when the step that follows the job is gone.
+    `push_config` says where the served Student lies, for `start_from: pushed`. With `teacher_config`, the Teacher (its
+    `teacher`, or what train_teacher made) scores each batch in training, in place of `scores`.
 
     Raises: UserError where settings do not fit the inputs; TrainingDivergedError where the loss is not finite;
     RuntimeError with the end of its log where a rank failed otherwise; ToldToEndError after SIGTERM, once a checkpoint
@@ -50,23 +50,56 @@ def train(
         if scores is not None:
             inputs["scores"] = open_artifact(scores, "TeacherScores")
         start = start_of(config, push_config, step)
+        teacher = _online(teacher_config, teacher_checkpoint, inputs)
+        # What is known by no input's digest.
+        outside = start.identity if teacher is None else {"start": start.identity, "teacher": teacher.identity}
 
         def work(path: Path) -> Mapping[str, Any]:
+            from matta_core.teacher import OnlineTeacher
             from matta_core.train import train as run_training
 
             located = start.located(config, path / IN_PROGRESS)
-            metadata = run_training(located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop)
+            online = teacher and OnlineTeacher(teacher.config, teacher.checkpoint)
+            metadata = run_training(
+                located, inputs["dataset"], inputs.get("scores"), path, path / IN_PROGRESS, stop, online=online
+            )
             return metadata if start.identity is None else metadata | {"start_from": start.identity}
 
-        if launch_config is not None and launch_config.processes > 1:
-            return _launched(launch_config, step, config, inputs, work, output, start)
-        if os.environ.get("RANK", "0") != "0":  # set by torchrun
-            path = keyed_path(output, step_key(step, config, inputs, work, extra_key=start.identity))
-            with disk_errors_explained(path):
-                if not is_finished(path):  # else rank 0 has nothing to do either
-                    work(path)
-            return None
-        return run_step(step, "MattaCheckpoint", output, config, inputs, work, extra_key=start.identity)
+        def command(path: Path) -> tuple[list[str], list[str | Path]]:
+            located = start.located(config, path / IN_PROGRESS)
+            words = [f"components.{_COMMANDS[step]}", "--config", located.to_json()]
+            further: list[str | Path] = [located.start_from] if located.start_from else []
+            if teacher is not None:
+                words += ["--teacher-config", teacher.config.to_json()]
+                further.append(teacher.checkpoint)
+            return words, further
+
+        return run_step_in_ranks(
+            *(step, "MattaCheckpoint", output, config, inputs, work),
+            launch_config=launch_config,
+            command=command,
+            extra_key=outside,
+        )
+
+
+class _Online(NamedTuple):
+    config: ScoreTeacherConfig
+    checkpoint: str | Path
+    identity: Any
+
+
+def _online(
+    config: ScoreTeacherConfig | None, checkpoint: str | Path | None, inputs: dict[str, Artifact]
+) -> _Online | None:
+    """The Teacher that scores in training, if there is one. One that a step made becomes an input."""
+    if config is None:
+        return None
+    if "scores" in inputs:
+        raise UserError("give train either teacher scores or score_teacher.online, which makes them in training")
+    found = teacher_of(config, checkpoint)
+    if found.made is not None:
+        inputs["teacher"] = found.made
+    return _Online(config, found.path, [config.what_changes_the_result(), found.identity])
 
 
 def train_teacher(
@@ -76,38 +109,3 @@ def train_teacher(
     the same errors."""
     with errors_of_section("train_teacher"):
         return train(config, dataset, None, output=output, step="train_teacher", launch_config=launch_config)
-
-
-def _launched(
-    launch_config: LaunchConfig,
-    step: str,
-    config: TrainConfig,
-    inputs: Mapping[str, Artifact],
-    work: Work,
-    output: str | Path,
-    start: Start,
-) -> Artifact:
-    """Run the step's own command in every rank. Rank 0 claims, resumes and seals the directory as ever."""
-    key = step_key(step, config, inputs, work, extra_key=start.identity)
-    path = keyed_path(output, key)
-    if not is_finished(path) or open_artifact(path, "MattaCheckpoint").key != key:
-        say(step, f"{launch_config.processes} processes on {launch_config.nodes} node(s)")
-        with disk_errors_explained(path):
-            config = start.located(config, path / IN_PROGRESS)
-        command = [f"components.{_COMMANDS[step]}", "--config", config.to_json(), "--output", str(path.absolute())]
-        for name, artifact in inputs.items():
-            command += [f"--{name}", str(artifact.path.absolute())]
-        name = f"matta-{step.replace('_', '-')}-{key[:16]}"
-        paths = [path, *(artifact.path for artifact in inputs.values())]
-        if config.start_from is not None and Path(config.start_from).exists():
-            paths.append(Path(config.start_from))
-        run_ranks(launch_config, command, name=name, work=path / IN_PROGRESS, paths=paths)
-    else:
-        say(step, f"reused {path}")
-    artifact = open_artifact(path, "MattaCheckpoint")
-    if artifact.key != key:
-        raise UserError(
-            f"the ranks made {path} with other code than this step's: on several nodes launch_config.image "
-            f"({launch_config.image!r}) must be the step's own image; in one pod the code must not change meanwhile"
-        )
-    return artifact

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matta_core.objectives.divergences import divergence_named, teacher_outcomes
+from matta_core.objectives.divergences import divergence_named, sampled_outcomes, teacher_outcomes
 from matta_core.objectives.top_k import TeacherTargets
 from matta_core.recipe import LossConfig
 
@@ -92,11 +92,20 @@ def loss_and_gradient(
             from_ta.mul_(weight[:, None])
     del logits
 
+    if "teacher_divergence" not in weights:
+        teacher = None
+    of_teacher = weights.get("teacher_divergence", 0.0) * valid
+    sampled = teacher is not None and teacher.has_samples and loss.teacher_divergence == "forward_kl"
+    if teacher is not None and sampled:
+        ids, masses, negative_entropy = sampled_outcomes(**teacher.columns())
+        value = negative_entropy - torch.linalg.vecdot(masses, log_probs.gather(-1, ids))
+        sums["teacher_divergence"] = torch.dot(value, valid)
+        per_token = per_token + of_teacher * masses.sum(-1)
+
     probs = log_probs.exp_()
-    if teacher is None or "teacher_divergence" not in weights:
+    if teacher is None or sampled:
         gradient = probs.mul_(per_token[:, None])
     else:
-        of_teacher = weights["teacher_divergence"] * valid
         value, slopes, at_top_k, rest = _against_top_k(probs, teacher, loss)
         sums["teacher_divergence"] = torch.dot(value, valid)
         slopes.mul_(of_teacher[:, None])
@@ -106,6 +115,8 @@ def loss_and_gradient(
         gradient = probs.mul_((per_token + of_rest)[:, None])
         k = at_top_k.shape[-1]
         gradient.scatter_(-1, teacher.top_k_ids, at_top_k.mul_(per_token[:, None]).add_(slopes[:, :k]))
+    if sampled:
+        gradient.scatter_add_(-1, ids, masses.mul_(-of_teacher[:, None]))
     if from_ta is not None:
         gradient.add_(from_ta)
     elif ta is not None and "ta_divergence" in weights:

@@ -5,7 +5,7 @@ valid.
 
 A divergence does not know its outcomes. `forward_kl`, `reverse_kl` and `jensen_shannon` compare two distributions over
 any set of outcomes. `vocabulary_divergence` takes one of them over all tokens, `top_k_divergence` over the Teacher's
-top k and the rest as one outcome.
+top k and the rest as one outcome. `sampled_forward_kl` estimates forward KL over all tokens.
 """
 
 import math
@@ -21,8 +21,8 @@ IGNORED = -100  # the label of a token that is not predicted
 # From (student log-probabilities, target log-probabilities), both (tokens, outcomes), to (tokens,).
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
-# The cache holds the tail's mass in float16, whose steps near 0 are this wide: 0 there means "less than about this". An
-# exact 0 would make reverse KL infinite wherever the student leaves the tail anything at all.
+# The tail's mass is 1 - the top k's in float32: 0 means "less than about this". An exact 0 would make reverse KL
+# infinite wherever the student leaves the tail anything at all.
 _SMALLEST_TAIL_MASS = 2.0**-24
 # In float32 exp() of anything less is 0. So this bound changes only a -inf, from a Teacher that forbids a token.
 _LOWEST_LOG_PROB = math.log(torch.finfo(torch.float32).tiny)
@@ -135,6 +135,38 @@ def teacher_outcomes(top_k_log_probs: Tensor, tail_mass: Tensor, *, has_rest: bo
     if not has_rest:
         return log_probs
     return torch.cat([log_probs, tail_mass.clamp(min=_SMALLEST_TAIL_MASS).log()[:, None]], dim=-1)
+
+
+def sampled_forward_kl(
+    student_logits: Tensor,
+    top_k_ids: Tensor,
+    top_k_log_probs: Tensor,
+    tail_mass: Tensor,
+    tail_ids: Tensor,
+    tail_log_prob: Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """Sum over valid tokens of an estimate of forward KL over the whole vocabulary, without bias.
+
+    The Teacher's top k count as they are. tail_ids (tokens, samples), drawn from its other ids in proportion to their
+    probability, share tail_mass (tokens,) equally; tail_log_prob (tokens,) is the mean of log p over the others under
+    p. Forward KL is linear in p but for the Teacher's own entropy, so that the estimate's mean is the KL and its
+    gradient's mean is the gradient. Source: Anshumann et al. 2025, "Sparse logit sampling" (arXiv 2503.16870).
+    """
+    ids, masses, negative_entropy = sampled_outcomes(top_k_ids, top_k_log_probs, tail_mass, tail_ids, tail_log_prob)
+    per_token = negative_entropy - torch.linalg.vecdot(masses, student_logits.log_softmax(-1).gather(-1, ids))
+    return per_token.masked_fill(~mask, 0.0).sum()
+
+
+def sampled_outcomes(
+    top_k_ids: Tensor, top_k_log_probs: Tensor, tail_mass: Tensor, tail_ids: Tensor, tail_log_prob: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and their masses (tokens, k + samples), an id perhaps several times, and the sum of p log p (tokens,)."""
+    log_probs = top_k_log_probs.clamp(min=_LOWEST_LOG_PROB)
+    probs = log_probs.exp()
+    shares = (tail_mass / tail_ids.shape[-1])[:, None].expand_as(tail_ids)
+    negative_entropy = torch.linalg.vecdot(probs, log_probs) + tail_mass * tail_log_prob
+    return torch.cat([top_k_ids, tail_ids], -1), torch.cat([probs, shares], -1), negative_entropy
 
 
 def hidden_state_mse(student_states: Tensor, target_states: Tensor, mask: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,13 +15,12 @@ from matta_core.errors import UserError
 from matta_core.objectives.closed_form import Target, loss_and_gradient, with_gradient
 from matta_core.objectives.divergences import align, cross_entropy, hidden_state_mse
 from matta_core.objectives.objective import Answer, Batch, Sums
+from matta_core.objectives.packed_scores import COLUMNS, pack, schema, unpack
 from matta_core.objectives.plain_head import check_plain_head
 from matta_core.objectives.top_k import (
-    COLUMNS,
     TeacherTargets,
     check_length,
     check_vocabulary,
-    schema,
     teacher_targets,
     top_k_scores,
 )
@@ -139,8 +139,14 @@ class NextToken:
         if config.top_k > (num_ids := num_token_ids(tokenizer)):
             raise UserError(f"score_teacher.top_k must be at most the vocabulary's {num_ids}, got {config.top_k}")
 
-    def score_schema(self, config: ScoreTeacherConfig, sequence_length: int) -> pa.Schema:
-        return schema(config.top_k, sequence_length - 1)
-
     def scores(self, own: Answer, config: ScoreTeacherConfig, num_ids: int) -> dict[str, Tensor]:
-        return vars(top_k_scores(own.outputs, config.top_k, num_ids))
+        return top_k_scores(own.outputs, config.top_k, num_ids, config.tail_samples).columns()
+
+    def score_schema(self, config: ScoreTeacherConfig, sequence_length: int) -> pa.Schema:
+        return schema(config, sequence_length - 1)
+
+    def pack(self, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        return pack(scores)
+
+    def unpack(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return unpack(columns)

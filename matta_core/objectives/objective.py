@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +55,7 @@ class Objective(Protocol):
 
     model_class: str  # the stock class in transformers that builds and loads its models
     columns: tuple[str, ...]  # the dataset's columns in a batch
-    teacher_columns: tuple[str, ...]  # the columns of the Teacher's scores, in a batch that has them
+    teacher_columns: tuple[str, ...]  # the columns that files of the Teacher's scores have at least
     figure: str  # the labels' term, always computed and shown by validation; less is better
     figure_title: str  # what it is called in a picture, with its unit
     own_terms: Mapping[str, str]  # a term of TA and students -> its weight in LossConfig
@@ -110,8 +111,15 @@ class Objective(Protocol):
     ) -> None:
         """Check a Teacher. Raises: UserError where its scores would mean something else to a student."""
 
-    def score_schema(self, config: ScoreTeacherConfig, sequence_length: int) -> pa.Schema:
-        """The schema of the Teacher's columns. Each has one list of fixed length per sequence."""
-
     def scores(self, own: Answer, config: ScoreTeacherConfig, num_ids: int) -> dict[str, Tensor]:
-        """The Teacher's scores of a chunk, by column. `num_ids` is that of the dataset's tokenizer."""
+        """The Teacher's scores of a chunk, (targets, ...), by the columns that a batch with them has. `num_ids` is that
+        of the dataset's tokenizer."""
+
+    def score_schema(self, config: ScoreTeacherConfig, sequence_length: int) -> pa.Schema:
+        """The schema of the scores' files. Each column has one list of fixed length per sequence."""
+
+    def pack(self, scores: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """The columns of the schema, from scores."""
+
+    def unpack(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch's columns (sequences, ...) from those of the files; columns of the dataset stay as they are."""

@@ -1,10 +1,14 @@
-"""A Teacher's distribution over next tokens, cached: its top k log-probabilities and the mass of the rest."""
+"""A Teacher's distribution over next tokens: its top k, the mass of the rest, and samples of the rest.
+
+The top k alone leave out what the Teacher knows about the rest, a quarter of the KL in trials. Ids that are drawn from
+the rest in proportion to their probability stand for it without bias (docs/results.md has the figures).
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pyarrow as pa
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,47 +16,72 @@ from matta_core.errors import UserError
 from matta_core.pretrained import load_tokenizer
 from matta_core.tokens import num_token_ids
 
-COLUMNS = ("top_k_ids", "top_k_log_probs", "tail_mass")
+_GOLDEN_RATIO = 0.6180339887498949  # the fractions of its multiples spread evenly
 
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """The Teacher's cached scores, aligned: ids and log_probs (tokens, k), tail_mass (tokens,)."""
+    """The Teacher's scores, aligned: ids and log_probs of the top k (tokens, k), tail_mass (tokens,) of all others.
+
+    tail_ids (tokens, samples) are drawn from the others, each for an equal part of their mass; tail_log_prob (tokens,)
+    is the mean of their log-probabilities, weighted by probability.
+    """
 
     top_k_ids: Tensor
     top_k_log_probs: Tensor
     tail_mass: Tensor
+    tail_ids: Tensor | None = None
+    tail_log_prob: Tensor | None = None
 
     def __getitem__(self, chunk: slice) -> "TeacherTargets":
-        return TeacherTargets(self.top_k_ids[chunk], self.top_k_log_probs[chunk], self.tail_mass[chunk])
+        return TeacherTargets(**{name: values[chunk] for name, values in self.columns().items()})
+
+    def columns(self) -> dict[str, Tensor]:
+        """All that there is, by name."""
+        return {name: values for name, values in vars(self).items() if values is not None}
+
+    @property
+    def has_samples(self) -> bool:
+        return self.tail_ids is not None
 
 
 def teacher_targets(batch: Mapping[str, Tensor], num_tokens: int) -> TeacherTargets | None:
     """The Teacher's scores in a batch's columns; None where it has none."""
-    if COLUMNS[0] not in batch:
+    names = [field.name for field in fields(TeacherTargets) if field.name in batch]
+    if not names:
         return None
-    ids, log_probs, tail_mass = (batch[name].reshape(num_tokens, -1) for name in COLUMNS)
-    return TeacherTargets(ids, log_probs, tail_mass[:, 0])
+    columns = {name: batch[name].reshape(num_tokens, -1) for name in names}
+    return TeacherTargets(**{name: x if name.endswith(("ids", "probs")) else x[:, 0] for name, x in columns.items()})
 
 
-def top_k_scores(logits: Tensor, top_k: int, num_ids: int) -> TeacherTargets:
-    """The top-k log-probabilities of logits (tokens, vocabulary), and the mass of the rest.
+def top_k_scores(logits: Tensor, top_k: int, num_ids: int, tail_samples: int = 0) -> TeacherTargets:
+    """The top-k log-probabilities of logits (tokens, vocabulary), the mass of the rest, and samples of it.
 
     Only the first `num_ids` ids count, normalised anew. An output that is padded for the hardware (Qwen: 151,936 or
     152,064 rows for 151,665 tokens) leaves some mass on ids that mean nothing to the student.
     """
-    values, ids = logits[:, :num_ids].log_softmax(dim=-1).topk(top_k, dim=-1)
-    return TeacherTargets(ids, values, (1.0 - values.exp().sum(-1)).clamp(min=0.0))
+    log_probs = logits[:, :num_ids].log_softmax(dim=-1)
+    values, ids = log_probs.topk(top_k, dim=-1)
+    tail_mass = (1.0 - values.exp().sum(-1)).clamp(min=0.0)
+    if not tail_samples:
+        return TeacherTargets(ids, values, tail_mass)
+    rest = log_probs.exp_().scatter_(-1, ids, 0.0)
+    cumulative = rest.cumsum(-1)
+    mean = -torch.special.entr(rest).sum(-1) / cumulative[:, -1].clamp(min=torch.finfo(rest.dtype).tiny)
+    return TeacherTargets(ids, values, tail_mass, _drawn(cumulative, ids, tail_samples), mean)
 
 
-def schema(top_k: int, predicted: int) -> pa.Schema:
-    """The columns of sequences that predict `predicted` tokens each."""
-    types = (
-        pa.list_(pa.int32(), predicted * top_k),
-        pa.list_(pa.float16(), predicted * top_k),
-        pa.list_(pa.float16(), predicted),
-    )
-    return pa.schema(zip(COLUMNS, types, strict=True))
+def _drawn(cumulative: Tensor, top_k_ids: Tensor, samples: int) -> Tensor:
+    """Ids at evenly spaced points of the rest's mass (tokens, samples), ascending.
+
+    Where the first point lies in its interval is a hash of the top k, so that over many tokens every id is drawn as
+    often as its probability says, and a token's draw depends on nothing but its own scores.
+    """
+    total = cumulative[:, -1:]
+    begins = (top_k_ids.sum(-1, keepdim=True).double() * _GOLDEN_RATIO % 1.0).to(total.dtype)
+    points = (torch.arange(samples, device=total.device) + begins) / samples * total
+    points = points.minimum(total.nextafter(torch.zeros_like(total)))  # rounding must not lead beyond the last id
+    return torch.searchsorted(cumulative, points, right=True).clamp_(max=cumulative.shape[-1] - 1)
 
 
 def check_vocabulary(model: PreTrainedModel, teacher: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

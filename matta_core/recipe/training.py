@@ -289,12 +289,24 @@ def _numbers_named(sizes: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ScoreTeacherConfig(Section):
-    """The Teacher's top-k log-probabilities and tail mass, computed once."""
+    """The Teacher's top-k log-probabilities and samples of the rest, computed once."""
 
     teacher: str | None = setting(
         None, help="a Hugging Face checkpoint (name or folder); none: the one that train_teacher made"
     )
-    top_k: int = setting(32, low=1, help="log-probabilities kept per position")
+    online: bool = setting(
+        False,
+        changes_result=False,
+        help="true: the Teacher scores each batch in training, and nothing is cached: where the cache would take more "
+        "room than there is, or few steps are taken; the loss is the same",
+    )
+    top_k: int = setting(16, low=1, help="log-probabilities kept per position")
+    tail_samples: int = setting(
+        64,
+        low=0,
+        help="token ids drawn from the rest of the vocabulary, by their probability, that stand for it in forward KL; "
+        "0: the rest is one outcome, as it is in the other divergences, which makes the divergence smaller than it is",
+    )
     batch_size: int = setting(32, low=1, unit="sequences per pass", changes_result=False)
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))
 

@@ -1,6 +1,6 @@
 """Reads sequences, and the Teacher's scores beside them, memory-mapped and in a reproducible order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +18,20 @@ from matta_core.recipe import TrainConfig
 
 
 class Sequences:
-    """The objective's columns of one split of a TokenizedDataset, with or without TeacherScores beside it.
+    """The objective's columns of one split of a TokenizedDataset, with a Teacher's beside them, if wanted: those of
+    TeacherScores, or those that `teacher` gives for a batch, in training (`Teacher.columns`).
 
     `datasets` memory-maps Arrow files, which lie in `cache` while the step runs.
     """
 
     def __init__(
-        self, objective: Objective, dataset: Artifact, split: str, cache: Path, scores: Artifact | None = None
+        self,
+        objective: Objective,
+        dataset: Artifact,
+        split: str,
+        cache: Path,
+        scores: Artifact | None = None,
+        teacher: Callable[[Batch], Batch] | None = None,
     ) -> None:
         disable_progress_bars()
         columns = [_parquet(dataset.path / split, cache).select_columns(list(objective.columns))]
@@ -33,7 +40,13 @@ class Sequences:
                 raise UserError(
                     f"{scores.path} holds scores of another dataset than {dataset.path}: run score_teacher on this one"
                 )
-            columns.append(_parquet(scores.path / split, cache).select_columns(list(objective.teacher_columns)))
+            columns.append(_parquet(scores.path / split, cache))
+            if missing := set(objective.teacher_columns) - set(columns[-1].column_names):
+                raise UserError(
+                    f"{scores.path} has no columns {', '.join(sorted(missing))}: it was made by another version of "
+                    f"score_teacher. Run it again"
+                )
+        self._objective, self._teacher = objective, teacher
         self._rows = concatenate_datasets(columns, axis=1).with_format("numpy")
         self.sequence_length: int = dataset.metadata["sequence_length"]
 
@@ -42,7 +55,8 @@ class Sequences:
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """The sequences of the given row numbers, in their order."""
-        return as_batch(self._rows[rows], device)
+        batch = as_batch(self._objective.unpack(self._rows[rows]), device)
+        return batch if self._teacher is None else {**batch, **self._teacher(batch)}
 
 
 def as_batch(columns: Mapping[str, np.ndarray], device: torch.device) -> Batch:

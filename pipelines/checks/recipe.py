@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.common.command_line import located
 from matta_core.errors import UserError
-from matta_core.recipe import Recipe, TrainConfig
+from matta_core.recipe import Recipe, ScoreTeacherConfig, TrainConfig
+from matta_core.recipe.settings import Section
 from pipelines.cluster import ClusterProfile
-from pipelines.steps import TRAINING_STEPS
+from pipelines.steps import STEPS_IN_RANKS
 
 
 def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
@@ -23,7 +24,7 @@ def check(recipe: Recipe, cluster: ClusterProfile | None = None) -> None:
     torch, whose import would take longer than all the rest. Raises: UserError that begins with the setting.
     """
     if cluster is not None:
-        _check_batches(recipe, cluster)
+        _check_ranks(recipe, cluster)
     command = [sys.executable, "-m", "pipelines.checks.models"]
     checked = subprocess.run(command, input=recipe.to_json(), capture_output=True, text=True)
     told = checked.stderr.strip().rpartition("\n")[2]  # the last line; libraries print theirs before it
@@ -43,13 +44,18 @@ def checked(args: argparse.Namespace, recipe: Recipe, cluster: ClusterProfile | 
         found.result()
 
 
-def _check_batches(recipe: Recipe, cluster: ClusterProfile) -> None:
-    for step in TRAINING_STEPS:
-        config: TrainConfig | None = getattr(recipe, step)  # its section bears its name
+def _check_ranks(recipe: Recipe, cluster: ClusterProfile) -> None:
+    for step in STEPS_IN_RANKS:
+        config: Section | None = getattr(recipe, step)  # its section bears its name
         placement = cluster.placement(step)
         ranks = placement.nodes * placement.processes
-        if config is not None and config.batch_size % ranks:
+        if isinstance(config, TrainConfig) and config.batch_size % ranks:
             raise UserError(
                 f"{step}.batch_size must be divisible by the number of processes, {ranks}, that profile {cluster.name} "
                 f"gives {step}, got {config.batch_size}"
+            )
+        if isinstance(config, ScoreTeacherConfig) and ranks > (shards := recipe.prepare_data.num_shards):
+            raise UserError(
+                f"prepare_data.num_shards must be at least the number of processes, {ranks}, that profile "
+                f"{cluster.name} gives {step}, which divide the shards among them, got {shards}"
             )

@@ -132,7 +132,10 @@ def test_a_mistake_in_a_list_that_an_override_gives_is_told():
         ({"defaults": {"retry_backoff_factor": 1.5}}, "retry_backoff_factor must be of type int, got 1.5"),
         ({"defaults": {"nodes": 2}}, "defaults: several nodes or processes .* are of the training steps"),
         ({"defaults": GPUS}, r"defaults: several nodes or processes \(one per accelerator\) are of the training steps"),
-        ({"steps": {"gate": {"nodes": 2}}}, "steps.gate: only train_teacher and train run as several processes"),
+        (
+            {"steps": {"gate": {"nodes": 2}}},
+            "steps.gate: only train_teacher, score_teacher, train run as several processes",
+        ),
         ({"steps": {"evaluate": GPUS}}, r"steps.evaluate: only .* got nodes 1 and processes 2 \(one per accelerator\)"),
         ({"defaults": {"runtime": "a3"}}, "defaults.runtime is of the training steps, name it there, got 'a3'"),
         ({"steps": {"gate": {"runtime": "a3"}}}, "steps.gate.runtime is of the training steps, got 'a3'"),

@@ -118,6 +118,35 @@ def test_with_a_teacher_that_exists_nothing_trains_one(tmp_path):
         assert source == "score_teacher_config"
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_with_an_online_teacher_nothing_is_scored_and_train_gets_it(tmp_path, trained):
+    recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
+    recipe["score_teacher"] = {"online": True}
+    if not trained:
+        del recipe["train_teacher"]
+        recipe["score_teacher"]["teacher"] = "gpt2-xl"
+    path = tmp_path / "online.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    spec = tasks(compiled(tmp_path, "--recipe", str(path)))
+    assert set(spec) == set(steps_of(load_recipe(path)))
+    assert "score_teacher" not in spec
+    train = spec["train"]
+    assert train.inputs.parameters["score_teacher_config"].component_input_parameter == "score_teacher_config"
+    assert ("teacher_checkpoint" in train.inputs.artifacts) == trained
+    assert "scores" not in train.inputs.artifacts
+    assert "scores" not in spec["report"].inputs.artifacts
+    # A checkpoint from outside is not in Kubeflow's key.
+    assert train.caching_options.enable_cache == trained
+
+
+def test_with_cached_scores_train_does_not_know_how_they_were_made(tmp_path):
+    train = tasks(compiled(tmp_path))["train"]
+    assert "scores" in train.inputs.artifacts
+    assert "teacher_checkpoint" not in train.inputs.artifacts
+    given = train.inputs.parameters.get("score_teacher_config", None)
+    assert given is None or not given.component_input_parameter
+
+
 def test_several_nodes_are_a_launch_config_and_a_pod_that_only_waits():
     cluster = load_cluster("pipelines/clusters/gke_h100.yaml", ["steps.train.nodes=2"])
     launch = LaunchConfig.from_json(launch_config("train", cluster))

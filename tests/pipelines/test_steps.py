@@ -29,8 +29,8 @@ PAGE = ROOT / "docs" / "steps.md"
 def test_a_row_says_what_its_component_does(step):
     component = component_of(step)
     assert component.component_spec.implementation.container.image == f"{image_name(step.image)}:{LOCAL_TAG}"
-    assert ("launch_config" in component.component_spec.inputs) == step.trains
-    assert step.section == step.name or not step.trains
+    assert ("launch_config" in component.component_spec.inputs) == step.ranks
+    assert step.section == step.name or not step.ranks
     assert step.section in (None, *(field.name for field in dataclasses.fields(Recipe)))
 
 

@@ -133,7 +133,7 @@ def keys(root, monkeypatch):
     ("edited", "changed"),
     [
         ("matta_core/train.py", {"train"}),
-        ("matta_core/teacher.py", {"score_teacher"}),
+        ("matta_core/teacher.py", {"score_teacher", "train"}),
         ("matta_core/training/passes.py", {"score_teacher", "train", "extract_students"}),
         ("components/common/storage/storage.py", {"prepare_data", "train", "evaluate", "merge_evaluations", "push"}),
         ("components/common/served/versions.py", {"train", "evaluate", "merge_evaluations", "push"}),

@@ -15,10 +15,13 @@ from matta_core.artifacts import IN_PROGRESS
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.objectives import OBJECTIVE
+from matta_core.objectives.packed_scores import STEPS_PER_NAT
 from matta_core.pretrained import load_model
 from matta_core.recipe import ScoreTeacherConfig
+from matta_core.training.data import arrays
 
 VOCABULARY = 257
+A_STEP = 1 / STEPS_PER_NAT + 1e-5  # half a step of rounding, and as much where all are made to add up to 1
 
 
 @pytest.fixture
@@ -29,7 +32,9 @@ def teacher(tmp_path):
 
 
 def config(teacher, **changes):
-    return ScoreTeacherConfig(**({"teacher": str(teacher), "top_k": 8, "precision": "fp32"} | changes))
+    return ScoreTeacherConfig(
+        **({"teacher": str(teacher), "top_k": 8, "tail_samples": 32, "precision": "fp32"} | changes)
+    )
 
 
 def test_scores_lie_row_by_row_beside_the_dataset_and_are_the_teachers(dataset, teacher, tmp_path):
@@ -39,16 +44,23 @@ def test_scores_lie_row_by_row_beside_the_dataset_and_are_the_teachers(dataset, 
     assert [file.name for file in sorted((scores.path / "train").glob("*"))] == [file.name for file in shards]
     for shard in shards:
         rows = np.stack(pq.read_table(shard)["input_ids"].to_numpy())
-        table = pq.read_table(scores.path / "train" / shard.name)
-        assert table.num_rows == len(rows)
+        found = columns_of(scores, shard.name)
+        assert all(len(column) == len(rows) for column in found.values())
         with torch.no_grad():
             log_probs = model(torch.from_numpy(rows.astype(np.int64))).logits[:, :-1].log_softmax(-1)
         expected, ids = log_probs.topk(8, dim=-1)
-        assert np.array_equal(np.stack(table["top_k_ids"].to_numpy()), ids.flatten(1).numpy())
-        # float16 keeps 11 bits
-        assert np.allclose(np.stack(table["top_k_log_probs"].to_numpy()), expected.flatten(1).numpy(), rtol=1e-3)
-        tail = 1 - expected.exp().sum(-1).numpy()
-        assert np.allclose(np.stack(table["tail_mass"].to_numpy()), tail, rtol=2e-3, atol=1e-6)
+        assert np.array_equal(found["top_k_ids"], ids.flatten(1).numpy())
+        assert np.allclose(found["top_k_log_probs"], expected.flatten(1).numpy(), atol=A_STEP)
+        rest = log_probs.exp().scatter(-1, ids, 0.0)
+        assert np.allclose(found["tail_mass"], rest.sum(-1).numpy(), rtol=A_STEP)
+        mean = -torch.special.entr(rest).sum(-1) / rest.sum(-1)
+        assert np.allclose(found["tail_log_prob"], mean.numpy(), atol=A_STEP)
+        drawn = torch.from_numpy(found["tail_ids"]).view(*rest.shape[:2], -1)
+        assert drawn.shape[-1] == 32
+        assert (rest.gather(-1, drawn) > 0).all()  # none of the top k
+        counts = torch.zeros_like(rest).scatter_add_(-1, drawn, torch.ones(drawn.shape))
+        expected_counts = 32 * rest / rest.sum(-1, keepdim=True)
+        assert ((counts - expected_counts).abs() < 1 + 1e-4).all()
 
 
 def test_killed_between_shards_it_goes_on_with_the_next_and_ends_with_the_same_digest(
@@ -59,12 +71,12 @@ def test_killed_between_shards_it_goes_on_with_the_next_and_ends_with_the_same_d
     whole = score_teacher(config(teacher), dataset.path, None, output=tmp_path / "whole")
     real, scored = module._score_shard, []
 
-    def dies_on_the_second(model, shard, target, *rest):
+    def dies_on_the_second(model, schema, shard, target, *rest):
         scored.append(shard.name)
         if len(scored) == 2:
             target.write_bytes(b"half a shard")
             raise KeyboardInterrupt
-        real(model, shard, target, *rest)
+        real(model, schema, shard, target, *rest)
 
     monkeypatch.setattr(module, "_score_shard", dies_on_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -83,10 +95,15 @@ def test_ids_above_a_hole_are_scored_as_those_below(tmp_path):
     ids, log_probs, _, logits = scores_and_logits(dataset, scores, teacher)
     assert ids.max() == 306
     expected = logits[:, :307].log_softmax(-1).gather(-1, torch.from_numpy(ids.astype(np.int64)))
-    assert np.allclose(log_probs, expected.numpy(), rtol=1e-3)  # float16 keeps 11 bits
+    assert np.allclose(log_probs, expected.numpy(), atol=A_STEP)
     narrow = saved(tmp_path / "narrow", byte_tokenizer(hole=50), 257)
     with pytest.raises(UserError, match="predicts 257 tokens, the dataset's tokenizer has ids up to 306"):
         score_teacher(config(narrow), dataset.path, None, output=tmp_path / "none")
+
+
+def columns_of(scores, name):
+    """A shard's columns as training reads them."""
+    return OBJECTIVE.unpack(arrays(pq.read_table(scores.path / "train" / name)))
 
 
 def saved(folder, tokenizer, vocab_size):
@@ -97,8 +114,8 @@ def saved(folder, tokenizer, vocab_size):
 def scores_and_logits(dataset, scores, teacher):
     """Of the first shard: ids and log-probabilities (tokens, k), tail mass (tokens,), and the Teacher's own logits."""
     name = "part-00000-of-00002.parquet"
-    table = pq.read_table(scores.path / "train" / name)
-    ids, log_probs, tail = (np.stack(table[column].to_numpy()) for column in table.column_names)
+    found = columns_of(scores, name)
+    ids, log_probs, tail = (found[column] for column in ("top_k_ids", "top_k_log_probs", "tail_mass"))
     rows = np.stack(pq.read_table(dataset.path / "train" / name)["input_ids"].to_numpy())
     with torch.no_grad():
         model = load_model(teacher, OBJECTIVE.model_class).eval()
@@ -117,8 +134,8 @@ def test_a_teacher_with_a_wider_output_is_scored_over_the_datasets_tokens(datase
     ids, log_probs, tail, logits = scores_and_logits(dataset, scores, teacher)
     assert ids.max() < VOCABULARY
     expected = logits[:, :VOCABULARY].log_softmax(-1).gather(-1, torch.from_numpy(ids.astype(np.int64)))
-    assert np.allclose(log_probs, expected.numpy(), rtol=1e-3)  # float16 keeps 11 bits
-    assert np.allclose(np.exp(log_probs.astype(np.float64)).sum(-1) + tail, 1.0, atol=5e-3)
+    assert np.allclose(log_probs, expected.numpy(), atol=A_STEP)
+    assert np.allclose(np.exp(log_probs.astype(np.float64)).sum(-1) + tail, 1.0, atol=1e-6)
     assert logits.softmax(-1)[:, VOCABULARY:].sum(-1).mean() > 0.1  # what the padding would have taken
 
 

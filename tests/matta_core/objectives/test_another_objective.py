@@ -117,6 +117,12 @@ class TwoScores:
     def scores(self, own, _config, _num_ids):
         return {"teacher_scores": own.outputs}
 
+    def pack(self, scores):
+        return {name: values.numpy() for name, values in scores.items()}
+
+    def unpack(self, columns):
+        return columns
+
 
 OBJECTIVE = TwoScores()
 

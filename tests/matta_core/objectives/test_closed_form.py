@@ -11,18 +11,18 @@ from matta_core.objectives.closed_form import Target, loss_and_gradient
 from matta_core.objectives.divergences import (
     cross_entropy,
     divergence_named,
+    sampled_forward_kl,
     top_k_divergence,
     vocabulary_divergence,
 )
-from matta_core.objectives.top_k import TeacherTargets
+from matta_core.objectives.top_k import TeacherTargets, top_k_scores
 from matta_core.recipe import LossConfig
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jensen_shannon"]
 
 
-def teacher_of(logits, k, vocabulary):
-    values, ids = logits[:, :vocabulary].log_softmax(-1).topk(k, dim=-1)
-    return TeacherTargets(ids, values, (1.0 - values.exp().sum(-1)).clamp(min=0.0))
+def teacher_of(logits, k, vocabulary, samples=0):
+    return top_k_scores(logits, k, vocabulary, samples)
 
 
 def by_autograd(logits, labels, mask, weights, loss, teacher, ta_logits):
@@ -30,9 +30,12 @@ def by_autograd(logits, labels, mask, weights, loss, teacher, ta_logits):
     terms = {"cross_entropy": cross_entropy(leaf, labels, mask)}
     if "teacher_divergence" in weights:
         divergence = divergence_named(loss.teacher_divergence, loss.jensen_shannon_beta)
-        terms["teacher_divergence"] = top_k_divergence(
-            divergence, leaf, teacher.top_k_ids, teacher.top_k_log_probs, teacher.tail_mass, mask
-        )
+        if teacher.has_samples and loss.teacher_divergence == "forward_kl":
+            terms["teacher_divergence"] = sampled_forward_kl(leaf, **teacher.columns(), mask=mask)
+        else:
+            terms["teacher_divergence"] = top_k_divergence(
+                divergence, leaf, teacher.top_k_ids, teacher.top_k_log_probs, teacher.tail_mass, mask
+            )
     if "ta_divergence" in weights:
         divergence = divergence_named(loss.ta_divergence, loss.jensen_shannon_beta)
         terms["ta_divergence"] = vocabulary_divergence(
@@ -49,6 +52,7 @@ def by_autograd(logits, labels, mask, weights, loss, teacher, ta_logits):
     vocabulary=st.integers(2, 40),
     padding=st.integers(0, 8),
     k=st.integers(1, 48),
+    samples=st.integers(0, 5),
     scale=st.sampled_from([0.1, 1.0, 8.0]),
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
     from_teacher=st.sampled_from([None, *DIVERGENCES]),
@@ -58,7 +62,7 @@ def by_autograd(logits, labels, mask, weights, loss, teacher, ta_logits):
     label_weight=st.sampled_from([0.0, 0.7]),
 )
 def test_sums_and_gradient_are_those_of_the_plain_functions(
-    seed, tokens, vocabulary, padding, k, scale, temperature, from_teacher, from_ta, beta, masked, label_weight
+    seed, tokens, vocabulary, padding, k, samples, scale, temperature, from_teacher, from_ta, beta, masked, label_weight
 ):
     """In float64. `padding`: rows of the output that no token has; `k` up to the whole of it."""
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +73,7 @@ def test_sums_and_gradient_are_those_of_the_plain_functions(
     labels = torch.randint(vocabulary, (tokens,), generator=generator)
     mask = torch.rand(tokens, generator=generator) >= masked
     labels = labels.masked_fill(~mask, -100)
-    teacher = teacher_of(teacher_logits, min(k, vocabulary), vocabulary)
+    teacher = teacher_of(teacher_logits, min(k, vocabulary), vocabulary, samples)
     loss = LossConfig(loss_temperature=temperature, jensen_shannon_beta=beta)
     weights = {"cross_entropy": label_weight}
     if from_teacher:
@@ -90,14 +94,17 @@ def test_sums_and_gradient_are_those_of_the_plain_functions(
 
 @pytest.mark.parametrize("from_ta", DIVERGENCES)
 @pytest.mark.parametrize("from_teacher", DIVERGENCES)
-def test_in_float32_the_gradient_is_as_near_to_the_exact_one_as_autograds(from_teacher, from_ta):
+@pytest.mark.parametrize("samples", [0, 8])
+def test_in_float32_the_gradient_is_as_near_to_the_exact_one_as_autograds(samples, from_teacher, from_ta):
     generator = torch.Generator().manual_seed(0)
     logits, ta_logits, teacher_logits = (2 * torch.randn(64, 1000, generator=generator) for _ in range(3))
     labels, mask = torch.randint(1000, (64,), generator=generator), torch.ones(64, dtype=torch.bool)
     loss = LossConfig(teacher_divergence=from_teacher, ta_divergence=from_ta)
     weights = {"cross_entropy": 0.5, "teacher_divergence": 0.5, "ta_divergence": 0.5}
-    teacher = teacher_of(teacher_logits, 16, 1000)
-    doubled = TeacherTargets(teacher.top_k_ids, teacher.top_k_log_probs.double(), teacher.tail_mass.double())
+    teacher = teacher_of(teacher_logits, 16, 1000, samples)
+    doubled = TeacherTargets(
+        **{name: x if name.endswith("ids") else x.double() for name, x in teacher.columns().items()}
+    )
     _, exact = by_autograd(logits.double(), labels, mask, weights, loss, doubled, ta_logits.double())
     _, autograds = by_autograd(logits, labels, mask, weights, loss, teacher, ta_logits)
     ta = Target.of_logits(ta_logits, 1.0)

@@ -1,0 +1,100 @@
+"""The benchmark's rows as a table in Markdown, and as a picture of quality against the cost of training."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t as student_t
+
+Row = dict[str, Any]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One table for each regime and shape: mean losses over the seeds, and differences from teacher_only of the same
+    size, paired by seed, with their 95 % intervals (Student's t)."""
+    parts = []
+    for regime, shape in dict.fromkeys((row["regime"], row["shape"]) for row in rows):
+        mine = [row for row in rows if (row["regime"], row["shape"]) == (regime, shape)]
+        sizes = list(dict.fromkeys(row["size"] for row in mine))
+        ways = list(dict.fromkeys((row["budget"], row["arm"]) for row in mine))
+        whole = _family_flops(mine, "equal_steps", "teacher_only")
+        lines = [
+            f"### {regime}, shape {shape}",
+            "",
+            f"| arm | FLOPs of the family | {' | '.join(sizes)} |",
+            f"|---|---:|{'---:|' * len(sizes)}",
+        ]
+        for budget, arm in ways:
+            cost = _family_flops(mine, budget, arm)
+            share = f"{cost / whole:.2f}" if whole and cost else ""
+            cells = [_cell(mine, budget, arm, size) for size in sizes]
+            name = arm if budget == "equal_steps" else f"{arm}, {budget.split()[1]} of the compute"
+            lines.append(f"| {name} | {share} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(rows: Sequence[Row], budget: str, arm: str, size: str) -> str:
+    losses, reference = (_by_seed(rows, *way, size) for way in ((budget, arm), ("equal_steps", "teacher_only")))
+    if not losses:
+        return ""
+    text = f"{statistics.mean(losses.values()):.3f}"
+    shared = sorted(losses.keys() & reference.keys())
+    if arm == "teacher_only" or len(shared) < 2:
+        return text
+    differences = [losses[seed] - reference[seed] for seed in shared]
+    half = interval(differences)
+    return f"{text} ({statistics.mean(differences):+.3f} ± {half:.3f})"
+
+
+def interval(differences: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean difference over seeds."""
+    number = len(differences)
+    return float(student_t.ppf(0.975, number - 1)) * statistics.stdev(differences) / math.sqrt(number)
+
+
+def _by_seed(rows: Sequence[Row], budget: str, arm: str, size: str) -> dict[int, float]:
+    return {row["seed"]: row["loss"] for row in rows if (row["budget"], row["arm"], row["size"]) == (budget, arm, size)}
+
+
+def _family_flops(rows: Sequence[Row], budget: str, arm: str) -> float | None:
+    """A seed costs as much as another."""
+    return next((row["flops"] for row in rows if (row["budget"], row["arm"]) == (budget, arm)), None)
+
+
+def write_plot(rows: Sequence[Row], path: Path) -> None:
+    """Mean loss over the sizes of a family against what the family costs, an SVG for the first regime and shape."""
+    regime, shape = rows[0]["regime"], rows[0]["shape"]
+    points: dict[str, list[tuple[float, float]]] = {}
+    for budget, arm in dict.fromkeys((row["budget"], row["arm"]) for row in rows):
+        mine = [row for row in rows if (row["budget"], row["arm"]) == (budget, arm)]
+        mine = [row for row in mine if (row["regime"], row["shape"]) == (regime, shape)]
+        if mine:
+            points.setdefault(arm, []).append((mine[0]["flops"], statistics.mean(row["loss"] for row in mine)))
+    every = [point for of_arm in points.values() for point in of_arm]
+    low, high = (limit(cost for cost, _ in every) for limit in (min, max))
+    best, worst = (limit(loss for _, loss in every) for limit in (min, max))
+
+    def place(cost: float, loss: float) -> tuple[float, float]:
+        across = (cost - 0.9 * low) / max(1.1 * high - 0.9 * low, 1e-9)
+        return 60 + 480 * across, 30 + 300 * (worst - loss + 0.02) / max(worst - best + 0.04, 1e-9)
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 380" font-family="sans-serif" font-size="12">',
+        f'<rect width="720" height="380" fill="white"/><text x="60" y="18">{regime}, shape {shape}: mean held-out '
+        f"nats per token of the family against its training FLOPs</text>",
+        '<path d="M60 30V340H560" fill="none" stroke="black"/>',
+        f'<text x="60" y="358">{low:.2g}</text><text x="520" y="358">{high:.2g} FLOPs</text>',
+        f'<text x="8" y="40">{worst:.2f}</text><text x="8" y="336">{best:.2f}</text>',
+    ]
+    for number, (arm, of_arm) in enumerate(points.items()):
+        shade = f"hsl({360 * number // len(points)} 70% 40%)"
+        where = [place(*point) for point in sorted(of_arm)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{shade}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{shade}"/>' for x, y in where]
+        x, y = where[-1]
+        parts.append(f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{shade}">{arm}</text>')
+    path.write_text("\n".join([*parts, "</svg>\n"]))
