@@ -110,7 +110,8 @@ def score_teacher(
             temporary.rename(target)
     distributed.wait_for_all()
     distributed.stop()
-    return {"top_k": config.top_k, "teacher_parameters": sum(p.numel() for p in loaded.model.parameters())}
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    return {"top_k": config.top_k, "teacher_parameters": parameters, "ranks": ranks}
 
 
 class _NotFiniteError(Exception):

@@ -19,7 +19,7 @@ from matta_core.errors import TrainingDivergedError, UserError
 from matta_core.machines import gpu_called
 from matta_core.model_config import build_config
 from matta_core.nesting.config import student_config
-from matta_core.nesting.cost import flops_per_token
+from matta_core.nesting.cost import flops_per_token, teacher_flops_per_token
 from matta_core.nesting.size import whole
 from matta_core.nesting.slices import cuts
 from matta_core.objectives import OBJECTIVE, Objective
@@ -82,7 +82,8 @@ def train(
         optimizer = make_optimizer(ta, config, cuts(ta, granularities.values()))
     if config.start_from is not None:
         carry_generation(ta, config.start_from, config.model)
-    training = training_of(config, objective, ta, granularities, optimizer, sequence_length)
+    of_teacher = teacher_flops_per_token(teacher.model, sequence_length) if teacher else 0
+    training = training_of(config, objective, ta, granularities, optimizer, sequence_length, of_teacher)
     run = _Run(training, training_data, validation_data, checkpoints, output, stop)
     with run.explained(), stop.awaited():
         final = run.loop()
@@ -140,7 +141,8 @@ def _alone(joint: "_Run", name: str, work: Path) -> "_Run":
     if model.can_generate():
         model.generation_config = copy.deepcopy(training.ta.generation_config)
     sequence_length = joint.training_data.sequence_length
-    alone = training_of(config, training.objective, model, sizes, optimizer, sequence_length)
+    of_teacher = training.work.teacher
+    alone = training_of(config, training.objective, model, sizes, optimizer, sequence_length, of_teacher)
     output = joint.output / CONSOLIDATION / name
     return _Run(
         alone, joint.training_data, joint.validation_data, checkpoints, output, joint.stop, training.config.steps

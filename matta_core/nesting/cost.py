@@ -5,8 +5,8 @@ import math
 import torch
 from transformers import PreTrainedModel
 
-from matta_core.families import family_of
-from matta_core.nesting.size import Granularity
+from matta_core.families import FAMILIES, family_of
+from matta_core.nesting.size import Granularity, whole
 from matta_core.nesting.slices import student_parameters, take
 
 
@@ -30,6 +30,13 @@ def flops_per_token(ta: PreTrainedModel, granularity: Granularity, sequence_leng
             reads = [axis.read for axis in family.axes if axis.attends]
             features += sum(shape[dimension] for output, dimension, _ in reads if name.endswith(f".{output}"))
     return 2 * weights + 4 * sequence_length * features + head_flops_per_token(ta)
+
+
+def teacher_flops_per_token(teacher: PreTrainedModel, sequence_length: int) -> int:
+    """FLOPs of a Teacher's forward pass per token: of a family without a table, two per weight."""
+    if teacher.config.model_type in FAMILIES:
+        return flops_per_token(teacher, whole(teacher.config, "teacher"), sequence_length)
+    return 2 * sum(each.numel() for each in teacher.parameters())
 
 
 def head_flops_per_token(ta: PreTrainedModel) -> int:

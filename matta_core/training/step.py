@@ -56,8 +56,10 @@ def training_of(
     granularities: Mapping[str, Granularity],
     optimizer: ModelOptimizer,
     sequence_length: int,
+    teacher_flops: int = 0,
 ) -> Training:
-    """A training by the settings, of a TA that is on its device, with the students that live in it."""
+    """A training by the settings, of a TA that is on its device, with the students that live in it. `teacher_flops` are
+    those per token of a Teacher that scores in training."""
 
     def prepared(model: PreTrainedModel) -> PreTrainedModel:
         if config.activation_checkpointing:
@@ -84,7 +86,7 @@ def training_of(
         ta.device,
         num_targets,
         targets_of,
-        work_of(config, objective, ta, granularities, sequence_length, together=together),
+        work_of(config, objective, ta, granularities, sequence_length, together=together, teacher=teacher_flops),
     )
 
 

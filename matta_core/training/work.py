@@ -23,7 +23,8 @@ _FORWARD_AND_BACKWARD = 3  # backward, a product for the inputs' gradient and on
 @dataclass(frozen=True)
 class Work:
     """The FLOPs of a training, over all ranks. `trunks` has those per token of each size's trunk forward, and of each
-    draw's; `head` are those per target. `together` is the order of passes, see `matta_core.training.joint`."""
+    draw's; `head` are those per target, `teacher` those per token of a Teacher that scores in training. `together`:
+    the order of passes, see `matta_core.training.joint`."""
 
     config: TrainConfig
     objective: Objective
@@ -31,6 +32,7 @@ class Work:
     head: int
     sequence_length: int
     together: bool
+    teacher: int = 0
 
     def of_step(self, step: int) -> int:
         """Of optimizer step `step`, from 0."""
@@ -53,7 +55,8 @@ class Work:
         nested, taught = kind
         config = self.config
         rows = _rows(config) if nested else {config.ta: set(range(config.rows_per_size()[config.ta]))}
-        total = sum(self._trained(name, len(mine)) for name, mine in rows.items())
+        total = config.batch_size * self.sequence_length * self.teacher
+        total += sum(self._trained(name, len(mine)) for name, mine in rows.items())
         if taught:
             learners = [mine for name, mine in rows.items() if name != config.ta]
             alone = set[int]().union(*learners) - rows[config.ta]
@@ -82,12 +85,13 @@ def work_of(
     sequence_length: int,
     *,
     together: bool,
+    teacher: int = 0,
 ) -> Work:
     """The work of a training of this TA, which may be on the meta device. A draw counts as the mean of its widths."""
     head = head_flops_per_token(ta)
     sizes = dict(granularities) | dict.fromkeys(config.drawn_names, _mean_draw(config, granularities))
     trunks = {name: flops_per_token(ta, size, sequence_length) - head for name, size in sizes.items()}
-    return Work(config, objective, trunks, head, sequence_length, together)
+    return Work(config, objective, trunks, head, sequence_length, together, teacher)
 
 
 def _mean_draw(config: TrainConfig, granularities: Mapping[str, Granularity]) -> Granularity:

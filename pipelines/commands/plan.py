@@ -19,7 +19,7 @@ _ASSUMED = {
     "training_mfu": "share of the peak that training reaches (default 0.35)",
     "forward_mfu": "share of the peak that scoring and evaluation reach (default 0.35)",
     "bytes_per_token": "of text (default 4)",
-    "cache_bytes_per_score": "of the Teacher's cache, for each of its top k per token (default 3.2)",
+    "cache_bytes_per_token": "of the Teacher's cache (default: 2.2 for each of the top k, 1.4 for each sample)",
     "worker_bytes_per_second": "of text, that a Beam worker reads and tokenizes (default 4e6)",
 }
 
@@ -65,8 +65,7 @@ def main(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in _ASSUMED if getattr(args, name) is not None}
     assumed = Assumptions()
     if args.calibrate is not None:
-        workers, top_k = recipe.prepare_data.num_workers, recipe.score_teacher.top_k
-        assumed = calibrated(assumed, args.calibrate, machine, workers, top_k)
+        assumed = calibrated(assumed, args.calibrate, machine, recipe.prepare_data.num_workers)
     planner = Planner(
         recipe,
         machine,

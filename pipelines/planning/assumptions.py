@@ -13,9 +13,10 @@ from matta_core.artifacts.kinds.checkpoint import METRICS
 from matta_core.artifacts.kinds.dataset import STATS, Stats
 from matta_core.errors import UserError
 from matta_core.machines import Machine
+from matta_core.recipe import ScoreTeacherConfig
 from pipelines.steps import STEPS
 
-_TRAINING_STEPS = ("train_teacher", "train")
+_TRAINING = ("train_teacher", "train")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Assumptions:
     bytes_per_token: float = 4.0
     unpacked: float = 3.0  # bytes of text per byte of a .gz or .parquet file
     worker_bytes_per_second: float = 4e6  # Beam: 92 MB of English in 23 s with GPT-2's tokenizer, one worker
-    cache_bytes_per_score: float = 3.2  # id and log-probability of one of the top k, compressed
+    cache_bytes_per_token: float | None = None  # None: as `cache_bytes` says
     mfu_of_step: Mapping[str, float] = field(default_factory=dict)
     fixed_seconds: Mapping[str, float] = field(default_factory=dict)
     other_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -42,8 +43,12 @@ class Assumptions:
             if share > 1:
                 raise UserError(f"{option} must be <= 1, as 0.35 is 35 %, got {share:g}")
 
+    def cache_bytes(self, config: ScoreTeacherConfig) -> float:
+        """Per token, by the table in docs/method.md."""
+        return self.cache_bytes_per_token or 2.2 * config.top_k + 1.4 * config.tail_samples
+
     def mfu(self, step: str) -> float:
-        usual = self.training_mfu if step in _TRAINING_STEPS else self.forward_mfu
+        usual = self.training_mfu if step in _TRAINING else self.forward_mfu
         return self.mfu_of_step.get(step, usual)
 
 
@@ -56,14 +61,14 @@ class _Made(NamedTuple):
     created_at: str
 
 
-def calibrated(assumed: Assumptions, run: Path, machine: Machine, num_workers: int, top_k: int) -> Assumptions:
-    """The assumptions as a finished run measured them, on this machine. `num_workers`, `top_k`: those of its recipe.
+def calibrated(assumed: Assumptions, run: Path, machine: Machine, num_workers: int) -> Assumptions:
+    """The assumptions as a finished run measured them, on this machine. `num_workers` is that of its recipe.
 
     Raises: UserError where the folder holds no finished training.
     """
     made = _newest_artifacts(run)
     mfu, fixed = {}, {}
-    for step in _TRAINING_STEPS:
+    for step in _TRAINING:
         if (checkpoint := made.get(step)) is not None:
             per_rank, fixed[step] = _speed_of_training(checkpoint)
             mfu[step] = per_rank / machine.peak_flops
@@ -76,10 +81,10 @@ def calibrated(assumed: Assumptions, run: Path, machine: Machine, num_workers: i
     if data is not None and (scores := made.get("score_teacher")) is not None:
         tokens = data.metadata["num_train_sequences"] * data.metadata["sequence_length"]
         size = sum(file.stat().st_size for file in (scores.path / "train").iterdir())
-        measured["cache_bytes_per_score"] = size / (tokens * top_k)
+        measured["cache_bytes_per_token"] = size / tokens
         teacher = made.get("train_teacher")
         flops = teacher.metadata["flops_per_token"] if teacher else 2 * scores.metadata["teacher_parameters"]
-        mfu["score_teacher"] = tokens * flops / (scores.seconds * machine.peak_flops)
+        mfu["score_teacher"] = tokens * flops / (scores.seconds * scores.metadata["ranks"] * machine.peak_flops)
     others = {step: artifact.seconds for step, artifact in made.items() if step not in (*mfu, "prepare_data")}
     return dataclasses.replace(assumed, **measured, mfu_of_step=mfu, fixed_seconds=fixed, other_seconds=others)
 

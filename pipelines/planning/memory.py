@@ -21,12 +21,12 @@ _FP32 = 4
 USABLE = 0.9  # of a GPU's memory: the rest is the driver's context, NCCL's buffers, and gaps between arrays
 _LOGIT_ARRAYS = 5  # of a chunk, float32: logits, probabilities that become their gradient, the TA's two, and a copy
 _SCORING_ARRAYS = 3  # logits, log-probabilities, and what the top k are taken from
-_SCORING_CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank, by what they hold. `gathered` is what sharding puts together again for a while."""
+    """Bytes of one rank, by what they hold. `gathered` is what sharding puts together again for a while;
+    `teacher` one that scores in training."""
 
     weights: float
     gradients: float = 0.0
@@ -34,6 +34,7 @@ class Memory:
     activations: float = 0.0
     head: float = 0.0
     gathered: float = 0.0
+    teacher: float = 0.0
 
     @property
     def total(self) -> float:
@@ -59,7 +60,14 @@ def goes_together(train: TrainConfig, family: Family, sequence_length: int, mach
 
 
 def memory_of_training(
-    train: TrainConfig, family: Family, sequence_length: int, machine: Machine, ranks: int, *, sharded: bool
+    train: TrainConfig,
+    family: Family,
+    sequence_length: int,
+    machine: Machine,
+    ranks: int,
+    *,
+    sharded: bool,
+    teacher: Teacher | None = None,
 ) -> Memory:
     """Weights, gradients and optimizer are float32, whole on each rank or in equal shards. Sharded, two layers (one at
     work, one arriving) and all that is no layer are whole with their gradients meanwhile."""
@@ -72,6 +80,7 @@ def memory_of_training(
         activations=_activations(train, family, sequence_length, machine, ranks),
         head=_head(train, family, sequence_length, machine, ranks),
         gathered=2 * _FP32 * _gathered(family) if sharded else 0.0,
+        teacher=teacher.num_parameters * teacher.bytes_per_weight if teacher else 0.0,
     )
 
 
@@ -94,9 +103,10 @@ def optimizer_bytes(train: TrainConfig, family: Family) -> int:
     return total
 
 
-def memory_of_scoring(config: ScoreTeacherConfig, teacher: Teacher, sequence_length: int) -> Memory:
+def memory_of_scoring(config: ScoreTeacherConfig, teacher: Teacher, sequence_length: int, machine: Machine) -> Memory:
     """The Teacher's weights as they are saved, and a chunk of its answers. A trunk forward keeps little."""
-    targets = min(_SCORING_CHUNK, config.batch_size * sequence_length)
+    usual = usual_chunk_tokens(teacher.outputs, 1, on_gpu=machine.name != CPU)
+    targets = min(usual, config.batch_size * sequence_length)
     return Memory(
         weights=teacher.num_parameters * teacher.bytes_per_weight,
         head=_SCORING_ARRAYS * _FP32 * targets * teacher.outputs,

@@ -73,7 +73,10 @@ class Planner:
         made = [self._data()]
         if recipe.train_teacher is not None and own is not None:
             made.append(self._training("train_teacher", recipe.train_teacher, own))
-        made += [self._scoring(teacher), self._training("train", recipe.train, family)]
+        if recipe.score_teacher.online:
+            made.append(self._training("train", recipe.train, family, teacher))
+        else:
+            made += [self._scoring(teacher), self._training("train", recipe.train, family)]
         made.append(self._evaluation(family, teacher))
         by_name = {step.name: step for step in made}
         others = self.assumed.other_seconds
@@ -92,16 +95,16 @@ class Planner:
             note=f"{kept / 1e6:,.1f} MB of text, {config.num_workers} worker(s)",
         )
 
-    def _training(self, step: str, train: TrainConfig, family: Family) -> StepPlan:
+    def _training(self, step: str, train: TrainConfig, family: Family, online: Teacher | None = None) -> StepPlan:
         if train.batch_size % self.ranks:
             raise UserError(
                 f"{step}.batch_size must be divisible by the number of GPUs, {self.ranks}, got {train.batch_size}: "
                 f"give other --gpus or --nodes, or --set {step}.batch_size"
             )
         length = self.recipe.prepare_data.sequence_length
-        flops = self._flops(train, family)
+        flops = self._flops(train, family, online.flops_per_token if online else 0)
         whole, sharded = (
-            memory_of_training(train, family, length, self.machine, self.ranks, sharded=shard)
+            memory_of_training(train, family, length, self.machine, self.ranks, sharded=shard, teacher=online)
             for shard in (False, True)
         )
         tokens = train.steps * train.batch_size * length
@@ -118,7 +121,7 @@ class Planner:
             note=f"{epochs:.2g} times through the data; {_shares(train)}",
         )
 
-    def _flops(self, train: TrainConfig, family: Family) -> int:
+    def _flops(self, train: TrainConfig, family: Family, teacher: int) -> int:
         """Of the joint run, of the sizes that go on alone, and of validation."""
         length, sizes = self.recipe.prepare_data.sequence_length, family.granularities
         together = goes_together(train, family, length, self.machine, self.ranks)
@@ -126,7 +129,7 @@ class Planner:
             (settings_alone(train, name), {name: sizes[name]}) for name in sizes_alone(train, family.granularities)
         ]
         works = [
-            work_of(config, OBJECTIVE, family.ta, kept, length, together=together)
+            work_of(config, OBJECTIVE, family.ta, kept, length, together=together, teacher=teacher)
             for config, kept in [(train, sizes), *alone]
         ]
         return sum(work.of_steps() + work.of_validations(train.eval_sequences) for work in works)
@@ -142,9 +145,9 @@ class Planner:
             tokens=tokens,
             flops=flops,
             seconds=self._seconds(step, flops, gpus),
-            memory=memory_of_scoring(config, teacher, length),
-            disk_bytes=tokens * config.top_k * self.assumed.cache_bytes_per_score,
-            note=f"the Teacher's cache: {config.top_k * self.assumed.cache_bytes_per_score:.0f} bytes per token",
+            memory=memory_of_scoring(config, teacher, length, self.machine),
+            disk_bytes=tokens * self.assumed.cache_bytes(config),
+            note=f"the Teacher's cache: {self.assumed.cache_bytes(config):.0f} bytes per token",
         )
 
     def _evaluation(self, family: Family, teacher: Teacher) -> StepPlan:

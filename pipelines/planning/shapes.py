@@ -11,8 +11,8 @@ from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.model_config import build_config
 from matta_core.nesting.config import student_config
-from matta_core.nesting.cost import flops_per_token, num_parameters
-from matta_core.nesting.size import Granularity, resolve, whole
+from matta_core.nesting.cost import flops_per_token, num_parameters, teacher_flops_per_token
+from matta_core.nesting.size import Granularity, resolve
 from matta_core.objectives import OBJECTIVE
 from matta_core.pretrained import load_config
 from matta_core.recipe import Recipe, TrainConfig
@@ -84,9 +84,9 @@ def teacher_of(recipe: Recipe, own: Family | None, num_parameters: int | None, v
 
 
 def _teacher(model: PreTrainedModel, sequence_length: int, bytes_per_weight: int) -> Teacher:
-    size = whole(model.config, "teacher")
-    flops = flops_per_token(model, size, sequence_length)
-    return Teacher(num_parameters(model, size), flops, model.config.vocab_size, bytes_per_weight)
+    number = sum(parameter.numel() for parameter in model.parameters())
+    flops = teacher_flops_per_token(model, sequence_length)
+    return Teacher(number, flops, model.config.vocab_size, bytes_per_weight)
 
 
 def outline(config: PreTrainedConfig) -> PreTrainedModel:

@@ -58,7 +58,6 @@ def assumptions_in_words(planner: Planner, run: object) -> Iterator[str]:
         yield f"measured in {run}: {step} at {share:.3g} of the peak{beyond}"
     yield (
         f"{'measured' if run else 'assumed'}: {assumed.bytes_per_token:.3g} bytes of text per token, "
-        f"{assumed.cache_bytes_per_score:.3g} bytes of cache per score, "
         f"{scaled(assumed.worker_bytes_per_second, 'B')} per second and Beam worker"
     )
     yield "not counted: what ranks say to one another (it lowers the share of the peak), start-up, waiting for nodes"

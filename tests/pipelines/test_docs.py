@@ -20,6 +20,7 @@ PAGES = {
     "docs/commands.md": 6,
     "docs/docker.md": 2,
     "docs/method.md": 1,
+    "docs/plan.md": 5,
     "docs/recipes.md": 3,
     "docs/retraining.md": 4,
 }

@@ -44,7 +44,7 @@ def recipe_of(config):
 
 
 def seconds_planned(config, run):
-    assumed = calibrated(Assumptions(), run, PEAK, num_workers=1, top_k=1)
+    assumed = calibrated(Assumptions(), run, PEAK, num_workers=1)
     planner = Planner(recipe_of(config), PEAK, 1, assumed, tokens=10**5, teacher_parameters=10**6)
     return next(step.seconds for step in planner.steps() if step.name == "train")
 
@@ -101,17 +101,17 @@ def a_run(folder, *, flops=None, seconds=4.0):
 
 
 def test_speed_is_that_of_a_rank_while_it_trains_and_what_is_left_is_fixed(tmp_path):
-    measured = calibrated(Assumptions(), a_run(tmp_path, flops=350), Machine("gpu", 1000.0, 1.0), 1, 1)
+    measured = calibrated(Assumptions(), a_run(tmp_path, flops=350), Machine("gpu", 1000.0, 1.0), 1)
     assert measured.mfu("train") == pytest.approx(100 / 2 / 1000)
     assert measured.fixed_seconds["train"] == pytest.approx(4.0 - 350 / 100)
     assert measured.mfu("score_teacher") == Assumptions().forward_mfu
 
 
 def test_a_resumed_run_which_counts_its_last_part_alone_has_nothing_fixed(tmp_path):
-    measured = calibrated(Assumptions(), a_run(tmp_path, flops=350, seconds=2.0), PEAK, 1, 1)
+    measured = calibrated(Assumptions(), a_run(tmp_path, flops=350, seconds=2.0), PEAK, 1)
     assert measured.fixed_seconds["train"] == 0.0
 
 
 def test_a_run_of_an_older_version_is_told(tmp_path):
     with pytest.raises(UserError, match=r"--calibrate: .*train-0123 was made by a version that did not count FLOPs"):
-        calibrated(Assumptions(), a_run(tmp_path), PEAK, 1, 1)
+        calibrated(Assumptions(), a_run(tmp_path), PEAK, 1)

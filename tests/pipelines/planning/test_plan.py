@@ -57,9 +57,20 @@ def test_consolidation_adds_each_size_alone():
     assert without < with_one < with_all
 
 
-def test_the_teachers_cache_grows_with_tokens_and_top_k():
-    step = planned("score_teacher.top_k=10", assumed=Assumptions(cache_bytes_per_score=2.5))["score_teacher"]
-    assert step.disk_bytes == 10**6 * 10 * 2.5
+def test_the_teachers_cache_grows_with_tokens_top_k_and_samples():
+    settings = ["score_teacher.top_k=10", "score_teacher.tail_samples=20"]
+    assert planned(*settings)["score_teacher"].disk_bytes == 10**6 * (22 + 28)
+    measured = planned(*settings, assumed=Assumptions(cache_bytes_per_token=7.0))
+    assert measured["score_teacher"].disk_bytes == 10**6 * 7
+
+
+def test_a_teacher_that_scores_in_training_costs_its_forward_pass_there_and_its_weights():
+    cached = planned("train.consolidation.steps_fraction=0")
+    online = planned("train.consolidation.steps_fraction=0", "score_teacher.online=true")
+    per_token = cached["score_teacher"].flops // 10**6
+    assert "score_teacher" not in online
+    assert online["train"].flops - cached["train"].flops == cached["train"].tokens * per_token
+    assert online["train"].memory.teacher == cached["score_teacher"].memory.weights
 
 
 def test_beam_workers_share_the_bytes():
