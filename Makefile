@@ -67,8 +67,8 @@ bench: setup ## measure what the README claims
 bench-paper-size: setup ## time and memory at the full size of a recipe, on random weights (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.paper_size $(ARGS)
 
-bench-train: setup ## the joint step's time beside a plain one, at GPT-2's vocabulary; a minute (ARGS=… goes to it)
-	$(BIN)/python -m benchmarks.joint_step $(ARGS)
+bench-train: setup ## a run's time and memory beside a plain joint step and sizes apart; minutes (ARGS=… goes to it)
+	$(BIN)/python -m benchmarks.training_cost $(ARGS)
 
 clean: ## remove .venv and runs/
 	rm -rf $(VENV) runs *.egg-info
