@@ -67,8 +67,8 @@ bench-quality: setup ## MatTA beside each size alone and other ways to a family;
 bench-paper-size: setup ## time and memory at the full size of a recipe, on random weights (ARGS=… goes to it)
 	$(BIN)/python -m benchmarks.paper_size $(ARGS)
 
-bench-train: setup ## the joint step's time beside a plain one, at GPT-2's vocabulary; a minute (ARGS=… goes to it)
-	$(BIN)/python -m benchmarks.joint_step $(ARGS)
+bench-train: setup ## a run's time and memory beside a plain joint step and sizes apart; minutes (ARGS=… goes to it)
+	$(BIN)/python -m benchmarks.training_cost $(ARGS)
 
 bench-teacher-cache: setup ## the Teacher's cache: bytes against errors, and its speed beside an online Teacher; some 15 minutes
 	$(BIN)/python -m benchmarks.teacher_cache $(ARGS)

@@ -13,6 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from matta_core.errors import UserError, one_line
 from matta_core.families import Family, family_of
+from matta_core.families.table import TANH_GELUS
 from matta_core.recipe.settings import shown
 from matta_core.tokens import num_token_ids
 
@@ -151,7 +152,7 @@ def _checked(model: Mapping[str, Any], family: Family, ours: Collection[str]) ->
         elif key == "rope_parameters":
             _check_rotary(value, where)
         checked[key] = value
-    if checked.get(family.activation, usual := getattr(default, family.activation)) != usual:
+    if checked.get(family.activation) not in (None, getattr(default, family.activation), TANH_GELUS[0]):
         from transformers.activations import ACT2FN  # needs torch
 
         activation = checked[family.activation]

@@ -1,13 +1,20 @@
 """Checks whether a TA can begin with a checkpoint, and says why not."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from matta_core.errors import UserError
 from matta_core.families import family_of
+from matta_core.families.table import TANH_GELUS
 from matta_core.pretrained import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-5  # of the largest logit
 
 # Two models can have tensors of the same shapes and still compute otherwise, if one of these settings differs.
 _FUNCTION = (
@@ -75,7 +82,11 @@ _SAME_MODEL = "Set train.model's settings to the checkpoint's, or train.start_fr
 
 def _differing(theirs: PreTrainedConfig, ours: PreTrainedConfig, keys: Sequence[str]) -> list[str]:
     pairs = {key: (getattr(theirs, key, None), getattr(ours, key, None)) for key in keys}
-    return [f"{key} is {there!r}, not {here!r}" for key, (there, here) in pairs.items() if there != here]
+    return [
+        f"{key} is {there!r}, not {here!r}"
+        for key, (there, here) in pairs.items()
+        if there != here and not {str(there), str(here)} <= {*TANH_GELUS}
+    ]
 
 
 def _differing_parameters(start: PreTrainedModel, ta: PreTrainedModel, layers: str) -> list[str]:
@@ -97,6 +108,26 @@ def _differing_parameters(start: PreTrainedModel, ta: PreTrainedModel, layers: s
         problems += _differing(start.config, ta.config, ["max_position_embeddings"])
     problems += [f"{name} is missing" for name in ours if name not in theirs]
     return problems + [f"{name} has no place" for name in theirs if name not in ours]
+
+
+@torch.no_grad()
+def check_answers(start: PreTrainedModel, ta: PreTrainedModel, name_or_path: str) -> None:
+    """Check that a TA that was grown, and has another name for its activation function, still answers as the checkpoint
+    does, and tell it."""
+    key = family_of(ta.config.model_type).activation
+    there, here = getattr(start.config, key), getattr(ta.config, key)
+    if there == here:
+        return
+    input_ids = (torch.arange(8) % ta.config.vocab_size)[None]
+    theirs, ours = (model(input_ids=input_ids).logits for model in (start, ta))
+    difference = ((theirs - ours).abs().max() / theirs.abs().max()).item()
+    if not difference <= _ROUNDING:
+        raise misfit(
+            name_or_path,
+            f"with {key} {here!r} in place of {there!r} its answers differ by {difference:.1e}",
+            _SAME_MODEL,
+        )
+    logger.info("train.start_from has %s %r, trained as %r: answers differ by %.0e", key, there, here, difference)
 
 
 def check_layers(name_or_path: str, theirs: PreTrainedConfig, ours: PreTrainedConfig) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from matta_core import distributed
 from matta_core.artifacts.kinds.checkpoint import NESTING, read_nesting
-from matta_core.beginning.fit import check_function, check_layers
+from matta_core.beginning.fit import check_answers, check_function, check_layers
 from matta_core.beginning.grow import grow, place_within
 from matta_core.beginning.importance import layer_order, measure, sort_by
 from matta_core.checkpoints import build_model, check_finite
@@ -70,6 +70,7 @@ def initialize(
         granularities = resolve(ta_config, config.sizes, kept_before)
     check_layers(config.start_from, start.config, student_config(ta_config, place))
     grow(ta, start.cpu(), place)
+    check_answers(start, ta, config.start_from)
     objective.check_model(ta, f"train.start_from = {config.start_from!r}")
     return ta, granularities
 

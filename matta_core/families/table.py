@@ -11,6 +11,9 @@ NEURONS: Segment = ("intermediate_size",)
 KEYS: Segment = ("num_key_value_heads", "head_dim")  # the segment of keys, and of values
 QUERIES: Segment = ("num_key_value_heads", "num_attention_heads", "head_dim")
 
+# Names of one function, equal up to rounding. The first is a single kernel; GPT-2's own, the second, is seven.
+TANH_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
+
 
 @dataclass(frozen=True)
 class Axis:

@@ -27,7 +27,7 @@ def passes_together(
 ) -> bool:
     """Whether passes go together, as `train.pass_order` says. "auto" takes that, which is faster, where what the
     students' trunks keep for their way back is estimated at no more than a tenth of the device's memory."""
-    if config.pass_order != "auto":
+    if config.pass_order != "auto" or not students:
         return config.pass_order == "together"
     needed = kept_by(config, students, sequence_length, distributed.world_size(), dtype)
     memory = _memory_of(ta.device)

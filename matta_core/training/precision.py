@@ -14,11 +14,16 @@ def autocast_dtype(precision: str, model: PreTrainedModel, device: torch.device)
     """None for fp32, else bfloat16. "auto" takes bf16 on GPUs that have it, and on CPUs for wide models."""
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else None
+    pays = device.type == "cuda" or _widest_product(model) >= _BF16_PAYS_FROM_WIDTH
+    return torch.bfloat16 if pays and has_bf16(device) else None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16, without emulation."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = torch.cpu.get_capabilities()
-    has_bf16 = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
-    return torch.bfloat16 if has_bf16 and _widest_product(model) >= _BF16_PAYS_FROM_WIDTH else None
+    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
 
 
 def _widest_product(model: PreTrainedModel) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from components.common.command_line import run_command
 from components.evaluate.definitions import check_tasks
 from matta_core.errors import UserError
+from matta_core.families.table import TANH_GELUS
 from matta_core.recipe import Recipe, TrainConfig
 from matta_core.recipe.settings import errors_of_section
 from pipelines.checks.checkpoints import check_start, check_teacher, checkpoints_here
@@ -34,7 +35,8 @@ def needs_torch(recipe: Recipe) -> bool:
     """Whether the check counts parameters, outlines models, or looks a name up among torch's activations."""
     trainings = [config for config in (recipe.train, recipe.train_teacher) if config is not None]
     named = ("_act", "_activation", "activation_function")
-    activations = any(key.endswith(named) for config in trainings for key in config.model)
+    settings = [item for config in trainings for item in config.model.items()]
+    activations = any(key.endswith(named) and value != TANH_GELUS[0] for key, value in settings)
     return activations or bool(recipe.extract_students.mixes) or checkpoints_here(recipe)
 
 

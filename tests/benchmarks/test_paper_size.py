@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from benchmarks import paper_size
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
-from matta_core.beginning.fit import _FUNCTION
+from matta_core.beginning.fit import _FUNCTION, _differing
 from matta_core.checkpoints import build_model
 from matta_core.errors import UserError
 from matta_core.families import FAMILIES
@@ -54,8 +54,7 @@ def test_a_recipes_student_is_the_checkpoint_that_it_starts_from(name, checkpoin
         ta = build_model(ta_config, 0, OBJECTIVE.model_class)
     assert num_parameters(ta, student) == parameters
     theirs, ours = AutoConfig.for_model(**checkpoint), student_config(ta_config, student)
-    for key in (*_FUNCTION, *SHAPE):
-        assert getattr(ours, key, None) == getattr(theirs, key, None), key
+    assert _differing(theirs, ours, (*_FUNCTION, *SHAPE)) == []
     family = FAMILIES[ours.model_type]
     for key in (*family.keys, *family.features):
         assert family.count(ours, key) == family.count(theirs, key), key

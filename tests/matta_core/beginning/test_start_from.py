@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from unittest.mock import Mock
 
@@ -13,6 +14,7 @@ from transformers import GenerationConfig
 
 from components.extract_students.step import extract_students
 from components.train.step import train
+from matta_core.beginning.fit import check_answers
 from matta_core.checkpoints import save_model
 from matta_core.errors import UserError
 from matta_core.objectives import OBJECTIVE
@@ -131,13 +133,29 @@ def test_weights_in_half_precision_are_trained_in_full(dataset, tmp_path):
             r"none of the sizes has its shape\. .* one of train.sizes: \{intermediate_size: 24, num_hidden_layers: 1\}",
         ),
         ({"num_attention_heads": 4}, r"num_attention_heads is 4, not 2"),
-        ({"activation_function": "relu"}, r"activation_function is 'relu', not 'gelu_new'"),
+        ({"activation_function": "gelu"}, r"activation_function is 'gelu', not 'gelu_new'"),
     ],
 )
 def test_a_checkpoint_of_another_shape_is_refused_by_name(dataset, tmp_path, checkpoint, message):
     tiny_gpt2(**{"vocab_size": 257} | checkpoint).save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match=rf"train.start_from = '.*other' does not fit the TA: .*{message}"):
         train(start_from(tmp_path / "other"), dataset.path, None, output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("ours", ["gelu_pytorch_tanh", "gelu_new"])
+def test_another_name_of_the_activation_function_is_told_with_its_rounding(dataset, trained, tmp_path, caplog, ours):
+    caplog.set_level(logging.INFO)
+    config = start_from(trained.path, model=CONFIG.model | {"activation_function": ours})
+    run = train(config, dataset.path, None, output=tmp_path / "run")
+    assert evaluations(run)[0] == pytest.approx(evaluations(trained)[30], rel=1e-6)
+    assert load_model(run.path / "ta", OBJECTIVE.model_class).config.activation_function == ours
+    assert ("has activation_function 'gelu_new', trained as" in caplog.text) == (ours != "gelu_new")
+
+
+def test_answers_that_differ_by_more_than_rounding_are_refused():
+    start, ta = tiny_gpt2(), tiny_gpt2(activation_function="gelu")
+    with pytest.raises(UserError, match=r"activation_function 'gelu' in place of 'gelu_new' its answers differ by"):
+        check_answers(start, ta, "it")
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(trained, tmp_path):

@@ -130,6 +130,7 @@ def test_the_vocabulary_of_a_folder_is_its_largest_id_and_one(tmp_path):
 
 def test_torch_is_imported_only_where_it_must_be():
     assert not needs_torch(recipe())
+    assert not needs_torch(recipe(hidden_act="gelu_pytorch_tanh"))
     assert needs_torch(recipe(hidden_act="gelu"))
     assert needs_torch(recipe("extract_students.mixes={mid: {parameters: 10}}"))
 
@@ -157,7 +158,7 @@ def test_every_command_tells_it_in_one_line_with_its_line_before_anything_is_wri
     text = DEFAULT_RECIPE.read_text().splitlines()
     line = next(n for n, line in enumerate(text) if line.startswith("train:"))
     model = next(n for n, one in enumerate(text) if n > line and one.startswith("  model:"))
-    text[model] = "  model: {model_type: gpt2, hidden_size: 33, num_hidden_layers: 2, num_attention_heads: 4}"
+    text[model] = "  model: {model_type: gpt2, hidden_size: 33, num_hidden_layers: 2, num_attention_heads: 4,"
     (tmp_path / "r.yaml").write_text("\n".join(text))
     profile = (CLUSTERS / "one_gpu.yaml").read_text().replace("sha256:" + 64 * "0", "sha256:" + 64 * "1")
     (tmp_path / "cluster").write_text(profile)
