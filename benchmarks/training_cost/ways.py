@@ -54,7 +54,7 @@ def random_batch(shape: Shape, device: torch.device) -> Batch:
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(0, shape.vocabulary, (SEQUENCES, shape.length), generator=generator)
     logits = (torch.randn(shape.length - 1, shape.vocabulary, generator=generator) for _ in range(SEQUENCES))
-    scores = [vars(top_k_scores(each, TOP_K, shape.vocabulary)) for each in logits]
+    scores = [top_k_scores(each, TOP_K, shape.vocabulary).columns() for each in logits]
     columns = {name: torch.stack([each[name].flatten() for each in scores]) for name in scores[0]}
     return {name: values.to(device) for name, values in ({"input_ids": input_ids} | columns).items()}
 
