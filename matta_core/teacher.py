@@ -111,7 +111,7 @@ def score_teacher(
     distributed.wait_for_all()
     distributed.stop()
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    return {"top_k": config.top_k, "teacher_parameters": parameters, "ranks": ranks}
+    return {"top_k": config.top_k, "teacher_parameters": parameters}
 
 
 class _NotFiniteError(Exception):

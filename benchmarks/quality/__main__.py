@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.quality.arms import SHAPES, Costs, Run, arms, at_compute, costs_of, flops, with_rates
+from benchmarks.quality.arms import ARMS, SHAPES, Costs, Run, arms, at_compute, costs_of, flops, with_rates
 from benchmarks.quality.table import table, write_plot
 from benchmarks.quality.work import REGIMES, TUNING, Place, Task, one_thread, rows_of, tuning_loss
 from components.common.command_line import path_option, run_command
@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=REGIMES)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["demo"])
-    parser.add_argument("--arms", nargs="+", help="(default: all)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--steps", type=int, default=500, help="of the joint run and of each size alone (default: 500)")
     parser.add_argument("--no-tuning", action="store_true", help="all arms with the shape's own learning rate")
@@ -67,7 +67,7 @@ def main() -> None:
         place.scores(place.teacher(regime))
     with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"), one_thread) as pool:
         rates = {} if args.no_tuning else _tuned(pool, place, bases, costs, args)
-        tasks = [task for task in _tasks(bases, costs, rates, args) if not args.arms or task.arm in args.arms]
+        tasks = [task for task in _tasks(bases, costs, rates, args) if task.arm in args.arms]
         rows: list[dict[str, object]] = []
         waiting = {pool.submit(rows_of, place, task) for task in tasks[: args.jobs]}
         tasks = tasks[args.jobs :]
@@ -116,7 +116,7 @@ def _tuned(
         short = replace(base, steps=-(-base.steps // 3), warmup_steps=base.warmup_steps // 3, seed=_TUNING_SEED)
         for regime in args.regimes:
             for arm, runs in arms(short).items():
-                if args.arms and arm not in args.arms:
+                if arm not in args.arms:
                     continue
                 student = runs if len(runs) == 1 else [run for run in runs if run.config.ta == base.student]
                 ta = runs[0] if student[0].taught == "ta" else None

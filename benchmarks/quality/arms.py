@@ -27,6 +27,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+ARMS = (
+    *("conventional", "teacher_only", "separate_ta", "matformer"),
+    *("matta_nested_from_start", "matta_joint_only", "matta_no_teacher", "matta"),
+)
+
+
 @dataclass(frozen=True)
 class Costs:
     """FLOPs of a size's forward pass per token, of the head's alone, and how many tokens are scored by the Teacher."""

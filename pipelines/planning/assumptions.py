@@ -84,7 +84,7 @@ def calibrated(assumed: Assumptions, run: Path, machine: Machine, num_workers: i
         measured["cache_bytes_per_token"] = size / tokens
         teacher = made.get("train_teacher")
         flops = teacher.metadata["flops_per_token"] if teacher else 2 * scores.metadata["teacher_parameters"]
-        mfu["score_teacher"] = tokens * flops / (scores.seconds * scores.metadata["ranks"] * machine.peak_flops)
+        mfu["score_teacher"] = tokens * flops / (scores.seconds * machine.peak_flops)  # by one process
     others = {step: artifact.seconds for step, artifact in made.items() if step not in (*mfu, "prepare_data")}
     return dataclasses.replace(assumed, **measured, mfu_of_step=mfu, fixed_seconds=fixed, other_seconds=others)
 

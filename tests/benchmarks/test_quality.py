@@ -7,7 +7,7 @@ import math
 import pytest
 from support import TRAINING
 
-from benchmarks.quality.arms import arms, at_compute, costs_of, flops, with_rates
+from benchmarks.quality.arms import ARMS, arms, at_compute, costs_of, flops, with_rates
 from benchmarks.quality.table import interval, table, write_plot
 from matta_core.recipe import ConsolidationConfig, LossConfig
 
@@ -46,6 +46,7 @@ def test_a_share_of_the_compute_is_kept_to_a_step():
 
 def test_arms_differ_in_what_they_say_and_in_nothing_else():
     of_arms = arms(BASE)
+    assert tuple(of_arms) == ARMS
     assert {name: len(runs) for name, runs in of_arms.items()}["conventional"] == 3
     for runs in of_arms.values():
         for run in runs:

@@ -107,7 +107,7 @@ def test_push_comes_after_the_gate_and_the_gate_after_the_evaluation(tmp_path):
 def test_with_a_teacher_that_exists_nothing_trains_one(tmp_path):
     recipe = yaml.safe_load(DEFAULT_RECIPE.read_text())
     del recipe["train_teacher"]
-    recipe["score_teacher"]["teacher"] = "gpt2-xl"
+    recipe["score_teacher"] = {"teacher": "gpt2-xl"}
     path = tmp_path / "real.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     spec = tasks(compiled(tmp_path, "--recipe", str(path)))

@@ -16,7 +16,7 @@ MODULES = [
     *("components.train.teacher", "components.evaluate.plan", "components.evaluate.merge"),
     "pipelines.matta_pipeline",
     "containers.build",
-    *(f"benchmarks.{name}" for name in ("interval_coverage", "paper_size", "quality")),
+    *(f"benchmarks.{name}" for name in ("interval_coverage", "paper_size", "quality.__main__")),
 ]
 MEANT = {("containers.build", "--torch-index")}  # pip's own settings
 
