@@ -1,21 +1,23 @@
 """The arms: who is trained, on what, for how long, and what the family costs."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from matta_core.checkpoints import build_model
 from matta_core.model_config import build_config
 from matta_core.nesting.cost import flops_per_token
-from matta_core.nesting.size import resolve
+from matta_core.nesting.size import Granularity, resolve
 from matta_core.objectives import OBJECTIVE
-from matta_core.recipe import ConsolidationConfig, LossConfig, TrainConfig
+from matta_core.recipe import ConsolidationConfig, LossConfig, OptimizerConfig, TrainConfig
+from matta_core.training.alone import settings_alone, sizes_alone
+from matta_core.training.work import work_of
 
 _LABELS = LossConfig(cross_entropy_weight=1.0, teacher_weight=0.0, distillation_weight=0.0)
-_BACK = 3  # forward and backward, in forward passes
 
 SHAPES: dict[str, dict[str, Any]] = {
     "demo": {},  # the recipe's own
@@ -27,45 +29,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+# The first are those without which nothing is known.
 ARMS = (
-    *("conventional", "teacher_only", "separate_ta", "matformer"),
-    *("matta_nested_from_start", "matta_joint_only", "matta_no_teacher", "matta"),
+    *("teacher_only", "matta", "conventional", "matformer", "matta_no_teacher", "separate_ta"),
+    *("matta_joint_only", "matta_nested_from_start", "matta_shampoo", "teacher_only_shampoo"),
 )
-
-
-@dataclass(frozen=True)
-class Costs:
-    """FLOPs of a size's forward pass per token, of the head's alone, and how many tokens are scored by the Teacher."""
-
-    forward: Mapping[str, int]
-    head: int
-    tokens_per_step: int
-    scoring: float = 0.0
-
-    def alone(self, config: TrainConfig) -> float:
-        """FLOPs of the training of a single size."""
-        return float(_BACK * self.forward[config.ta] * self.tokens_per_step * config.steps)
-
-    def joint(self, config: TrainConfig) -> float:
-        """FLOPs of a joint run: of the TA, of students from the step on in which they are nested, with the TA's answers
-        once more for them, and of each size alone afterwards."""
-        shares, students = config.share_of_size(), [name for name in config.sizes if name != config.ta]
-        nested = sum(shares[name] * (_BACK * self.forward[name] + self.head) for name in students)
-        per_token = config.steps * _BACK * shares[config.ta] * self.forward[config.ta]
-        per_token += (config.steps - config.first_nested_step) * nested
-        per_token += config.consolidation_steps * _BACK * sum(self.forward.values())
-        return float(per_token * self.tokens_per_step)
-
-
-def costs_of(config: TrainConfig, vocab_size: int, sequence_length: int) -> Costs:
-    model_config = build_config(config.model, config.sizes[config.ta], None, sequence_length)
-    model_config.vocab_size = vocab_size
-    with torch.device("meta"):
-        ta = build_model(model_config, 0, OBJECTIVE.model_class)
-    sizes = resolve(model_config, config.sizes)
-    forward = {name: flops_per_token(ta, size, sequence_length) for name, size in sizes.items()}
-    head = 2 * ta.get_output_embeddings().weight.numel()
-    return Costs(forward, head, config.batch_size * sequence_length)
 
 
 @dataclass(frozen=True)
@@ -76,44 +44,94 @@ class Run:
     config: TrainConfig
     taught: str | None
 
+    @property
+    def name(self) -> str:
+        """Its size, or "family"."""
+        return self.config.ta if len(self.config.sizes) == 1 else "family"
+
+    def changed(self, **settings: Any) -> "Run":
+        return Run(dataclasses.replace(self.config, **settings), self.taught)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of trainings, as the runs count them themselves, and of scoring `scored_tokens`. `ta` has no weights;
+    `teacher` is of the Teacher's forward pass per token."""
+
+    ta: PreTrainedModel
+    sizes: Mapping[str, Granularity]
+    sequence_length: int
+    scored_tokens: int = 0
+    teacher: int = 0
+
+    def forward(self, name: str) -> int:
+        """Of a size's forward pass per token."""
+        return flops_per_token(self.ta, self.sizes[name], self.sequence_length)
+
+    def of_training(self, config: TrainConfig) -> int:
+        """Of all steps, of the joint run and of each size alone, without validation."""
+        sizes = {name: self.sizes[name] for name in config.sizes}
+        alone = [(settings_alone(config, name), {name: sizes[name]}) for name in sizes_alone(config, sizes)]
+        return sum(
+            work_of(each, OBJECTIVE, self.ta, kept, self.sequence_length, together=True).of_steps()
+            for each, kept in [(config, sizes), *alone]
+        )
+
+    def of_scoring(self, runs: Sequence[Run]) -> int:
+        """Of all scores that an arm's runs learn from, each computed once."""
+        taught = {run.taught for run in runs}
+        ta = self.forward(list(self.sizes)[-1]) if "ta" in taught else 0
+        return self.scored_tokens * (ta + (self.teacher if "teacher" in taught else 0))
+
+    def of_family(self, runs: Sequence[Run]) -> int:
+        return sum(self.of_training(run.config) for run in runs) + self.of_scoring(runs)
+
+
+def costs_of(config: TrainConfig, vocab_size: int, sequence_length: int) -> Costs:
+    model_config = build_config(config.model, config.sizes[config.ta], None, sequence_length)
+    model_config.vocab_size = vocab_size
+    with torch.device("meta"):
+        ta = build_model(model_config, 0, OBJECTIVE.model_class)
+    return Costs(ta, resolve(model_config, config.sizes), sequence_length)
+
 
 def arms(base: TrainConfig) -> dict[str, list[Run]]:
-    """By arm its runs, for the same steps, batches and learning rate."""
+    """By arm its runs, for the same steps, batches and learning rate.
+
+    MatTA without nesting, TA and students apart but at the same time, is no arm: `train` has no second model.
+    separate_ta is what comes nearest.
+    """
     alone = [_alone(base, name) for name in base.sizes]
-    labels = [Run(dataclasses.replace(run.config, loss=_LABELS), None) for run in alone]
     plain = {"shares": "sandwich", "nest_from": 0.0, "consolidation": ConsolidationConfig(steps_fraction=0.0)}
     no_teacher = dataclasses.replace(base.loss, cross_entropy_weight=1.0, teacher_weight=0.0)
-    return {
-        "conventional": labels,
+    shampoo = OptimizerConfig(name="shampoo")
+    matta = Run(base, "teacher")
+    found = {
         "teacher_only": alone,
-        "separate_ta": [alone[-1], *(Run(run.config, "ta") for run in alone[:-1])],
+        "matta": [matta],
+        "conventional": [Run(dataclasses.replace(run.config, loss=_LABELS), None) for run in alone],
         "matformer": [Run(dataclasses.replace(base, loss=_LABELS, **plain), None)],
-        "matta_nested_from_start": [Run(dataclasses.replace(base, **plain), "teacher")],
-        "matta_joint_only": [Run(dataclasses.replace(base, consolidation=plain["consolidation"]), "teacher")],
         "matta_no_teacher": [Run(dataclasses.replace(base, loss=no_teacher), None)],
-        "matta": [Run(base, "teacher")],
+        "separate_ta": [alone[-1], *(Run(run.config, "ta") for run in alone[:-1])],
+        "matta_joint_only": [matta.changed(consolidation=plain["consolidation"])],
+        "matta_nested_from_start": [matta.changed(**plain)],
+        "matta_shampoo": [matta.changed(optimizer=shampoo)],
+        "teacher_only_shampoo": [run.changed(optimizer=shampoo) for run in alone],
     }
+    assert tuple(found) == ARMS
+    return found
 
 
-def at_compute(base: TrainConfig, costs: Costs, share: float) -> Run:
-    """MatTA for so many steps that the family costs this share of what training each size alone with the Teacher does,
-    scoring counted on both sides."""
-    budget = share * (sum(costs.alone(run.config) for run in arms(base)["teacher_only"]) + costs.scoring)
-    steps = round(base.steps * (budget - costs.scoring) / costs.joint(base))
-    return Run(dataclasses.replace(base, steps=max(steps, base.warmup_steps + 1)), "teacher")
+def with_rates(runs: Sequence[Run], rates: Mapping[str, float]) -> list[Run]:
+    """The runs of an arm, each with the learning rate that was found for it, if one was."""
+    return [run.changed(learning_rate=rates.get(run.name, run.config.learning_rate)) for run in runs]
 
 
-def flops(costs: Costs, runs: list[Run]) -> float:
-    """Of a whole family."""
-    each = [costs.joint(run.config) if len(run.config.sizes) > 1 else costs.alone(run.config) for run in runs]
-    return sum(each) + (costs.scoring if any(run.taught for run in runs) else 0.0)
-
-
-def with_rates(base: TrainConfig, rates: Mapping[str, float]) -> Iterator[tuple[str, list[Run]]]:
-    """The arms, each with its own learning rate where one was found for it."""
-    for arm, runs in arms(base).items():
-        rate = rates.get(arm, base.learning_rate)
-        yield arm, [Run(dataclasses.replace(run.config, learning_rate=rate), run.taught) for run in runs]
+def at_compute(runs: Sequence[Run], costs: Costs, flops: float) -> list[Run]:
+    """The runs of an arm for so many steps, all changed by one factor, that the family costs so many FLOPs."""
+    scoring = costs.of_scoring(runs)
+    factor = (flops - scoring) / (costs.of_family(runs) - scoring)
+    return [run.changed(steps=max(round(factor * run.config.steps), run.config.warmup_steps + 1)) for run in runs]
 
 
 def _alone(base: TrainConfig, name: str) -> Run:

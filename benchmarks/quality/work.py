@@ -2,12 +2,14 @@
 
 import dataclasses
 import fcntl
+import math
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,28 +21,39 @@ from components.train.step import train, train_teacher
 from matta_core.artifacts import Artifact, digest_of, open_artifact
 from matta_core.artifacts.kinds.checkpoint import CONSOLIDATED, read_nesting
 from matta_core.distributed import pick_device
+from matta_core.errors import TrainingDivergedError
 from matta_core.nesting.live import live_student
 from matta_core.nesting.size import Granularity
 from matta_core.objectives import OBJECTIVE
-from matta_core.pretrained import load_model, moved
+from matta_core.pretrained import load_model, load_tokenizer, moved
 from matta_core.recipe import PrepareDataConfig, Recipe
 from matta_core.training.data import Sequences
 from matta_core.training.passes import PassSettings, error_sum
 
 TUNING = 128  # the first held-out sequences: training itself looks at them, and rates are tuned on them
-REGIMES = ("in_domain", "general_teacher")
-# General text: the sources of this environment's packages. The domain is the standard library's.
-_GENERAL = {"source": f"{sysconfig.get_path('purelib')}/**/*.py", "on_invalid_utf8": "skip", "max_documents": 500}
+PROSE = Path("../shared/data/corpus/english.jsonl.gz")
+# By regime: the domain that is learnt, and the text that its Teacher was trained on.
+REGIMES = {"in_domain": ("stdlib", "stdlib"), "general_teacher": ("stdlib", "packages"), "prose": ("prose", "prose")}
+# Texts, as what differs from the recipe's. "packages": the sources of this environment's packages.
+TEXTS: dict[str, dict[str, Any]] = {
+    "stdlib": {},
+    "packages": {
+        "source": f"{sysconfig.get_path('purelib')}/**/*.py",
+        "on_invalid_utf8": "skip",
+        "max_documents": 500,
+    },
+    "prose": {"source": str(PROSE), "max_documents": 600},
+}
 _GENERAL_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where artifacts lie. They are made once, by key: a benchmark that was killed goes on."""
+    """Where artifacts lie. They are made once, by key: a benchmark that was killed goes on. `prepared` has datasets by
+    text, where Beam is not installed."""
 
     folder: Path
-    domain: Path | None = None  # prepared datasets, where Beam is not installed
-    general: Path | None = None
+    prepared: Mapping[str, Path] = field(default_factory=dict)
 
     def output(self, step: str) -> str:
         return f"{self.folder}/{step}-{{key}}"
@@ -48,42 +61,46 @@ class Place:
     def recipe(self) -> Recipe:
         return load_recipe(DEFAULT_RECIPE, [f"train.eval_sequences={TUNING}", "train.eval_every_steps=100000"])
 
-    def dataset(self) -> Path:
-        if self.domain is not None:
-            return self.domain
-        return self.prepared(self.recipe().prepare_data)
+    def dataset(self, regime: str) -> Path:
+        """The domain's."""
+        return self.text(REGIMES[regime][0])
 
-    def prepared(self, config: PrepareDataConfig) -> Path:
+    def text(self, name: str, tokenizer: Path | None = None) -> Path:
+        if name in self.prepared:
+            return self.prepared[name]
         from components.prepare_data.step import prepare_data
 
+        config: PrepareDataConfig = dataclasses.replace(self.recipe().prepare_data, **TEXTS[name])
+        if tokenizer is not None:
+            config = dataclasses.replace(config, tokenizer=str(tokenizer))
         return prepare_data(config, output=self.output("prepare_data")).path
 
-    def teacher(self, regime: str) -> Path:
-        recipe, dataset = self.recipe(), self.dataset()
-        assert recipe.train_teacher is not None, "the demo trains its Teacher"
-        config = recipe.train_teacher
-        if regime == "general_teacher":
-            settings = dataclasses.replace(recipe.prepare_data, tokenizer=str(dataset / "tokenizer"), **_GENERAL)
-            dataset = self.general or self.prepared(settings)
+    def teacher(self, regime: str) -> Artifact:
+        """A Teacher with the tokens of the domain, whatever it reads."""
+        config, (domain, learnt) = self.recipe().train_teacher, REGIMES[regime]
+        assert config is not None, "the demo trains its Teacher"
+        dataset = self.text(domain)
+        if learnt != domain:
+            dataset = self.text(learnt, dataset / "tokenizer")
             config = dataclasses.replace(config, steps=_GENERAL_STEPS)
-        return train_teacher(config, dataset, output=self.output("train_teacher")).path
+        return train_teacher(config, dataset, output=self.output("train_teacher"))
 
-    def scores(self, teacher: Path) -> Path:
+    def scores(self, regime: str, teacher: Path) -> Path:
         config = self.recipe().score_teacher
-        with self.alone(f"scores-{digest_of(str(teacher))}"):
-            return score_teacher(config, self.dataset(), teacher, output=self.output("score_teacher")).path
+        with self.alone(f"scores-{digest_of([regime, str(teacher)])}"):
+            return score_teacher(config, self.dataset(regime), teacher, output=self.output("score_teacher")).path
 
     def trained(self, regime: str, run: Run, ta: Run | None = None) -> Artifact:
         """The run's checkpoint. `ta` is the run whose result teaches it, if it is taught by its arm's own TA. Arms
         share runs: whoever comes second waits."""
         scores = None
         if run.taught == "teacher":
-            scores = self.scores(self.teacher(regime))
+            scores = self.scores(regime, self.teacher(regime).path)
         elif run.taught == "ta":
             assert ta is not None, "the TA is trained first"
-            scores = self.scores(self.trained(regime, ta).path)
-        with self.alone(f"train-{digest_of([run.config.to_dict(), str(scores)])}"):
-            return train(run.config, self.dataset(), scores, output=self.output("train"))
+            scores = self.scores(regime, self.trained(regime, ta).path)
+        with self.alone(f"train-{digest_of([regime, run.config.to_dict(), str(scores)])}"):
+            return train(run.config, self.dataset(regime), scores, output=self.output("train"))
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -94,12 +111,11 @@ class Place:
             yield
 
     @torch.no_grad()
-    def losses(self, checkpoint: Artifact) -> dict[str, np.ndarray]:
+    def losses(self, regime: str, checkpoint: Artifact) -> dict[str, np.ndarray]:
         """By size the mean loss of each held-out sequence beyond those of TUNING."""
-        device, path = pick_device(), checkpoint.path
-        dataset = open_artifact(self.dataset(), "TokenizedDataset")
-        data = Sequences(OBJECTIVE, dataset, "validation", self.folder / "arrow")
+        device, path, data = pick_device(), checkpoint.path, self.held_out(regime)
         nesting, ta = read_nesting(path), load_model(path / "ta", OBJECTIVE.model_class, torch.float32)
+        per = OBJECTIVE.num_targets(1, data.sequence_length)
         found = {}
         for name, size in nesting["sizes"].items():
             if (path / CONSOLIDATED / name).exists():
@@ -107,13 +123,23 @@ class Place:
                 moved(model, device).eval()
             else:
                 model = live_student(moved(ta, device), Granularity.from_dict(name, size)).eval()
-            per = OBJECTIVE.num_targets(1, data.sequence_length)
             each = [
                 error_sum(OBJECTIVE, model, data.batch(np.array([row]), device), PassSettings()).item() / per
                 for row in range(TUNING, len(data))
             ]
             found[name] = np.array(each)
         return found
+
+    def held_out(self, regime: str) -> Sequences:
+        dataset = open_artifact(self.dataset(regime), "TokenizedDataset")
+        return Sequences(OBJECTIVE, dataset, "validation", self.folder / "arrow")
+
+    def documents(self, regime: str) -> np.ndarray:
+        """For each held-out sequence beyond those of TUNING the number of the document in which it begins."""
+        data, eos = self.held_out(regime), load_tokenizer(self.dataset(regime) / "tokenizer").eos_token_id
+        batch = data.batch(np.arange(len(data)), torch.device("cpu"))
+        ends = (batch["input_ids"] == eos).sum(dim=1).numpy()
+        return (np.cumsum(ends) - ends)[TUNING:]
 
 
 @dataclass(frozen=True)
@@ -126,29 +152,37 @@ class Task:
     arm: str
     seed: int
     runs: tuple[Run, ...]
-    flops: float
+    flops: int
 
 
-def rows_of(place: Place, task: Task) -> list[dict[str, object]]:
-    """A row for each size of an arm."""
+def rows_of(place: Place, task: Task) -> list[dict[str, Any]]:
+    """A row for each size of an arm. `flops` is the family's. `documents` has the sum of losses and the number of
+    sequences of each held-out document."""
     rows = []
-    ta = task.runs[0]
+    _, document = np.unique(place.documents(task.regime), return_inverse=True)
     for run in task.runs:
-        trained = place.trained(task.regime, run, ta)
-        for size, losses in place.losses(trained).items():
+        trained = place.trained(task.regime, run, task.runs[0])
+        for size, losses in place.losses(task.regime, trained).items():
             row = {name: value for name, value in asdict(task).items() if name != "runs"}
             row |= {"size": size, "loss": round(float(losses.mean()), 5), "steps": run.config.steps}
             row |= {"learning_rate": run.config.learning_rate, "seconds": round(trained.seconds, 1)}
             row |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
+            sums, numbers = np.bincount(document, losses), np.bincount(document)
+            row |= {"documents": [[round(float(s), 3), int(n)] for s, n in zip(sums, numbers, strict=True)]}
             rows.append(row)
     return rows
 
 
-def tuning_loss(place: Place, regime: str, run: Run, ta: Run | None, student: str) -> float:
-    trained = place.trained(regime, run, ta)
-    return float(trained.metadata["final"][f"eval/{trained.metadata['figure']}/{student}"])
+def tuning_loss(place: Place, regime: str, run: Run, ta: Run | None) -> float:
+    """The mean over the run's sizes of the loss on the sequences for tuning; infinite where training diverges."""
+    try:
+        trained = place.trained(regime, run, ta)
+    except TrainingDivergedError:
+        return math.inf
+    final, figure = trained.metadata["final"], trained.metadata["figure"]
+    return float(np.mean([final[f"eval/{figure}/{size}"] for size in run.config.sizes]))
 
 
-def one_thread() -> None:
+def use_threads(number: int) -> None:
     os.environ["TQDM_MININTERVAL"] = "1000000"
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
