@@ -72,7 +72,7 @@ def main() -> None:
     if "prose" in args.regimes and args.prose is None and not PROSE.exists():
         raise UserError(f"--regimes prose needs {PROSE}, which is not there: give --prose, a dataset made elsewhere")
     prepared = {text: getattr(args, text) for text in TEXTS if getattr(args, text) is not None}
-    left_out = Benchmark(Place(args.output / "artifacts", prepared), args).run()
+    left_out = Benchmark(Place(args.output / "artifacts", prepared).with_texts(args.regimes), args).run()
     if (told := args.results / "quality.md").exists():
         print(told.read_text())
     if left_out:

@@ -5,7 +5,7 @@ import fcntl
 import math
 import os
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -74,6 +74,14 @@ class Place:
         if tokenizer is not None:
             config = dataclasses.replace(config, tokenizer=str(tokenizer))
         return prepare_data(config, output=self.output("prepare_data")).path
+
+    def with_texts(self, regimes: Collection[str]) -> "Place":
+        """The place with all datasets prepared: to look again whether their sources changed takes seconds."""
+        prepared = dict(self.prepared)
+        for domain, learnt in (REGIMES[regime] for regime in regimes):
+            prepared[domain] = self.text(domain)
+            prepared[learnt] = self.text(learnt, prepared[domain] / "tokenizer" if learnt != domain else None)
+        return dataclasses.replace(self, prepared=prepared)
 
     def teacher(self, regime: str) -> Artifact:
         """A Teacher with the tokens of the domain, whatever it reads."""
