@@ -36,7 +36,34 @@ def table(rows: Sequence[Row]) -> str:
             name = arm if budget == "equal_steps" else f"{arm}, {budget.split()[1]} of the compute"
             lines.append(f"| {name} | {share} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
+        parts += _slices([row for row in rows if row.get("slice") and (row["regime"], row["shape"]) == (regime, shape)])
     return "\n\n".join(parts) + "\n"
+
+
+def _slices(rows: Sequence[Row]) -> list[str]:
+    """A table of the TA's slices, those of sizes and, halfway between two, of widths that were never trained."""
+    names = list(dict.fromkeys(row["size"] for row in rows))
+    between = [name for name in names if "-" in name]
+    if not rows:
+        return []
+    lines = [
+        "Slices of the TA, before sizes go on alone. Below zero, a width that was never trained is better than the "
+        "mean of its neighbours:",
+        "",
+        f"| arm | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        of_size = {
+            name: _by_seed([row for row in rows if row["arm"] == arm], "equal_steps", arm, name) for name in names
+        }
+        means = {name: statistics.mean(row["loss"] for row in of_seed.values()) for name, of_seed in of_size.items()}
+        cells = [f"{means[name]:.3f}" for name in names]
+        for name in between:
+            apart = means[name] - statistics.mean(means[neighbour] for neighbour in name.split("-"))
+            cells[names.index(name)] += f" ({apart:+.3f})"
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return ["\n".join(lines)]
 
 
 def _places(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -44,7 +71,7 @@ def _places(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _of_place(rows: Sequence[Row], regime: str, shape: str) -> list[Row]:
-    return [row for row in rows if (row["regime"], row["shape"]) == (regime, shape)]
+    return [row for row in rows if (row["regime"], row["shape"]) == (regime, shape) and not row.get("slice")]
 
 
 def _ways(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -8,11 +8,13 @@ import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.quality.arms import Run
 from components.common.command_line import DEFAULT_RECIPE, load_recipe
@@ -121,22 +123,39 @@ class Place:
     @torch.no_grad()
     def losses(self, regime: str, checkpoint: Artifact) -> dict[str, np.ndarray]:
         """By size the mean loss of each held-out sequence beyond those of TUNING."""
-        device, path, data = pick_device(), checkpoint.path, self.held_out(regime)
-        nesting, ta = read_nesting(path), load_model(path / "ta", OBJECTIVE.model_class, torch.float32)
-        per = OBJECTIVE.num_targets(1, data.sequence_length)
-        found = {}
-        for name, size in nesting["sizes"].items():
-            if (path / CONSOLIDATED / name).exists():
-                model = load_model(path / CONSOLIDATED / name, OBJECTIVE.model_class, torch.float32)
-                moved(model, device).eval()
-            else:
-                model = live_student(moved(ta, device), Granularity.from_dict(name, size)).eval()
-            each = [
-                error_sum(OBJECTIVE, model, data.batch(np.array([row]), device), PassSettings()).item() / per
-                for row in range(TUNING, len(data))
-            ]
-            found[name] = np.array(each)
+        path, ta, found = checkpoint.path, load_on_device(checkpoint.path / "ta"), {}
+        for name, size in sizes_of(checkpoint).items():
+            alone = path / CONSOLIDATED / name
+            model = load_on_device(alone) if alone.exists() else live_student(ta, size).eval()
+            found[name] = self.losses_of(regime, model, batch_size=1)
         return found
+
+    @torch.no_grad()
+    def slices(self, regime: str, checkpoint: Artifact) -> dict[str, float]:
+        """The mean loss of each size's slice of the TA, and of widths halfway between two, called "s-m", that were
+        never trained."""
+        ta, sizes = load_on_device(checkpoint.path / "ta"), sizes_of(checkpoint)
+        taken: dict[str, Granularity] = {}
+        for (name, small), (other, large) in pairwise(sizes.items()):
+            widths = {
+                axis: tuple((a + b) // 2 for a, b in zip(small.by_layer[axis], counts, strict=True))
+                for axis, counts in large.by_layer.items()
+            }
+            taken |= {name: small, f"{name}-{other}": dataclasses.replace(large, kept={**large.kept, **widths})}
+            taken[other] = large
+        return {
+            name: float(self.losses_of(regime, live_student(ta, size).eval(), batch_size=32).mean())
+            for name, size in taken.items()
+        }
+
+    def losses_of(self, regime: str, model: PreTrainedModel, batch_size: int) -> np.ndarray:
+        """The mean loss of each batch of held-out sequences beyond those of TUNING, as often as it has sequences."""
+        data, found = self.held_out(regime), []
+        for start in range(TUNING, len(data), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(data)))
+            total = error_sum(OBJECTIVE, model, data.batch(rows, pick_device()), PassSettings()).item()
+            found += [total / OBJECTIVE.num_targets(len(rows), data.sequence_length)] * len(rows)
+        return np.array(found)
 
     def held_out(self, regime: str) -> Sequences:
         dataset = open_artifact(self.dataset(regime), "TokenizedDataset")
@@ -164,21 +183,33 @@ class Task:
 
 
 def rows_of(place: Place, task: Task) -> list[dict[str, Any]]:
-    """A row for each size of an arm. `flops` is the family's. `documents` has the sum of losses and the number of
-    sequences of each held-out document."""
-    rows = []
+    """A row for each size of an arm, and for each slice of a TA (`slice`). `flops` is the family's. `documents` has
+    the sum of losses and the number of sequences of each held-out document."""
+    rows: list[dict[str, Any]] = []
     _, document = np.unique(place.documents(task.regime), return_inverse=True)
+    numbers = np.bincount(document).tolist()
+    facts = {name: value for name, value in asdict(task).items() if name != "runs"}
+    facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     for run in task.runs:
         trained = place.trained(task.regime, run, task.runs[0])
+        own = facts | {"steps": run.config.steps, "learning_rate": run.config.learning_rate}
+        own["seconds"] = round(trained.seconds, 1)
         for size, losses in place.losses(task.regime, trained).items():
-            row = {name: value for name, value in asdict(task).items() if name != "runs"}
-            row |= {"size": size, "loss": round(float(losses.mean()), 5), "steps": run.config.steps}
-            row |= {"learning_rate": run.config.learning_rate, "seconds": round(trained.seconds, 1)}
-            row |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
-            sums, numbers = np.bincount(document, losses), np.bincount(document)
-            row |= {"documents": [[round(float(s), 3), int(n)] for s, n in zip(sums, numbers, strict=True)]}
-            rows.append(row)
+            sums = [round(total, 3) for total in np.bincount(document, losses).tolist()]
+            documents = list(zip(sums, numbers, strict=True))
+            rows.append({**own, "size": size, "loss": round(float(losses.mean()), 5), "documents": documents})
+        if len(run.config.sizes) > 1 and task.budget == "equal_steps":
+            for size, loss in place.slices(task.regime, trained).items():
+                rows.append({**own, "size": size, "loss": round(loss, 5), "slice": True})
     return rows
+
+
+def sizes_of(checkpoint: Artifact) -> dict[str, Granularity]:
+    return {name: Granularity.from_dict(name, size) for name, size in read_nesting(checkpoint.path)["sizes"].items()}
+
+
+def load_on_device(folder: Path) -> PreTrainedModel:
+    return moved(load_model(folder, OBJECTIVE.model_class, torch.float32), pick_device()).eval()
 
 
 def tuning_loss(place: Place, regime: str, run: Run, ta: Run | None) -> float:

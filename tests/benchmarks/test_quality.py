@@ -95,18 +95,29 @@ def place(tmp_path, monkeypatch):
 
 def test_a_second_run_trains_nothing_and_gives_the_same_rows(place, capsys):
     base = dataclasses.replace(BASE, steps=6, warmup_steps=1)
-    tasks = [
-        Task("in_domain", "tiny", "equal_steps", arm, 0, tuple(arms(base)[arm]), 1) for arm in ("matta", "separate_ta")
-    ]
+    tasks = [_task(base, "matta"), _task(base, "separate_ta")]
     rows = [rows_of(place, task) for task in tasks]
     assert capsys.readouterr().out.count("[train] started") == 4
-    assert [[row["size"] for row in of_arm] for of_arm in rows] == [["s", "m", "xl"], ["xl", "s", "m"]]
+    slices = ["s", "s-m", "m", "m-xl", "xl"]
+    assert [[row["size"] for row in of_arm] for of_arm in rows] == [["s", "m", "xl", *slices], ["xl", "s", "m"]]
     assert [rows_of(place, task) for task in tasks] == rows
     assert "started" not in capsys.readouterr().out
-    for row in rows[0]:
+    for row in rows[0][:3]:
         sums, numbers = zip(*row["documents"], strict=True)
         assert sum(numbers) == 5
         assert sum(sums) / 5 == pytest.approx(row["loss"], abs=1e-3)
+
+
+def _task(base, arm):
+    return Task("in_domain", "tiny", "equal_steps", arm, 0, tuple(arms(base)[arm]), 1)
+
+
+def test_sizes_that_never_go_on_alone_are_the_slices(place):
+    rows = rows_of(place, _task(dataclasses.replace(BASE, steps=6, warmup_steps=1), "matformer"))
+    sizes, slices = ({row["size"]: row["loss"] for row in rows if row.get("slice", False) == is_} for is_ in (0, 1))
+    assert len(set(slices.values())) == 5
+    for name, loss in sizes.items():
+        assert slices[name] == pytest.approx(loss, abs=2e-5)
 
 
 def test_a_rate_with_which_training_diverges_is_never_the_best(place, monkeypatch):
@@ -143,6 +154,16 @@ def test_the_table_pairs_arms_by_document():
     ]
     half = 4.3027 * statistics.stdev(better) / math.sqrt(3)  # t of two degrees of freedom
     assert f", ± {half:.3f}) |" in table(rows)
+
+
+def test_the_table_tells_how_far_untrained_widths_are_from_their_neighbours():
+    slices = [
+        {**ROWS[2], "size": name, "loss": loss, "slice": True} for name, loss in (("s", 4.0), ("s-m", 3.7), ("m", 3.6))
+    ]
+    told = table([*ROWS, *slices])
+    assert told.startswith(table(ROWS).strip())
+    assert "| arm | s | s-m | m |" in told
+    assert "| matta | 4.000 | 3.700 (-0.100) | 3.600 |" in told
 
 
 def test_rows_of_other_regimes_stay(tmp_path):
