@@ -30,13 +30,15 @@ from matta_core.tokens import bos_token_id
 
 @torch.no_grad()
 def extract_student(ta: PreTrainedModel, granularity: Granularity) -> PreTrainedModel:
-    """A stock model with its own memory, holding copies of the student's slices of the TA. Tied heads stay tied.
+    """A stock model with its own memory, holding copies of the student's slices of the TA, where the TA lies. Tied
+    heads stay tied.
 
     Stock configs know one FFN width. If widths differ, each layer is padded with zeros to the widest. A neuron whose
     weights and biases are zero adds nothing, so the function stays the same; but every layer costs as much as the
     widest.
     """
-    student = moved(type(ta)(student_config(ta.config, granularity)), next(ta.parameters()).dtype)
+    of_ta = next(ta.parameters())
+    student = moved(moved(type(ta)(student_config(ta.config, granularity)), of_ta.dtype), of_ta.device)
     if ta.can_generate():
         student.generation_config = copy.deepcopy(ta.generation_config)
     for name, ta_name, parts in student_parameters(ta, granularity):

@@ -100,6 +100,12 @@ def test_an_unknown_family_is_refused_with_the_known_ones():
         family_of("bert")
 
 
+def test_a_student_is_taken_out_where_the_ta_lies():
+    ta = tiny_gpt2().to("meta")  # stands for a GPU: sizes that go on alone must not train on the CPU
+    student = extract_student(ta, granularity(ta, intermediate_size=8))
+    assert {parameter.device.type for parameter in student.parameters()} == {"meta"}
+
+
 def test_a_certificate_tells_a_checkpoint_that_differs_in_one_weight(tmp_path):
     ta = tiny_gpt2().eval()
     size = granularity(ta, intermediate_size=8)
