@@ -47,6 +47,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "prose": {"source": str(PROSE), "max_documents": 600},
 }
 _GENERAL_STEPS = 1000
+_BATCH = 32  # sequences of a pass without gradients
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,18 @@ class Place:
 
     @torch.no_grad()
     def losses(self, regime: str, checkpoint: Artifact) -> dict[str, np.ndarray]:
-        """By size the mean loss of each held-out sequence beyond those of TUNING."""
+        """By size what `losses_of` gives, of the model that went on alone, or else of the slice."""
         path, ta, found = checkpoint.path, load_on_device(checkpoint.path / "ta"), {}
         for name, size in sizes_of(checkpoint).items():
             alone = path / CONSOLIDATED / name
             model = load_on_device(alone) if alone.exists() else live_student(ta, size).eval()
-            found[name] = self.losses_of(regime, model, batch_size=1)
+            found[name] = self.losses_of(regime, model)
         return found
 
     @torch.no_grad()
-    def slices(self, regime: str, checkpoint: Artifact) -> dict[str, float]:
-        """The mean loss of each size's slice of the TA, and of widths halfway between two, called "s-m", that were
-        never trained."""
+    def slices(self, regime: str, checkpoint: Artifact) -> dict[str, np.ndarray]:
+        """The same of each size's slice of the TA, and of widths halfway between two, called "s-m", that were never
+        trained."""
         ta, sizes = load_on_device(checkpoint.path / "ta"), sizes_of(checkpoint)
         taken: dict[str, Granularity] = {}
         for (name, small), (other, large) in pairwise(sizes.items()):
@@ -143,30 +144,24 @@ class Place:
             }
             taken |= {name: small, f"{name}-{other}": dataclasses.replace(large, kept={**large.kept, **widths})}
             taken[other] = large
-        return {
-            name: float(self.losses_of(regime, live_student(ta, size).eval(), batch_size=32).mean())
-            for name, size in taken.items()
-        }
+        return {name: self.losses_of(regime, live_student(ta, size).eval()) for name, size in taken.items()}
 
-    def losses_of(self, regime: str, model: PreTrainedModel, batch_size: int) -> np.ndarray:
-        """The mean loss of each batch of held-out sequences beyond those of TUNING, as often as it has sequences."""
-        data, found = self.held_out(regime), []
-        for start in range(TUNING, len(data), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(data)))
-            total = error_sum(OBJECTIVE, model, data.batch(rows, pick_device()), PassSettings()).item()
-            found += [total / OBJECTIVE.num_targets(len(rows), data.sequence_length)] * len(rows)
+    def losses_of(self, regime: str, model: PreTrainedModel) -> np.ndarray:
+        """For each held-out document, without the sequences of TUNING: the sum of its sequences' mean losses, and their
+        number."""
+        dataset = self.dataset(regime)
+        data = Sequences(OBJECTIVE, open_artifact(dataset, "TokenizedDataset"), "validation", self.folder / "arrow")
+        ids = data.batch(np.arange(len(data)), torch.device("cpu"))["input_ids"].numpy()
+        document = documents_of(ids, load_tokenizer(dataset / "tokenizer").eos_token_id)[TUNING:]
+        found = []
+        for number in np.unique(document):
+            rows = TUNING + np.flatnonzero(document == number)
+            total = sum(
+                error_sum(OBJECTIVE, model, data.batch(some, pick_device()), PassSettings()).item()
+                for some in np.array_split(rows, -(-len(rows) // _BATCH))
+            )
+            found.append((total / OBJECTIVE.num_targets(1, data.sequence_length), len(rows)))
         return np.array(found)
-
-    def held_out(self, regime: str) -> Sequences:
-        dataset = open_artifact(self.dataset(regime), "TokenizedDataset")
-        return Sequences(OBJECTIVE, dataset, "validation", self.folder / "arrow")
-
-    def documents(self, regime: str) -> np.ndarray:
-        """For each held-out sequence beyond those of TUNING the number of the document in which it begins."""
-        data, eos = self.held_out(regime), load_tokenizer(self.dataset(regime) / "tokenizer").eos_token_id
-        batch = data.batch(np.arange(len(data)), torch.device("cpu"))
-        ends = (batch["input_ids"] == eos).sum(dim=1).numpy()
-        return (np.cumsum(ends) - ends)[TUNING:]
 
 
 @dataclass(frozen=True)
@@ -186,8 +181,6 @@ def rows_of(place: Place, task: Task) -> list[dict[str, Any]]:
     """A row for each size of an arm, and for each slice of a TA (`slice`). `flops` is the family's. `documents` has
     the sum of losses and the number of sequences of each held-out document."""
     rows: list[dict[str, Any]] = []
-    _, document = np.unique(place.documents(task.regime), return_inverse=True)
-    numbers = np.bincount(document).tolist()
     facts = {name: value for name, value in asdict(task).items() if name != "runs"}
     facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     for run in task.runs:
@@ -195,13 +188,23 @@ def rows_of(place: Place, task: Task) -> list[dict[str, Any]]:
         own = facts | {"steps": run.config.steps, "learning_rate": run.config.learning_rate}
         own["seconds"] = round(trained.seconds, 1)
         for size, losses in place.losses(task.regime, trained).items():
-            sums = [round(total, 3) for total in np.bincount(document, losses).tolist()]
-            documents = list(zip(sums, numbers, strict=True))
-            rows.append({**own, "size": size, "loss": round(float(losses.mean()), 5), "documents": documents})
+            documents = [[round(total, 3), int(number)] for total, number in losses.tolist()]
+            rows.append({**own, "size": size, "loss": _mean(losses), "documents": documents})
         if len(run.config.sizes) > 1 and task.budget == "equal_steps":
-            for size, loss in place.slices(task.regime, trained).items():
-                rows.append({**own, "size": size, "loss": round(loss, 5), "slice": True})
+            for size, losses in place.slices(task.regime, trained).items():
+                rows.append({**own, "size": size, "loss": _mean(losses), "slice": True})
     return rows
+
+
+def documents_of(input_ids: np.ndarray, eos_token_id: int) -> np.ndarray:
+    """For each sequence of one stream the number of the document in which it begins: so many ended before it."""
+    ends = (input_ids == eos_token_id).sum(axis=1)
+    return np.cumsum(ends) - ends
+
+
+def _mean(losses: np.ndarray) -> float:
+    total, number = losses.sum(axis=0).tolist()
+    return round(total / number, 5)
 
 
 def sizes_of(checkpoint: Artifact) -> dict[str, Granularity]:

@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 
+import numpy as np
 import pytest
 from support import SEQUENCE_LENGTH, TRAINING, make_dataset
 from training_support import TEACHER
@@ -12,7 +13,7 @@ from training_support import TEACHER
 from benchmarks.quality.__main__ import RESULTS, tasks_of, write
 from benchmarks.quality.arms import ARMS, arms, at_compute, costs_of, with_rates
 from benchmarks.quality.table import interval, table, write_plot
-from benchmarks.quality.work import TUNING, Place, Task, rows_of, tuning_loss
+from benchmarks.quality.work import TUNING, Place, Task, documents_of, rows_of, tuning_loss
 from components.train.step import train
 from matta_core.errors import TrainingDivergedError
 from matta_core.recipe import ConsolidationConfig, LossConfig
@@ -106,6 +107,11 @@ def test_a_second_run_trains_nothing_and_gives_the_same_rows(place, capsys):
         sums, numbers = zip(*row["documents"], strict=True)
         assert sum(numbers) == 5
         assert sum(sums) / 5 == pytest.approx(row["loss"], abs=1e-3)
+
+
+def test_a_sequence_counts_to_the_document_in_which_it_begins():
+    stream = np.array([[1, 0, 2], [3, 4, 5], [0, 6, 0], [7, 8, 9]])
+    assert documents_of(stream, 0).tolist() == [0, 1, 1, 3]
 
 
 def _task(base, arm):
