@@ -173,7 +173,9 @@ def tasks_of(
                     runs = with_rates(runs, {name: rate for name, rate in own.items() if rate is not None})
                     ways = {"equal_steps": runs}
                     for share in _SHARES.get(arm, ()):
-                        ways[f"equal_compute {share:g}"] = at_compute(runs, cost, share * whole)
+                        changed = at_compute(runs, cost, share * whole)
+                        if cost.of_family(changed) < 1.05 * share * whole:  # else scoring alone costs as much
+                            ways[f"equal_compute {share:g}"] = changed
                     found += [
                         Task(regime, shape, budget, arm, seed, tuple(those), cost.of_family(those))
                         for budget, those in ways.items()

@@ -84,6 +84,14 @@ def test_all_seeds_of_the_main_comparison_come_first():
     assert {task.runs[0].config.learning_rate for task in tasks if task.arm == "matta"} == {0.125}
 
 
+def test_a_share_that_scoring_alone_exceeds_is_left_out():
+    cost = dataclasses.replace(COSTS, scored_tokens=200_000)
+    tasks = tasks_of(["in_domain"], ARMS, 1, {"tiny": BASE}, {("in_domain", "tiny"): cost}, {})
+    budgets = {task.budget for task in tasks}
+    assert budgets == {"equal_steps", "equal_compute 1"}
+    assert not any(task.budget != "equal_steps" and task.arm == "separate_ta" for task in tasks)
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A place with a prepared domain, and a recipe of tiny models."""
